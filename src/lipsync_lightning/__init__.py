@@ -1,0 +1,1 @@
+"""Open, trainable lip sync."""

@@ -1,0 +1,73 @@
+"""Facts about a clip that data, model and pipeline must agree on, and what a training batch holds."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from math import ceil
+from typing import Any, Self, TypedDict
+
+from torch import Tensor
+
+from lipsync_lightning.errors import ClipMismatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """What one clip is. Stored in every shard's sidecar, checkpoint and export, and compared when they meet."""
+
+    num_frames: int  # video frames in a clip; 16 in the released models
+    fps: int  # video frames per second
+    resolution: int  # height and width of an aligned face, in pixels
+    sample_rate_hz: int  # of the mono sound
+    mel_hz: int  # log-mel columns per second
+    num_mels: int  # log-mel bins
+
+    @property
+    def mel_columns(self) -> int:
+        """Mel columns heard during one clip, the last one begun counted: 52 for 16 frames at 25 fps and 80 columns per second."""
+        return ceil(self.num_frames * self.mel_hz / self.fps)
+
+    def mel_start(self, first_frame: int) -> int:
+        """The mel column at which a clip starting at `first_frame` begins."""
+        return int(self.mel_hz * first_frame / self.fps)
+
+    def num_samples(self, num_frames: int) -> int:
+        """Sound samples heard during `num_frames` video frames."""
+        return round(num_frames * self.sample_rate_hz / self.fps)
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: object) -> Self:
+        """Rebuild a spec that was stored in `source` (named in the error).
+
+        Raises: ClipMismatch, if keys are missing or unknown.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            raise ClipMismatch(f"{source}: a clip needs the keys {sorted(names)}, found {sorted(values)}; make it again")
+        return cls(**{name: int(values[name]) for name in names})
+
+    def require_equal(self, other: "ClipSpec", mine: object, others: object) -> None:
+        """Raises: ClipMismatch, naming every value in which two sources differ."""
+        differing = [name for name, value in self.as_dict().items() if value != other.as_dict()[name]]
+        if differing:
+            listing = ", ".join(f"{n} {getattr(self, n)} against {getattr(other, n)}" for n in differing)
+            raise ClipMismatch(f"{mine} and {others} were made for different clips: {listing}; use `clip=` of the one to remake the other")
+
+
+class ClipBatch(TypedDict, total=False):
+    """One batch. SyncNet reads `frames` and `mel`; the U-Net stages read every key."""
+
+    frames: Tensor  # (B, T, 3, H, W), float in [-1, 1]: the target window
+    reference: Tensor  # (B, T, 3, H, W), float in [-1, 1]: a window of the same clip that does not overlap the target
+    keep_mask: Tensor  # (B, 1, H, W), 1 = keep, 0 = to be generated
+    audio: Tensor  # (B, T, A, D): audio tokens of each target frame
+    mel: Tensor  # (B, 1, M, L): log-mel heard during the target window
+    id: list[str]  # shard id of the clip each row comes from
+    first_frame: Tensor  # (B,), int64: where in that clip the target window starts
+
+
+def lower_half(frames: Tensor) -> Tensor:
+    """Return the lower half of (..., H, W) faces: what SyncNet and LPIPS look at in LatentSync."""
+    return frames[..., frames.shape[-2] // 2 :, :]

@@ -1,0 +1,66 @@
+"""`python -m lipsync_lightning.demo`: the whole road at demo size, each step one of the library's own commands."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lipsync_lightning.entry import entry_point
+
+STEPS_FILE = "steps.json"  # what was done, how long it took, what it needed
+
+
+def finished_steps(out: Path) -> list[dict[str, Any]]:
+    """Return what an earlier demo in this folder finished, in order."""
+    path = out / STEPS_FILE
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+def run_step(name: str, arguments: list[str]) -> dict[str, Any]:
+    """Run one command, and return its name, command line, seconds, and the memory of its largest process.
+
+    Raises: SystemExit with the command's status, if it fails.
+    """
+    command = ["python", "-m", *arguments]
+    print(f"\n[{name}] {shlex.join(command)}", flush=True)
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, *command[1:]])
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except KeyboardInterrupt:
+        process.wait()
+        raise SystemExit(130) from None
+    if status != 0:
+        print(f"error: step {name} failed; the same command goes on from here once the cause is mended", file=sys.stderr)
+        raise SystemExit(os.waitstatus_to_exitcode(status))
+    # Linux counts kilobytes, macOS bytes.
+    peak_memory_mb = usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+    return {"step": name, "command": shlex.join(command), "seconds": time.monotonic() - started, "peak_memory_mb": peak_memory_mb}
+
+
+@entry_point("demo")
+def main(config: DictConfig) -> None:
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    done = {step["step"]: step for step in finished_steps(out)}
+    record: list[dict[str, Any]] = []
+    for name, arguments in OmegaConf.to_container(config.steps, resolve=True).items():  # pyright: ignore[reportAttributeAccessIssue]
+        command = shlex.join(["python", "-m", *arguments])
+        if name in done and done[name]["command"] == command:
+            print(f"[{name}] already done", flush=True)
+            record.append(done[name])
+            continue
+        done = {}  # what follows rests on this step
+        record.append(run_step(name, arguments))
+        (out / STEPS_FILE).write_text(json.dumps(record, indent=1))
+    print(f"\n{sum(step['seconds'] for step in record):.0f} s in all; look at {out / 'report' / 'index.html'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""`python -m lipsync_lightning.export run=runs/stage2 out=exports/mine`: a run becomes a folder that diffusers and the pipeline load."""
+
+import shutil
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.entry import build, entry_point
+from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite
+from lipsync_lightning.modules.weights import network_weights
+from lipsync_lightning.pipeline.lipsync import LipSyncPipeline
+
+
+def run_config(run: Path) -> DictConfig:
+    """Return the configuration a run was started with.
+
+    Raises: MissingWeights, if the folder holds no run; BadConfig, if the run trained no U-Net.
+    """
+    path = run / ".hydra" / "config.yaml"
+    if not path.is_file():
+        raise MissingWeights(f"run={run} holds no training run (no {path.relative_to(run)}); give the run_dir of a training")
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    if "unet" not in config.module:
+        raise BadConfig(f"run={run} trained no U-Net but {config.module._target_.split('.')[-1]}; its network is saved in the run's folder")
+    return config
+
+
+def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float) -> LipSyncPipeline:
+    """Return the pipeline with a run's newest U-Net. Raises: as `run_config`, and WrongWeights."""
+    config = run_config(run)
+    unet = build(config.module.unet)
+    unet.load_state_dict(network_weights(str(run), "unet"))
+    clip: ClipSpec = build(config.clip)
+    return LipSyncPipeline(
+        unet=unet.eval(),
+        autoencoder=build(config.module.autoencoder),
+        audio_encoder=build(config.audio_encoder),
+        scheduler=build(config.module.scheduler),
+        clip=clip.as_dict(),
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+    )
+
+
+def save_whole(pipeline: LipSyncPipeline, out: Path) -> None:
+    """Write an export whole or not at all; a former export at `out` is replaced.
+
+    Raises: WouldOverwrite, if `out` is something else.
+    """
+    if out.exists() and not (out / "model_index.json").is_file():
+        raise WouldOverwrite(f"out={out} exists and is no export; choose another name")
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    pipeline.save_pretrained(part)
+    shutil.rmtree(out, ignore_errors=True)
+    part.rename(out)
+
+
+@entry_point("export")
+def main(config: DictConfig) -> None:
+    pipeline = pipeline_of_run(Path(config.run), config.num_inference_steps, config.guidance_scale)
+    save_whole(pipeline, Path(config.out))
+    print(f"exported {config.run} to {config.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""Find a face and follow it through a video with MediaPipe's detectors and 468-point mesh, on one core."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from lipsync_lightning.media.face_models import face_model_path
+
+# Mesh points whose means are the alignment points; left and right as in the picture.
+BROW_L = (70, 63, 105, 66, 107)
+BROW_R = (336, 296, 334, 293, 300)
+NOSE = (5, 129, 358, 4)
+
+# MediaPipe's published graphs (Apache-2.0): sizes, strides, thresholds and the rectangle around a face.
+_MESH_SIDE = 192
+_EYE_CORNERS = (33, 263)
+_RECTANGLE_SCALE = 1.5
+_SMALLEST_MESH_SCORE = 0.5
+_SAME_FACE_OVERLAP = 0.3
+_LARGEST_LOGIT = 100.0
+_MOST_CANDIDATES = 4
+# How far the mesh may end from the square it was looked for in, as a part of the side.
+_LARGEST_DIFFERENCE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rectangle:
+    """A turned square in a frame: centre and side in pixels, angle in radians (clockwise as seen)."""
+
+    x: float
+    y: float
+    side: float
+    angle: float
+
+    def to_frame(self, crop_side: int) -> np.ndarray:
+        """Return the map (2, 3) from the pixels of a crop of this square to the frame's pixels."""
+        scale = self.side / crop_side
+        cos, sin = math.cos(self.angle) * scale, math.sin(self.angle) * scale
+        middle = crop_side / 2
+        return np.array([[cos, -sin, self.x - (cos - sin) * middle], [sin, cos, self.y - (sin + cos) * middle]])
+
+    def difference(self, other: "Rectangle") -> float:
+        """Return by how much place or size differ, whichever more, as a part of this square's side."""
+        return max(math.hypot(self.x - other.x, self.y - other.y), abs(self.side - other.side)) / self.side
+
+    def crop(self, frame: np.ndarray, crop_side: int) -> np.ndarray:
+        """Return this square of the frame, (crop_side, crop_side, 3) uint8, upright; black outside the frame."""
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(frame, self.to_frame(crop_side), (crop_side, crop_side), flags=flags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """One face: score in [0, 1], box (left, top, right, bottom) and the two eyes (2, 2), all in pixels of the frame."""
+
+    score: float
+    box: np.ndarray
+    eyes: np.ndarray
+
+    def rectangle(self) -> Rectangle:
+        return rectangle_around(self.box, self.eyes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorLayout:
+    """A detector's file, input side, anchor grids (stride in pixels, anchors per cell) and the score it needs."""
+
+    model: str
+    side: int
+    grids: tuple[tuple[int, int], ...]
+    smallest_score: float
+
+
+SHORT_RANGE = DetectorLayout(model="face_detection_short_range", side=128, grids=((8, 2), (16, 6)), smallest_score=0.5)
+FULL_RANGE = DetectorLayout(model="face_detection_full_range_sparse", side=192, grids=((4, 1),), smallest_score=0.5)
+
+
+def rectangle_around(box: np.ndarray, eyes: np.ndarray) -> Rectangle:
+    """Return the square, half as large again as `box` (left, top, right, bottom), turned so that the eyes (2, 2) are level."""
+    left, top, right, bottom = box
+    across, down = eyes[1] - eyes[0]
+    side = _RECTANGLE_SCALE * max(right - left, bottom - top)
+    return Rectangle(x=float(left + right) / 2, y=float(top + bottom) / 2, side=float(side), angle=math.atan2(down, across))
+
+
+def rectangle_of_mesh(mesh: np.ndarray) -> Rectangle:
+    """Return the square in which the face of a mesh (468, 2) is looked for in the next frame."""
+    return rectangle_around(np.concatenate([mesh.min(axis=0), mesh.max(axis=0)]), mesh[list(_EYE_CORNERS)])
+
+
+def anchor_centres(layout: DetectorLayout) -> np.ndarray:
+    """Return the anchors' centres in input pixels, (anchors, 2) x, y: row by row, all anchors of a cell together."""
+    grids = []
+    for stride, per_cell in layout.grids:
+        centres = (np.arange(layout.side // stride) + 0.5) * stride
+        x, y = np.meshgrid(centres, centres)
+        grids.append(np.repeat(np.stack([x.ravel(), y.ravel()], axis=1), per_cell, axis=0))
+    return np.concatenate(grids)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -_LARGEST_LOGIT, _LARGEST_LOGIT)))
+
+
+def decode(regressors: np.ndarray, logits: np.ndarray, anchors: np.ndarray, smallest_score: float) -> np.ndarray:
+    """Return the boxes that score high enough, best first, in input pixels.
+
+    Args:
+        regressors: (anchors, 16), offsets from the anchor: box centre and size, then six points of which two are the eyes.
+        logits: (anchors,).
+        anchors: (anchors, 2), from `anchor_centres`.
+    Returns: (boxes, 9): score, left, top, right, bottom, first eye x, y, second eye x, y.
+    """
+    scores = _sigmoid(logits)
+    kept = np.flatnonzero(scores >= smallest_score)
+    kept = kept[np.argsort(-scores[kept])]
+    centres = regressors[kept, :2] + anchors[kept]
+    halves = regressors[kept, 2:4] / 2
+    eyes = regressors[kept, 4:8] + np.tile(anchors[kept], 2)
+    return np.column_stack([scores[kept], centres - halves, centres + halves, eyes])
+
+
+def _overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Intersection over union of (4,) with (n, 4), each left, top, right, bottom."""
+    shared = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    intersection = np.prod(np.maximum(shared, 0), axis=1)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    return intersection / (np.prod(box[2:] - box[:2]) + areas - intersection)
+
+
+def merge_overlapping(rows: np.ndarray) -> np.ndarray:
+    """Return one row per face: rows of `decode` that overlap are averaged by score; the best score stands.
+
+    Source: BlazeFace (arXiv 1907.05047), section 3.3.
+    """
+    merged = []
+    while len(rows):
+        same = _overlap(rows[0, 1:5], rows[:, 1:5]) > _SAME_FACE_OVERLAP
+        same[0] = True
+        values = np.average(rows[same, 1:], axis=0, weights=rows[same, 0])
+        merged.append(np.concatenate([rows[0, :1], values]))
+        rows = rows[~same]
+    return np.array(merged).reshape(-1, 9)
+
+
+class Network:
+    """A tflite network on one thread: one uint8 picture in, float arrays out."""
+
+    def __init__(self, name: str) -> None:
+        self._interpreter = Interpreter(model_path=str(face_model_path(name)), num_threads=1)
+        self._interpreter.allocate_tensors()
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._outputs = [details["index"] for details in self._interpreter.get_output_details()]
+
+    def __call__(self, picture: np.ndarray) -> list[np.ndarray]:
+        """Return every output for one float32 picture (H, W, 3), the batch dimension dropped."""
+        self._interpreter.set_tensor(self._input, picture[None])
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(index)[0] for index in self._outputs]
+
+
+class FaceDetector:
+    """One of MediaPipe's two detectors: short range for large faces, full range for small ones."""
+
+    def __init__(self, layout: DetectorLayout) -> None:
+        self._layout = layout
+        self._anchors = anchor_centres(layout)
+        self._network = Network(layout.model)
+
+    def detect(self, frame: np.ndarray) -> list[Detection]:
+        """Return the faces in a frame, (H, W, 3) uint8 RGB, best score first."""
+        height, width = frame.shape[:2]
+        whole = Rectangle(x=width / 2, y=height / 2, side=float(max(height, width)), angle=0.0)
+        side = self._layout.side
+        regressors, logits = self._network(whole.crop(frame, side).astype(np.float32) / 127.5 - 1)
+        rows = merge_overlapping(decode(regressors, logits[:, 0], self._anchors, self._layout.smallest_score))
+        points = rows[:, 1:].reshape(-1, 4, 2) * (whole.side / side) + (whole.to_frame(side)[:, 2])
+        return [Detection(score=float(row[0]), box=found[:2].ravel(), eyes=found[2:]) for row, found in zip(rows, points, strict=True)]
+
+
+class FaceMesh:
+    """The 468-point network on one turned square of a frame."""
+
+    def __init__(self) -> None:
+        self._network = Network("face_landmark")
+
+    def find(self, frame: np.ndarray, rectangle: Rectangle) -> tuple[np.ndarray, float]:
+        """Return the points, (468, 2) float64 x, y in the frame's pixels, and the score in [0, 1] that there is a face."""
+        points, score = self._network(rectangle.crop(frame, _MESH_SIDE).astype(np.float32) / 255)
+        in_crop = points.reshape(-1, 3)[:, :2].astype(np.float64)
+        to_frame = rectangle.to_frame(_MESH_SIDE)
+        return in_crop @ to_frame[:, :2].T + to_frame[:, 2], float(_sigmoid(score).item())
+
+
+def alignment_points(mesh: np.ndarray) -> np.ndarray:
+    """Return left brow, right brow and nose centre, (3, 2), of a mesh (468, 2)."""
+    return np.stack([mesh[list(indices)].mean(axis=0) for indices in (BROW_L, BROW_R, NOSE)])
+
+
+class MeshTracker:
+    """The face of one video, frame after frame: follows the last frame's mesh, and looks again where that loses it."""
+
+    def __init__(self) -> None:
+        self._detectors = [FaceDetector(SHORT_RANGE), FaceDetector(FULL_RANGE)]
+        self._mesh = FaceMesh()
+        self._last: Rectangle | None = None
+
+    def points(self, frame: np.ndarray) -> np.ndarray | None:
+        """Return left brow, right brow and nose centre of the next frame's face, (3, 2) float64 in pixels; None without one.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+        """
+        mesh = self.mesh(frame)
+        return None if mesh is None else alignment_points(mesh)
+
+    def mesh(self, frame: np.ndarray) -> np.ndarray | None:
+        """Return all points of the next frame's face, (468, 2) float64 x, y in pixels; None without one."""
+        for rectangle in self._places(frame):
+            points, score = self._settled_mesh(frame, rectangle)
+            if score >= _SMALLEST_MESH_SCORE:
+                self._last = rectangle_of_mesh(points)
+                return points
+        self._last = None
+        return None
+
+    def _settled_mesh(self, frame: np.ndarray, rectangle: Rectangle) -> tuple[np.ndarray, float]:
+        """A mesh that was not found well inside its square (a detection, a fast move) is a tenth of a face off: look twice."""
+        points, score = self._mesh.find(frame, rectangle)
+        around = rectangle_of_mesh(points)
+        if score < _SMALLEST_MESH_SCORE or around.difference(rectangle) < _LARGEST_DIFFERENCE:
+            return points, score
+        return self._mesh.find(frame, around)
+
+    def _places(self, frame: np.ndarray) -> Iterator[Rectangle]:
+        """Where to look: where the face was, then what the detectors see, by score (the largest box may be a false one)."""
+        if self._last is not None:
+            yield self._last
+        found = [detection for detector in self._detectors for detection in detector.detect(frame)]
+        for detection in sorted(found, key=lambda detection: -detection.score)[:_MOST_CANDIDATES]:
+            yield detection.rectangle()
+
+
+class MeshFacePoints:
+    """Alignment points found by the face mesh; a tracker of its own for each video."""
+
+    def for_video(self, path: Path) -> Callable[[np.ndarray], np.ndarray | None]:
+        """Return a new tracker's `points`, as `FacePoints` says. Raises: MissingWeights, if the networks were not fetched."""
+        return MeshTracker().points

@@ -1,0 +1,62 @@
+"""Which pixels of an aligned face a model keeps, and which it makes."""
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# The released models' mask on the 256-pixel face (LatentSync, arXiv 2412.09262, public code), as geometry:
+# a U whose arms pass the nose bridge on both sides and whose bowl follows cheeks and chin.
+_DRAWN_AT = 256
+_ARM_ROWS = (95, 128)
+_ARM_COLUMNS = ((9, 78), (178, 247))
+# (row, column) corners of the bowl's outline; between two corners it is a straight line, rounded half up.
+_BOWL_LEFT = (
+    *((128, 9), (157, 11), (170, 12), (179, 17), (189, 23), (196, 29), (207, 39)),
+    *((215, 49), (223, 62), (233, 82), (236, 90), (238, 95), (241, 108), (242, 131)),
+)
+_BOWL_RIGHT = (
+    *((128, 248), (169, 245), (178, 240), (196, 228), (206, 219), (214, 211), (215, 209)),
+    *((220, 203), (228, 190), (231, 184), (234, 176), (239, 165), (242, 153)),
+)
+
+
+def _outline(corners: tuple[tuple[int, int], ...], rows: np.ndarray) -> np.ndarray:
+    corner_rows, corner_columns = zip(*corners, strict=True)
+    return np.floor(np.interp(rows, corner_rows, corner_columns) + 0.5).astype(int)
+
+
+def _drawn_mask() -> np.ndarray:
+    mask = np.full((_DRAWN_AT, _DRAWN_AT), 255, np.uint8)
+    for left, right in _ARM_COLUMNS:
+        mask[slice(*_ARM_ROWS), left:right] = 0
+    rows = np.arange(_BOWL_LEFT[0][0], _BOWL_LEFT[-1][0] + 1)
+    for row, left, right in zip(rows, _outline(_BOWL_LEFT, rows), _outline(_BOWL_RIGHT, rows), strict=True):
+        mask[row, left:right] = 0
+    return mask
+
+
+def keep_mask(resolution: int) -> Tensor:
+    """Return the mask of the released models: 1 where the face is kept, 0 around the mouth where it is generated.
+
+    Returns: (H, W) = (resolution, resolution), float32 in [0, 1]; edges are soft at sizes other than 256.
+    Source: LatentSync (arXiv 2412.09262), the public code's mask: 40.7 % of a 256-pixel face is generated; other sizes are that
+        8-bit image resized with a Lanczos kernel.
+    """
+    mask = _drawn_mask()
+    if resolution != _DRAWN_AT:
+        mask = cv2.resize(mask, (resolution, resolution), interpolation=cv2.INTER_LANCZOS4)
+    return torch.from_numpy(mask).float() / 255
+
+
+def latent_keep_mask(mask: Tensor, downscale: int) -> Tensor:
+    """Return the mask as the U-Net's mask channel has it: 1 = keep, on the grid of the latents.
+
+    Args:
+        mask: (H, W), as from `keep_mask`.
+        downscale: pixels per latent cell along one side, 8 for the Stable Diffusion autoencoder.
+    Returns: (H // downscale, W // downscale), the nearest mask value, not an average.
+    """
+    height, width = mask.shape
+    return F.interpolate(mask[None, None], size=(height // downscale, width // downscale), mode="nearest")[0, 0]

@@ -1,0 +1,38 @@
+"""How well a SyncNet tells matching from foreign sound on clips it has not seen."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from lipsync_lightning.clip import ClipBatch, lower_half
+from lipsync_lightning.models.syncnet import StableSyncNet
+from lipsync_lightning.scoring.similarity import best_threshold, matching_and_foreign, pair_accuracy
+
+
+@torch.no_grad()
+def pair_similarities(syncnet: StableSyncNet, batches: Iterable[ClipBatch]) -> tuple[Tensor, Tensor]:
+    """Return the similarities (P,) of all windows of the batches, as `matching_and_foreign` pairs them."""
+    pairs = []
+    for batch in batches:
+        vision_BD, audio_BD = syncnet(lower_half(rearrange(batch["frames"], "b t c h w -> b (t c) h w")), batch["mel"])
+        pairs.append(matching_and_foreign(vision_BD, audio_BD))
+    matching, foreign = zip(*pairs, strict=True)
+    return torch.cat(matching), torch.cat(foreign)
+
+
+def heldout_accuracy(
+    syncnet: StableSyncNet, training: Iterable[ClipBatch], heldout: Iterable[ClipBatch], num_training_batches: int
+) -> dict[str, float]:
+    """Return `syncnet_accuracy`, `syncnet_auc` on held-out windows and the `syncnet_threshold` chosen on training windows."""
+    threshold = best_threshold(*pair_similarities(syncnet, islice(training, num_training_batches)))
+    matching, foreign = pair_similarities(syncnet, heldout)
+    labels = torch.cat([torch.ones_like(matching), torch.zeros_like(foreign)]).long()
+    return {
+        "syncnet_accuracy": pair_accuracy(matching, foreign, threshold),
+        "syncnet_auc": float(binary_auroc(torch.cat([matching, foreign]), labels)),
+        "syncnet_threshold": threshold,
+    }

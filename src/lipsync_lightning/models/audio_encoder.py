@@ -1,0 +1,276 @@
+"""What the U-Net hears: audio tokens for each video frame."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from math import ceil, floor
+from typing import Any, NamedTuple, Protocol, Self
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import WhisperConfig
+from transformers.audio_utils import mel_filter_bank
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from lipsync_lightning.errors import WrongWeights
+from lipsync_lightning.media.mel import log_mel
+
+WHISPER_RATE_HZ = 16000  # this and the next three: Robust Speech Recognition (arXiv 2212.04356), section 2.2
+WHISPER_FFT = 400
+WHISPER_HOP = 160
+WHISPER_ROWS_HZ = 50  # states per second: one for two mel columns
+_ROWS_BEFORE = 4  # LatentSync (arXiv 2412.09262), section 3.1, and its released weights: rows c-4 to c+5 around a frame's row c
+_ROWS_PER_FRAME = 10
+_ROUNDING = 1e-6  # of a frame's time, far below one row
+
+LOG_MEL_MEAN = -2.0  # of speech with pauses: -2.5 and -1.8 were measured on two clips, standard deviation 0.95 and 0.80
+LOG_MEL_STD = 0.9
+_LOG_MEL_CHUNK_S = 30
+_LOG_MEL_CONTEXT_S = 0.1  # the log-mel's Fourier window reaches 25 ms to either side
+
+_OPENAI_TO_TRANSFORMERS = {
+    "positional_embedding": "embed_positions.weight",
+    "ln_post.": "layer_norm.",
+    "blocks.": "layers.",
+    "attn_ln.": "self_attn_layer_norm.",
+    "attn.query.": "self_attn.q_proj.",
+    "attn.key.": "self_attn.k_proj.",
+    "attn.value.": "self_attn.v_proj.",
+    "attn.out.": "self_attn.out_proj.",
+    "mlp_ln.": "final_layer_norm.",
+    "mlp.0.": "fc1.",
+    "mlp.2.": "fc2.",
+}
+_DROPPED_PREFIX = "decoder."  # Whisper's writer of text
+
+
+class AudioEncoder(Protocol):
+    """Turns a whole utterance into (A, D) audio tokens for each video frame."""
+
+    def tokens(self, waveform: Tensor, num_frames: int, fps: float = 25.0) -> Tensor:
+        """Return (num_frames, A, D).
+
+        Args:
+            waveform: (N,), mono sound in [-1, 1]. Where it ends before the video, silence follows; past the video's end it is not read out.
+            num_frames: of the video.
+            fps: video frames per second.
+        """
+        ...
+
+    def token_windows(self, waveform: Tensor, num_frames: int, fps: float, window: int) -> Iterator[Tensor]:
+        """Yield what `tokens` returns in pieces of `window` frames, the last one shorter, holding at most two chunks of states."""
+        ...
+
+
+class SoundStates(NamedTuple):
+    """States along an utterance, computed chunk by chunk when they are needed."""
+
+    num_rows: int
+    rows_per_chunk: int
+    chunk: Callable[[int], Tensor]  # chunk index to (rows, ...); only the last chunk has fewer than `rows_per_chunk`
+
+
+class ChunkedAudioEncoder(ModelMixin, ConfigMixin):
+    """Base of the encoders that compute states at a fixed rate and read a few of them for each frame."""
+
+    def sound_states(self, waveform: Tensor, num_frames: int, fps: float) -> SoundStates:
+        """Return the states of the utterance, padded with silence to the video's end."""
+        raise NotImplementedError
+
+    def frame_rows(self, frame: int, fps: float) -> range:
+        """The rows of the states that video frame `frame` hears; those outside repeat the first or the last."""
+        raise NotImplementedError
+
+    def rows_to_tokens(self, rows: Tensor) -> Tensor:
+        """Return (frames, A, D) of (frames, rows, ...)."""
+        raise NotImplementedError
+
+    def tokens(self, waveform: Tensor, num_frames: int, fps: float = 25.0) -> Tensor:
+        """Return (num_frames, A, D); see `AudioEncoder.tokens`."""
+        return next(self.token_windows(waveform, num_frames, fps, num_frames))
+
+    @torch.no_grad()
+    def token_windows(self, waveform: Tensor, num_frames: int, fps: float, window: int) -> Iterator[Tensor]:
+        """Yield the tokens of `window` frames after another; see `AudioEncoder.token_windows`."""
+        states = self.sound_states(waveform, num_frames, fps)
+        recent_chunk = lru_cache(maxsize=2)(states.chunk)
+        for first in range(0, num_frames, window):
+            frames = range(first, min(first + window, num_frames))
+            rows = [_gather(states, recent_chunk, self.frame_rows(frame, fps)) for frame in frames]
+            yield self.rows_to_tokens(torch.stack(rows))
+
+
+def _gather(states: SoundStates, chunk: Callable[[int], Tensor], wanted: range) -> Tensor:
+    """The wanted rows, clamped to the utterance, from the one or two chunks that hold them."""
+    clamped = [min(max(row, 0), states.num_rows - 1) for row in wanted]
+    chunks = sorted({row // states.rows_per_chunk for row in clamped})
+    held = chunk(chunks[0]) if len(chunks) == 1 else torch.cat([chunk(index) for index in chunks])
+    return held[torch.tensor(clamped, device=held.device) - chunks[0] * states.rows_per_chunk]
+
+
+class WhisperAudioEncoder(ChunkedAudioEncoder):
+    """Returns (10 * (n_audio_layer + 1), n_audio_state) tokens a frame: states of Whisper's encoder around it.
+
+    The states are the embedding and the output of each block, before the final norm; tokens run through time first, then through layers.
+
+    Args:
+        n_mels, n_audio_ctx, n_audio_state, n_audio_head, n_audio_layer: as in the `dims` of an OpenAI checkpoint.
+    """
+
+    @register_to_config
+    def __init__(self, *, n_mels: int, n_audio_ctx: int, n_audio_state: int, n_audio_head: int, n_audio_layer: int):
+        super().__init__()
+        self.rows_per_chunk = n_audio_ctx
+        self.encoder = WhisperEncoder(
+            WhisperConfig(
+                num_mel_bins=n_mels,
+                max_source_positions=n_audio_ctx,
+                d_model=n_audio_state,
+                encoder_attention_heads=n_audio_head,
+                encoder_layers=n_audio_layer,
+                encoder_ffn_dim=4 * n_audio_state,
+            )
+        ).eval()
+        filters = mel_filter_bank(
+            1 + WHISPER_FFT // 2, n_mels, 0.0, WHISPER_RATE_HZ / 2, WHISPER_RATE_HZ, norm="slaney", mel_scale="slaney"
+        )
+        self.register_buffer("mel_filters", rearrange(torch.from_numpy(filters).float(), "f m -> m f"), persistent=False)
+        self.mel_filters: Tensor
+
+    @classmethod
+    def from_openai(cls, state_dict: Mapping[str, Tensor], dims: Mapping[str, Any]) -> Self:
+        """Return the encoder of an OpenAI checkpoint (`model_state_dict` and `dims` of `tiny.pt`).
+
+        Raises: WrongWeights, if a weight is missing, unknown, or of another shape.
+        """
+        names = ("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer")
+        network = cls(**{name: int(dims[name]) for name in names})
+        renamed = {_transformers_name(name): weight for name, weight in state_dict.items() if not name.startswith(_DROPPED_PREFIX)}
+        try:
+            network.encoder.load_state_dict(renamed, strict=True)
+        except RuntimeError as error:
+            raise WrongWeights(f"not the weights of a Whisper with {dict(dims)}: {error}; give the file that holds both") from error
+        return network
+
+    def sound_states(self, waveform: Tensor, num_frames: int, fps: float) -> SoundStates:
+        waveform_N = _with_silence(waveform.to(self.mel_filters.device, torch.float32), num_frames / fps * WHISPER_RATE_HZ)
+        columns_per_chunk = 2 * self.rows_per_chunk
+        log_mel_ML = whisper_log_mel(waveform_N, self.mel_filters.float())
+        num_columns = log_mel_ML.shape[1]
+        full_chunks, rest = divmod(num_columns, columns_per_chunk)
+
+        def chunk(index: int) -> Tensor:
+            columns_ML = log_mel_ML[:, index * columns_per_chunk : (index + 1) * columns_per_chunk]
+            missing = columns_per_chunk - columns_ML.shape[1]
+            return self.layer_states(F.pad(columns_ML, (0, missing)))[: columns_ML.shape[1] // 2]
+
+        return SoundStates(full_chunks * self.rows_per_chunk + rest // 2, self.rows_per_chunk, chunk)
+
+    def layer_states(self, mel: Tensor) -> Tensor:
+        """Return (n_audio_ctx, n_audio_layer + 1, n_audio_state) of (n_mels, 2 * n_audio_ctx) log-mel."""
+        states_1LD: list[Tensor] = []
+        # What enters each block and the final norm is what the one before it gave: the embedding first, the last block un-normalised.
+        readers: list[nn.Module] = [*self.encoder.layers, self.encoder.layer_norm]
+        hooks = [reader.register_forward_pre_hook(lambda _, inputs: states_1LD.append(inputs[0])) for reader in readers]
+        try:
+            self.encoder(rearrange(mel.to(self.encoder.conv1.weight.dtype), "m l -> 1 m l"))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return rearrange(states_1LD, "layers 1 l d -> l layers d")
+
+    def frame_rows(self, frame: int, fps: float) -> range:
+        first = int(frame * WHISPER_ROWS_HZ / fps) - _ROWS_BEFORE
+        return range(first, first + _ROWS_PER_FRAME)
+
+    def rows_to_tokens(self, rows: Tensor) -> Tensor:
+        return rearrange(rows, "t rows layers d -> t (rows layers) d")
+
+
+def _transformers_name(name: str) -> str:
+    """What transformers calls a weight of OpenAI's encoder."""
+    renamed = name.removeprefix("encoder.")
+    for theirs, ours in _OPENAI_TO_TRANSFORMERS.items():
+        if renamed.startswith(theirs) or f".{theirs}" in renamed:
+            renamed = renamed.replace(theirs, ours, 1)
+    return renamed
+
+
+def whisper_log_mel(waveform: Tensor, mel_filters: Tensor, columns_per_step: int = 3000) -> Tensor:
+    """Return Whisper's log-mel (n_mels, N // 160): a range of at most 2 below the whole sound's maximum.
+
+    Args:
+        waveform: (N,), mono, in [-1, 1], at 16 kHz.
+        mel_filters: (n_mels, 201).
+        columns_per_step: computed at once, which bounds the memory of the spectrum.
+    Source: Robust Speech Recognition (arXiv 2212.04356), section 2.2; its code keeps 8 decades below the maximum.
+    """
+    num_columns = len(waveform) // WHISPER_HOP
+    padded_N = F.pad(waveform[None], (WHISPER_FFT // 2, WHISPER_FFT // 2), mode="reflect")[0]
+    window = torch.hann_window(WHISPER_FFT, device=waveform.device)
+    pieces_ML = []
+    for first in range(0, num_columns, columns_per_step):
+        last = min(first + columns_per_step, num_columns) - 1
+        piece_N = padded_N[first * WHISPER_HOP : last * WHISPER_HOP + WHISPER_FFT]
+        spectrum_FL = torch.stft(piece_N, WHISPER_FFT, WHISPER_HOP, window=window, center=False, return_complex=True)
+        pieces_ML.append((mel_filters @ spectrum_FL.abs().square()).clamp(min=1e-10).log10())
+    log_ML = torch.cat(pieces_ML, dim=1)
+    return (torch.maximum(log_ML, log_ML.max() - 8.0) + 4.0) / 4.0
+
+
+class LogMelAudioEncoder(ChunkedAudioEncoder):
+    """Returns (num_tokens, columns_per_token * num_mels) tokens a frame: the log-mel around it, without any weights.
+
+    Args:
+        num_tokens: of each frame.
+        columns_per_token: log-mel columns that make one token.
+        sample_rate_hz: of the sound.
+        mel_hz: log-mel columns per second.
+        num_mels: log-mel bins.
+    """
+
+    @register_to_config
+    def __init__(self, *, num_tokens: int, columns_per_token: int, sample_rate_hz: int, mel_hz: int, num_mels: int):
+        super().__init__()
+        self.columns_per_token = columns_per_token
+        self.columns_per_frame = num_tokens * columns_per_token
+        self.settings = {"sample_rate_hz": sample_rate_hz, "mel_hz": mel_hz, "num_mels": num_mels}
+        self.mel_hz = mel_hz
+        self.hop = sample_rate_hz // mel_hz
+        self.register_buffer("mel_mean", torch.tensor(LOG_MEL_MEAN))
+        self.register_buffer("mel_std", torch.tensor(LOG_MEL_STD))
+        self.mel_mean: Tensor
+        self.mel_std: Tensor
+
+    def sound_states(self, waveform: Tensor, num_frames: int, fps: float) -> SoundStates:
+        margin = self.columns_per_frame
+        num_columns = 2 * margin + ceil(num_frames / fps * self.mel_hz)
+        sound_N = F.pad(waveform.to(self.mel_mean.device, torch.float32), (margin * self.hop, 0))
+        sound_N = _with_silence(sound_N, num_columns * self.hop)
+        columns_per_chunk = _LOG_MEL_CHUNK_S * self.mel_hz
+        context = ceil(_LOG_MEL_CONTEXT_S * self.mel_hz)
+
+        def chunk(index: int) -> Tensor:
+            first, last = index * columns_per_chunk, min((index + 1) * columns_per_chunk, num_columns)
+            start = max(first - context, 0)
+            mel_ML = log_mel(sound_N[start * self.hop : (last + context) * self.hop], **self.settings)
+            return rearrange(mel_ML[:, first - start : last - start], "m l -> l m")
+
+        return SoundStates(num_columns, columns_per_chunk, chunk)
+
+    def frame_rows(self, frame: int, fps: float) -> range:
+        middle = (frame + 0.5) / fps * self.mel_hz
+        # Columns first .. first + n - 1 have their centre at first + (n - 1) / 2; the utterance begins `columns_per_frame` columns in.
+        first = floor(middle - (self.columns_per_frame - 1) / 2 + 0.5 + _ROUNDING) + self.columns_per_frame
+        return range(first, first + self.columns_per_frame)
+
+    def rows_to_tokens(self, rows: Tensor) -> Tensor:
+        return rearrange((rows - self.mel_mean) / self.mel_std, "t (a k) m -> t a (k m)", k=self.columns_per_token)
+
+
+def _with_silence(waveform: Tensor, num_samples: float) -> Tensor:
+    """The sound with zeros after it where it is shorter than `num_samples`."""
+    return F.pad(waveform, (0, max(0, ceil(num_samples) - len(waveform))))

@@ -1,0 +1,214 @@
+"""Between frames and the latents that the U-Net works on."""
+
+import os
+from typing import Any, Protocol, Self, cast
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.modeling_utils import ModelMixin
+from einops import einsum, rearrange
+from torch import Tensor
+
+from lipsync_lightning.errors import BadConfig, ClipMismatch, MissingWeights
+
+RGB = 3
+_SMALLEST_STD = 1e-6  # of a latent channel, in pixel values; below it the channel is constant and must not be blown up
+
+
+class Autoencoder(Protocol):
+    """Turns frames into latents of about unit variance, and back."""
+
+    latent_channels: int
+    downscale: int  # pixels of a frame for one of the latents, along height and along width
+
+    def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return latents (N, latent_channels, H / downscale, W / downscale) of frames (N, 3, H, W) in [-1, 1]."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return frames (N, 3, H, W), about in [-1, 1], of latents as `encode` gives them."""
+        ...
+
+
+class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
+    """Returns latents drawn from Stable Diffusion's VAE, scaled to about unit variance, and frames of them.
+
+    Its folder is that of a plain `AutoencoderKL`: what it saves, diffusers loads, and the other way round.
+
+    Args:
+        vae: the network, such as `stabilityai/sd-vae-ft-mse`.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    def __init__(self, *, vae: AutoencoderKL):
+        super().__init__()
+        self.register_to_config(**vae.config)
+        self.vae = vae
+        self.latent_channels = int(vae.config["latent_channels"])
+        self.downscale = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.scaling_factor = float(vae.config["scaling_factor"])
+        self.shift_factor = float(vae.config["shift_factor"] or 0.0)
+
+    def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return latents (N, latent_channels, H / downscale, W / downscale), a sample of the posterior and not its mode.
+
+        Args:
+            frames: (N, 3, H, W) in [-1, 1].
+            generator: of the sample, the global one if absent.
+        Source: LatentSync trains and runs on samples; High-Resolution Image Synthesis (arXiv 2112.10752), section G, for the scale.
+        """
+        _require_divisible(frames, self.downscale)
+        (posterior,) = cast(tuple[DiagonalGaussianDistribution], self.vae.encode(frames, return_dict=False))
+        return (posterior.sample(generator) - self.shift_factor) * self.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return frames (N, 3, H, W), about in [-1, 1]."""
+        unscaled = cast(torch.FloatTensor, latents / self.scaling_factor + self.shift_factor)
+        return cast(tuple[Tensor], self.vae.decode(unscaled, return_dict=False))[0]
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Return the frames after `encode` and `decode`."""
+        return self.decode(self.encode(frames))
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any) -> None:
+        """Write the VAE's folder, as diffusers does."""
+        self.vae.save_pretrained(save_directory, *args, **options)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, **options: Any) -> Self:
+        """Return the autoencoder of a folder or hub name that holds an `AutoencoderKL`.
+
+        Raises: MissingWeights, if there is none.
+        """
+        try:
+            vae = AutoencoderKL.from_pretrained(pretrained_model_name_or_path, **options)
+        except OSError as error:
+            raise MissingWeights(
+                f"{pretrained_model_name_or_path}: expected the folder of an AutoencoderKL (config.json and weights): {error}; "
+                "download `stabilityai/sd-vae-ft-mse` there"
+            ) from error
+        return cls(vae=vae)
+
+
+class LinearAutoencoder(ModelMixin, ConfigMixin):
+    """Returns the first principal components of each patch of pixels, scaled to unit variance, and frames of them.
+
+    It is fitted in closed form, by `fit_from_moments`, and saved like any network.
+
+    Args:
+        patch: height and width of a patch, in pixels.
+        latent_channels: components kept, at most 3 * patch * patch.
+    """
+
+    @register_to_config
+    def __init__(self, *, patch: int, latent_channels: int):
+        super().__init__()
+        num_values = RGB * patch * patch
+        if latent_channels > num_values:
+            raise BadConfig(
+                f"a patch of {patch}x{patch} pixels has {num_values} values, cannot keep latent_channels={latent_channels} of them"
+            )
+        self.latent_channels = latent_channels
+        self.downscale = patch
+        self.register_buffer("basis", torch.zeros(latent_channels, num_values))
+        self.register_buffer("mean", torch.zeros(num_values))
+        self.register_buffer("scale", torch.ones(latent_channels))
+        self.register_buffer("is_fitted", torch.tensor(False))
+        self.basis: Tensor
+        self.mean: Tensor
+        self.scale: Tensor
+        self.is_fitted: Tensor
+
+    @torch.no_grad()
+    def fit_from_moments(self, count: int, total: Tensor, outer: Tensor) -> None:
+        """Set the components to those of the patches summed up by `PatchMoments`.
+
+        Args:
+            count: number of patches.
+            total: (P,), their sum.
+            outer: (P, P), the sum of their outer products.
+        Raises: BadConfig, if there are fewer than two patches.
+        """
+        if count < 2:
+            raise BadConfig(f"the components of {count} patches are not defined; fit the linear autoencoder on at least one frame")
+        mean_P = total.double() / count
+        covariance_PP = outer.double() / count - torch.outer(mean_P, mean_P)
+        variance_P, vectors_PP = torch.linalg.eigh(covariance_PP)
+        strongest = torch.arange(len(variance_P) - 1, -1, -1, device=variance_P.device)[: self.latent_channels]
+        basis_CP = rearrange(vectors_PP, "p c -> c p")[strongest]
+        self.basis.copy_(basis_CP * _sign_of_largest(basis_CP))
+        self.mean.copy_(mean_P)
+        self.scale.copy_(variance_P[strongest].clamp(min=0).sqrt().clamp(min=_SMALLEST_STD))
+        self.is_fitted.fill_(True)
+
+    def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return latents (N, latent_channels, H / patch, W / patch) of unit variance; nothing is drawn, `generator` is not read.
+
+        Args:
+            frames: (N, 3, H, W) in [-1, 1].
+        Raises: MissingWeights, before it is fitted. ClipMismatch, if patches do not cover the frames.
+        """
+        self._require_fitted()
+        _require_divisible(frames, self.downscale)
+        patches_NHWP = frames_to_patches(frames, self.downscale) - self.mean
+        latents_NCHW = einsum(patches_NHWP, self.basis, "n h w p, c p -> n c h w")
+        return latents_NCHW / self.scale[:, None, None]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return frames (N, 3, H, W), about in [-1, 1]: linear in the latents.
+
+        Raises: MissingWeights, before it is fitted.
+        """
+        self._require_fitted()
+        patches_NHWP = einsum(latents * self.scale[:, None, None], self.basis, "n c h w, c p -> n h w p") + self.mean
+        return rearrange(patches_NHWP, "n h w (c p q) -> n c (h p) (w q)", c=RGB, p=self.downscale)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Return the frames after `encode` and `decode`."""
+        return self.decode(self.encode(frames))
+
+    def _require_fitted(self) -> None:
+        if not self.is_fitted:
+            raise MissingWeights("the linear autoencoder has no components yet; fit it with `fit_from_moments` or load a fitted one")
+
+
+class PatchMoments:
+    """Sums over patches of frames, in float64, from which `LinearAutoencoder.fit_from_moments` is computed.
+
+    Args:
+        patch: height and width of a patch, in pixels.
+    """
+
+    def __init__(self, *, patch: int):
+        num_values = RGB * patch * patch
+        self.patch = patch
+        self.count = 0
+        self.total = torch.zeros(num_values, dtype=torch.float64)
+        self.outer = torch.zeros(num_values, num_values, dtype=torch.float64)
+
+    def update(self, frames: Tensor) -> None:
+        """Add the patches of frames (N, 3, H, W) in [-1, 1]. Raises: ClipMismatch, if patches do not cover the frames."""
+        _require_divisible(frames, self.patch)
+        patches_KP = rearrange(frames_to_patches(frames.detach().double(), self.patch), "n h w p -> (n h w) p")
+        self.count += len(patches_KP)
+        self.total += patches_KP.sum(dim=0).to(self.total.device)
+        self.outer += einsum(patches_KP, patches_KP, "k p, k q -> p q").to(self.outer.device)
+
+
+def frames_to_patches(frames: Tensor, patch: int) -> Tensor:
+    """Return (N, H / patch, W / patch, 3 * patch * patch) of frames (N, 3, H, W)."""
+    return rearrange(frames, "n c (h p) (w q) -> n h w (c p q)", p=patch, q=patch)
+
+
+def _sign_of_largest(basis_CP: Tensor) -> Tensor:
+    """(C, 1): 1 or -1, so that a component's largest value is positive and a fit gives the same signs on every machine."""
+    return basis_CP.gather(1, basis_CP.abs().argmax(dim=1, keepdim=True)).sign()
+
+
+def _require_divisible(frames_NCHW: Tensor, step: int) -> None:
+    height, width = frames_NCHW.shape[-2:]
+    if height % step or width % step:
+        raise ClipMismatch(f"frames of {height}x{width} pixels cannot be cut into {step}x{step}; use a resolution divisible by {step}")

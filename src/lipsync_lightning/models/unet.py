@@ -1,0 +1,252 @@
+"""The denoising U-Net: Stable Diffusion's shape, made to read a clip of frames and its audio tokens.
+
+Built on diffusers' `UNetMotionModel`; what differs from it is what LatentSync (arXiv 2412.09262) computes.
+Keyword names of inner modules (`input_tensor`, `hidden_states`, ...) are the ones diffusers' blocks call them by.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal, cast
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, UNetMotionModel
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from lipsync_lightning.errors import BadConfig
+
+Motion = Literal["none", "all", "up"]
+
+_HAS_MOTION: dict[str, tuple[bool, bool]] = {"none": (False, False), "all": (True, True), "up": (False, True)}  # (down, up)
+
+
+class LipSyncUNet(UNetMotionModel):
+    """Predicts the noise (or velocity) of a clip of latents, given channels that condition it and audio tokens per frame.
+
+    One class for every stage, told apart by `motion`. `enable_gradient_checkpointing()` covers temporal modules too.
+
+    Args:
+        in_channels: of `sample`; 13 = noisy latents 4, keep mask 1, masked latents 4, reference latents 4.
+        out_channels: latent channels.
+        block_out_channels: width of each level, finest first.
+        attention: for each level, whether it has spatial self-attention and cross-attention to the audio. The mid block always has.
+        layers_per_block: residual blocks of a level on the way down; one more on the way up.
+        num_attention_heads: of spatial and cross-attention (the released YAML calls this number `attention_head_dim`).
+        cross_attention_dim: width D of an audio token.
+        norm_num_groups: groups of every norm outside the temporal modules.
+        motion: where temporal modules are: "none" (stage 1), "all" levels (stage 2) or only on the way "up" (stage 2 efficient).
+        motion_num_attention_heads: of the temporal self-attention.
+        motion_max_seq_length: the most frames a clip may have where there are temporal modules.
+        motion_norm_num_groups: groups of the temporal modules' first norm.
+    Raises: BadConfig, if these numbers do not fit together.
+    Source: LatentSync, section 3.1, and its released networks. Those start `conv_in` at zero too; from scratch that would blind
+    the network to its input until `conv_out` has moved. Here only `conv_out` and the temporal `proj_out` start at zero: an
+    untrained network predicts 0, and adding temporal modules to a trained one changes nothing at first.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        block_out_channels: tuple[int, ...],
+        attention: tuple[bool, ...],
+        layers_per_block: int,
+        num_attention_heads: int,
+        cross_attention_dim: int,
+        norm_num_groups: int,
+        motion: Motion,
+        motion_num_attention_heads: int,
+        in_channels: int = 13,
+        out_channels: int = 4,
+        motion_max_seq_length: int = 24,
+        motion_norm_num_groups: int = 32,
+    ) -> None:
+        _check_levels(block_out_channels, attention, motion)
+        _check_divides(block_out_channels, "num_attention_heads", num_attention_heads)
+        _check_divides(block_out_channels, "norm_num_groups", norm_num_groups)
+        if motion != "none":
+            _check_divides(block_out_channels, "motion_num_attention_heads", motion_num_attention_heads)
+            _check_divides(block_out_channels, "motion_norm_num_groups", motion_norm_num_groups)
+        own_config = self.config
+        motion_down, motion_up = _HAS_MOTION[motion]
+        super().__init__(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            down_block_types=tuple("CrossAttnDownBlockMotion" if has else "DownBlockMotion" for has in attention),
+            up_block_types=tuple("CrossAttnUpBlockMotion" if has else "UpBlockMotion" for has in reversed(attention)),
+            block_out_channels=tuple(block_out_channels),
+            layers_per_block=layers_per_block,
+            norm_num_groups=norm_num_groups,
+            cross_attention_dim=cross_attention_dim,
+            num_attention_heads=num_attention_heads,
+            temporal_transformer_layers_per_block=int(motion_down),
+            reverse_temporal_transformer_layers_per_block=int(motion_up),  # pyright: ignore[reportArgumentType]
+            motion_num_attention_heads=motion_num_attention_heads if motion != "none" else 1,
+            motion_max_seq_length=motion_max_seq_length,
+            use_motion_mid_block=False,
+        )
+        # The parent registers its own arguments as well; a saved config must hold exactly what this constructor takes.
+        self._internal_dict = own_config
+        _adapt_blocks(self, motion_norm_num_groups)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(_bias(self.conv_out))
+
+    def forward(self, sample: Tensor, timestep: Tensor | float, audio: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the prediction for every latent of the clip.
+
+        Args:
+            sample: (B, in_channels, T, H, W).
+            timestep: (B,) or a single number, in scheduler steps.
+            audio: (B, T, A, D), audio tokens of each frame.
+        Returns: (B, out_channels, T, H, W).
+        Raises: BadConfig, if there are temporal modules and T exceeds `motion_max_seq_length`.
+        """
+        num_frames = sample.shape[2]
+        self._check_num_frames(num_frames)
+        time_BD = self._embed_time(timestep, sample)
+        audio_NAD = rearrange(audio, "b t a d -> (b t) a d")
+        hidden_NCHW = rearrange(sample, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
+        hidden_NCHW = self.conv_in(hidden_NCHW)
+        skips = (hidden_NCHW,)
+        num_skips = self.config["layers_per_block"] + 1
+        for block in self.down_blocks:
+            hidden_NCHW, block_skips = block(hidden_NCHW, temb=time_BD, num_frames=num_frames, **_audio_argument(block, audio_NAD))
+            skips += block_skips
+        hidden_NCHW = self.mid_block(hidden_NCHW, time_BD, encoder_hidden_states=audio_NAD)
+        for block in self.up_blocks:
+            block_skips, skips = skips[-num_skips:], skips[:-num_skips]
+            hidden_NCHW = block(
+                hidden_NCHW,
+                res_hidden_states_tuple=block_skips,
+                temb=time_BD,
+                upsample_size=tuple(skips[-1].shape[2:]) if skips else None,
+                num_frames=num_frames,
+                **_audio_argument(block, audio_NAD),
+            )
+        assert self.conv_norm_out is not None
+        hidden_NCHW = clip_group_norm(self.conv_norm_out, hidden_NCHW, num_clips=sample.shape[0])
+        return rearrange(self.conv_out(F.silu(hidden_NCHW)), "(b t) c h w -> b c t h w", t=num_frames)
+
+    def _embed_time(self, timestep: Tensor | float, sample: Tensor) -> Tensor:
+        """Return (B, D): one embedding per clip. Stock diffusers repeats it for every frame."""
+        timestep_B = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
+        return self.time_embedding(self.time_proj(timestep_B).to(self.conv_in.weight.dtype))
+
+    def _check_num_frames(self, num_frames: int) -> None:
+        longest = self.config["motion_max_seq_length"]
+        if self.config["motion"] != "none" and num_frames > longest:
+            raise BadConfig(
+                f"the clip has {num_frames} frames, the U-Net's temporal modules know positions for {longest} at most "
+                f"(motion_max_seq_length); use shorter clips, or train with a larger motion_max_seq_length"
+            )
+
+
+class ClipResnet(nn.Module):
+    """A residual block whose norms take their statistics over all frames of a clip; one time embedding per clip.
+
+    Takes over the parts of a diffusers block, under the same names.
+    """
+
+    def __init__(self, stock: ResnetBlock2D) -> None:
+        super().__init__()
+        assert stock.time_emb_proj is not None
+        self.norm1, self.conv1 = stock.norm1, stock.conv1
+        self.time_emb_proj = stock.time_emb_proj
+        self.norm2, self.conv2 = stock.norm2, stock.conv2
+        self.conv_shortcut = stock.conv_shortcut
+
+    def forward(self, input_tensor: Tensor, temb: Tensor) -> Tensor:
+        """Return (N, C', H, W), from frames (N, C, H, W) and time embeddings (B, D); N is a multiple of B."""
+        num_clips = temb.shape[0]
+        hidden_NCHW = self.conv1(F.silu(clip_group_norm(self.norm1, input_tensor, num_clips)))
+        shift_BC = self.time_emb_proj(F.silu(temb))
+        shift_NC = shift_BC.repeat_interleave(hidden_NCHW.shape[0] // num_clips, dim=0)
+        hidden_NCHW = hidden_NCHW + shift_NC[:, :, None, None]
+        hidden_NCHW = self.conv2(F.silu(clip_group_norm(self.norm2, hidden_NCHW, num_clips)))
+        return hidden_NCHW + (input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor))
+
+
+class TemporalTransformer(nn.Module):
+    """Self-attention over the frames of a clip, at each position on its own, added to what comes in.
+
+    Takes over the parts of a diffusers module, under the same names. Its first norm is per frame and has its own number of groups.
+    """
+
+    def __init__(self, stock: AnimateDiffTransformer3D, num_groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(num_groups, stock.norm.num_channels, eps=stock.norm.eps)
+        self.proj_in, self.transformer_blocks, self.proj_out = stock.proj_in, stock.transformer_blocks, stock.proj_out
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+        self.gradient_checkpointing = False
+
+    def forward(self, hidden_states: Tensor, num_frames: int) -> Tensor:
+        """Return (N, C, H, W), from frames of the same shape; N is a multiple of `num_frames`."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(self._attend, hidden_states, num_frames, use_reentrant=False))
+        return self._attend(hidden_states, num_frames)
+
+    def _attend(self, frames_NCHW: Tensor, num_frames: int) -> Tensor:
+        height, width = frames_NCHW.shape[-2:]
+        hidden_PTC = rearrange(self.norm(frames_NCHW), "(b t) c h w -> (b h w) t c", t=num_frames)
+        hidden_PTC = self.proj_in(hidden_PTC)
+        for block in self.transformer_blocks:
+            hidden_PTC = block(hidden_PTC)
+        hidden_PTC = self.proj_out(hidden_PTC)
+        return frames_NCHW + rearrange(hidden_PTC, "(b h w) t c -> (b t) c h w", h=height, w=width)
+
+
+class NoTemporal(nn.Module):
+    """Returns what comes in: stands where a variant has no temporal module."""
+
+    def forward(self, hidden_states: Tensor, num_frames: int) -> Tensor:
+        return hidden_states
+
+
+def clip_group_norm(norm: nn.GroupNorm, frames_NCHW: Tensor, num_clips: int) -> Tensor:
+    """Return (N, C, H, W), normalised with statistics over the frames of each clip together.
+
+    In the channels-last memory format, which the U-Net works in, neither rearrangement copies.
+    """
+    num_frames = frames_NCHW.shape[0] // num_clips
+    stacked = norm(rearrange(frames_NCHW, "(b t) c h w -> b c (t h) w", b=num_clips))
+    return rearrange(stacked, "b c (t h) w -> (b t) c h w", t=num_frames)
+
+
+def _adapt_blocks(unet: UNetMotionModel, motion_norm_num_groups: int) -> None:
+    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        stock_resnets = cast(Iterable[ResnetBlock2D], block.resnets)
+        block.resnets = nn.ModuleList(ClipResnet(stock) for stock in stock_resnets)
+    for block in (*unet.down_blocks, *unet.up_blocks):
+        stock_modules = cast(Iterable[AnimateDiffTransformer3D], block.motion_modules)
+        block.motion_modules = nn.ModuleList(
+            TemporalTransformer(stock, motion_norm_num_groups) if len(stock.transformer_blocks) else NoTemporal() for stock in stock_modules
+        )
+
+
+def _audio_argument(block: nn.Module, audio_NAD: Tensor) -> dict[str, Any]:
+    return {"encoder_hidden_states": audio_NAD} if getattr(block, "has_cross_attention", False) else {}
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
+def _check_levels(block_out_channels: tuple[int, ...], attention: tuple[bool, ...], motion: str) -> None:
+    if len(attention) != len(block_out_channels):
+        raise BadConfig(
+            f"block_out_channels {list(block_out_channels)} describe {len(block_out_channels)} levels, "
+            f"attention {list(attention)} describes {len(attention)}; give one of each per level"
+        )
+    if motion not in _HAS_MOTION:
+        raise BadConfig(f"motion must be one of {sorted(_HAS_MOTION)}, not {motion!r}")
+
+
+def _check_divides(block_out_channels: tuple[int, ...], name: str, divisor: int) -> None:
+    uneven = [channels for channels in block_out_channels if channels % divisor]
+    if uneven:
+        raise BadConfig(f"{name} = {divisor} does not divide the widths {uneven} of block_out_channels; change one of the two")

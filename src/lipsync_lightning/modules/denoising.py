@@ -1,0 +1,136 @@
+"""What both U-Net stages share: one denoising step on a batch of clips."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from einops import rearrange
+from lightning import LightningModule
+from torch import Tensor
+
+from lipsync_lightning import diffusion
+from lipsync_lightning.clip import ClipBatch, ClipSpec
+from lipsync_lightning.losses.weighted import WeightedLosses
+from lipsync_lightning.media.masks import latent_keep_mask
+from lipsync_lightning.models.autoencoder import Autoencoder
+from lipsync_lightning.models.frozen import frozen
+from lipsync_lightning.models.latentsync import load_matching
+from lipsync_lightning.models.unet import LipSyncUNet
+from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
+from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule
+from lipsync_lightning.modules.weights import network_weights
+
+FROZEN_PARTS = ("autoencoder", "losses")
+VALIDATION_SEED = 20241212  # noise and timesteps of validation are the same every time
+LossInputs = dict[str, Callable[[], tuple[Tensor, ...]]]
+
+
+@dataclass(frozen=True)
+class DenoisingStep:
+    """What the losses read. Latents are (B, T, C, H, W)."""
+
+    prediction: Tensor  # what the network said: noise or velocity, as the schedule has it
+    target: Tensor  # what it should have said
+    clean_pred: Tensor  # one-step estimate of the clean latents
+
+
+class DenoisingModule(LightningModule):
+    """Denoises clips given mask, masked frames, reference frames and audio tokens."""
+
+    def __init__(
+        self,
+        *,
+        losses: WeightedLosses,
+        autoencoder: Autoencoder,
+        unet: LipSyncUNet,
+        scheduler: DDIMScheduler,
+        optimizer: OptimizerFactory,
+        schedule: ScheduleFactory,
+        clip: ClipSpec,
+        trainable: Sequence[str],
+        mixed_noise_alpha: float,
+        audio_dropout: float,
+    ) -> None:
+        """Args:
+        trainable: parts of parameter names; parameters that contain none of them are frozen. [""] trains all.
+        mixed_noise_alpha: how much of the noise the frames of a clip share.
+        audio_dropout: share of clips trained without sound, which guidance needs; 0 in the published training.
+        """
+        super().__init__()
+        self.losses = losses
+        self.autoencoder = frozen(autoencoder)  # pyright: ignore[reportArgumentType]
+        self.unet = unet
+        self.scheduler = scheduler
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.clip = clip
+        self.mixed_noise_alpha = mixed_noise_alpha
+        self.audio_dropout = audio_dropout
+        for name, parameter in self.unet.named_parameters():
+            parameter.requires_grad_(any(part in name for part in trainable))
+
+    def loss_inputs(self, batch: ClipBatch, step: DenoisingStep) -> LossInputs:
+        """Return what each loss term this stage serves would read."""
+        raise TypeError(f"{type(self).__name__} must say which tensors its losses read")
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        step = self.denoise(batch, batch["audio"] * self._audio_kept(len(batch["audio"])))
+        total, terms = self.losses(self.loss_inputs(batch, step))
+        self.log("train/loss", total, prog_bar=True)
+        self.log_dict({f"train/loss_{name}": value for name, value in terms.items()})
+        return total
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        generator = torch.Generator(self.device).manual_seed(VALIDATION_SEED + batch_idx)
+        step = self.denoise(batch, batch["audio"], generator)
+        total, terms = self.losses(self.loss_inputs(batch, step))
+        values = {"val/loss": total, **{f"val/loss_{name}": value for name, value in terms.items()}}
+        self.log_dict(values, batch_size=len(batch["audio"]), sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return optimizer_with_schedule(self.unet.parameters(), self.optimizer, self.schedule)
+
+    def denoise(self, batch: ClipBatch, audio: Tensor, generator: torch.Generator | None = None) -> DenoisingStep:
+        """Noise the target frames, let the U-Net undo it, and return what the losses need."""
+        target, masked, reference = self._encode(batch)
+        noise = diffusion.draw_mixed_noise(target, self.mixed_noise_alpha, generator)
+        num_train_timesteps = self.scheduler.config["num_train_timesteps"]
+        timesteps_B = torch.randint(num_train_timesteps, (len(target),), device=target.device, generator=generator)
+        noisy = self.scheduler.add_noise(target, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
+        mask = latent_keep_mask(batch["keep_mask"], self.autoencoder.downscale)
+        prediction = self.unet(diffusion.unet_input(noisy, mask, masked, reference), timesteps_B, audio)
+        prediction = rearrange(prediction, "b c t h w -> b t c h w").float()
+        return DenoisingStep(
+            prediction,
+            diffusion.training_target(self.scheduler, target, noise, timesteps_B),
+            diffusion.predict_clean(self.scheduler, prediction, noisy, timesteps_B),
+        )
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the (B, T, 3, H, W) frames of (B, T, C, h, w) latents, with gradients."""
+        frames_NCHW = self.autoencoder.decode(rearrange(latents, "b t c h w -> (b t) c h w"))
+        return rearrange(frames_NCHW, "(b t) c h w -> b t c h w", b=len(latents))
+
+    def load_weights(self, path: str) -> None:
+        """Start from another run's U-Net; temporal modules it lacks stay as initialised. Raises: MissingWeights, WrongWeights."""
+        load_matching(self.unet, network_weights(path, "unet"), allowed_missing=("motion_modules.",))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        leave_out_frozen(checkpoint, FROZEN_PARTS, self.clip)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        put_back_frozen(checkpoint, self, FROZEN_PARTS, self.clip)
+
+    @torch.no_grad()
+    def _encode(self, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return latents (B, T, C, h, w) of the target, the masked target and the reference."""
+        masked = batch["frames"] * rearrange(batch["keep_mask"], "b 1 h w -> b 1 1 h w")
+        pictures = torch.stack([batch["frames"], masked, batch["reference"]])
+        latents_NCHW = self.autoencoder.encode(rearrange(pictures, "k b t c h w -> (k b t) c h w"))
+        target, masked, reference = rearrange(latents_NCHW, "(k b t) c h w -> k b t c h w", k=3, b=len(batch["frames"]))
+        return target, masked, reference
+
+    def _audio_kept(self, num_clips: int) -> Tensor:
+        return (torch.rand(num_clips, 1, 1, 1, device=self.device) >= self.audio_dropout).float()

@@ -1,0 +1,112 @@
+"""Training of the SyncNet that later supervises stage 2."""
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import CatMetric
+from torchmetrics.functional.classification import binary_auroc
+
+from lipsync_lightning.clip import ClipBatch, ClipSpec, lower_half
+from lipsync_lightning.models.syncnet import StableSyncNet
+from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
+from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule
+from lipsync_lightning.modules.weights import network_weights
+from lipsync_lightning.scoring.similarity import best_threshold, matching_and_foreign, pair_accuracy
+
+RECENT_PAIRS = 2048  # training pairs from which the decision threshold is chosen
+
+
+class SyncNetModule(LightningModule):
+    """Learns embeddings of lips and sound that agree where they belong together.
+
+    Logs `val/accuracy` (threshold chosen on recent training pairs), `val/auc` and mean and spread of similarities,
+    of held-out windows with their own sound against the same windows with their neighbour's.
+    """
+
+    def __init__(
+        self, *, syncnet: StableSyncNet, objective: nn.Module, optimizer: OptimizerFactory, schedule: ScheduleFactory, clip: ClipSpec
+    ) -> None:
+        """Args: objective: (vision (B, D), audio (B, D)) of matching pairs -> scalar loss."""
+        super().__init__()
+        self.syncnet = syncnet
+        self.objective = objective
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.clip = clip
+        self.register_buffer("recent_similarity", torch.full((2, RECENT_PAIRS), torch.nan))  # matching, foreign
+        self.matching = CatMetric()
+        self.foreign = CatMetric()
+
+    def forward(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
+        """Return unit embeddings (B, D) of lips and of sound."""
+        faces_BCHW = rearrange(batch["frames"], "b t c h w -> b (t c) h w")
+        return self.syncnet(lower_half(faces_BCHW), batch["mel"])
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        vision_BD, audio_BD = self(batch)
+        loss = self.objective(vision_BD, audio_BD)
+        self._remember(*matching_and_foreign(vision_BD.detach(), audio_BD.detach()))
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        vision_BD, audio_BD = self(batch)
+        self.log("val/loss", self.objective(vision_BD, audio_BD), batch_size=len(vision_BD), sync_dist=True)
+        matching_B, foreign_B = matching_and_foreign(vision_BD, audio_BD)
+        self.matching.update(matching_B)
+        self.foreign.update(foreign_B)
+
+    def on_validation_epoch_end(self) -> None:
+        matching, foreign = self._computed(self.matching), self._computed(self.foreign)
+        scores = {
+            "val/auc": float(binary_auroc(torch.cat([matching, foreign]), _labels(matching, foreign))),
+            "val/similarity_matching_mean": float(matching.mean()),
+            "val/similarity_matching_std": float(matching.std()),
+            "val/similarity_foreign_mean": float(foreign.mean()),
+            "val/similarity_foreign_std": float(foreign.std()),
+        }
+        threshold = self.threshold()
+        if threshold is not None:
+            scores |= {"val/accuracy": pair_accuracy(matching, foreign, threshold), "val/threshold": threshold}
+        self.log_dict(scores, prog_bar=False)
+        self._log_histograms(matching, foreign)
+
+    def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return optimizer_with_schedule(self.parameters(), self.optimizer, self.schedule)
+
+    def threshold(self) -> float | None:
+        """Return the similarity that best separates matching from foreign training pairs, or None before any step."""
+        matching, foreign = (recent[~recent.isnan()] for recent in self.recent_similarity)
+        return best_threshold(matching, foreign) if len(matching) else None
+
+    def load_weights(self, path: str) -> None:
+        """Start from another run's SyncNet. Raises: MissingWeights, WrongWeights."""
+        self.syncnet.load_state_dict(network_weights(path, "syncnet"))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        leave_out_frozen(checkpoint, (), self.clip)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        put_back_frozen(checkpoint, self, (), self.clip)
+
+    def _remember(self, matching_B: Tensor, foreign_B: Tensor) -> None:
+        new = torch.stack([matching_B, foreign_B]).to(self.recent_similarity)
+        self.recent_similarity = torch.cat([self.recent_similarity, new], dim=1)[:, -RECENT_PAIRS:]
+
+    def _computed(self, metric: CatMetric) -> Tensor:
+        values = torch.as_tensor(metric.compute()).float()
+        metric.reset()
+        return values
+
+    def _log_histograms(self, matching: Tensor, foreign: Tensor) -> None:
+        for logger in self.loggers:
+            if hasattr(logger, "log_table"):  # wandb's logger; csv cannot hold a distribution
+                rows = [[float(value), kind] for values, kind in ((matching, "matching"), (foreign, "foreign")) for value in values]
+                logger.log_table("val/similarities", columns=["similarity", "pair"], data=rows)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _labels(matching: Tensor, foreign: Tensor) -> Tensor:
+    return torch.cat([torch.ones_like(matching), torch.zeros_like(foreign)]).long()

@@ -1,0 +1,49 @@
+"""Weights of a former run, as the start of a new one: `init_from`."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lipsync_lightning.errors import MissingWeights, WrongWeights
+
+CHECKPOINTS = "checkpoints"  # folder of a run that holds its checkpoints
+
+
+def newest_checkpoint(run_dir: Path) -> Path | None:
+    """Return the checkpoint with the highest step in a run's folder, or None."""
+    found = sorted((run_dir / CHECKPOINTS).glob("step_*.ckpt"))
+    return found[-1] if found else None
+
+
+def network_weights(path: str, network: str) -> dict[str, Tensor]:
+    """Return the state dict of one network, by its own names.
+
+    Args:
+        path: a checkpoint file, a run's folder, an export folder, or a folder that holds this network alone.
+        network: the network's attribute in its module, and its subfolder in an export, such as `unet`.
+    Raises: MissingWeights, if there is nothing of the kind at `path`; WrongWeights, if it cannot be read.
+    """
+    folder = Path(path)
+    checkpoint = folder if folder.is_file() else newest_checkpoint(folder)
+    if checkpoint is not None:
+        return _from_checkpoint(checkpoint, network)
+    for candidate in (folder / network, folder):
+        files = sorted(candidate.glob("*.safetensors"))
+        if files:
+            return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    raise MissingWeights(f"{path}: no checkpoint, no export and no {network} there; give a run's folder, a .ckpt file or an export folder")
+
+
+def _from_checkpoint(path: Path, network: str) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, TypeError) as error:
+        raise WrongWeights(f"{path} is not a checkpoint of a training run: {str(error).splitlines()[0]}") from error
+    prefix = f"{network}."
+    weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    if not weights:
+        raise WrongWeights(f"{path} holds no {network}; it has {sorted({name.split('.')[0] for name in state})}")
+    return weights

@@ -1,0 +1,197 @@
+"""Video and speech to video: the face of the video says the speech."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+from einops import rearrange, repeat
+from torch import Tensor
+from tqdm import tqdm
+
+from lipsync_lightning import diffusion
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.errors import MissingWeights, NoFace, WouldOverwrite, WrongWeights
+from lipsync_lightning.media.audio import read_audio
+from lipsync_lightning.media.faces import FacePoints, align, paste_back
+from lipsync_lightning.media.masks import keep_mask, latent_keep_mask
+from lipsync_lightning.media.mux import MuxedVideoWriter
+from lipsync_lightning.media.video import probe, read_frames
+from lipsync_lightning.models.unet import LipSyncUNet
+from lipsync_lightning.pipeline.windows import PlacedFrame, placed_frames, windows
+
+
+@dataclass(frozen=True)
+class LipSyncResult:
+    """What was written."""
+
+    path: Path
+    num_frames: int
+    num_synced: int  # frames with a face; the others were passed through
+    sound_seconds: float
+
+
+class LipSyncPipeline(DiffusionPipeline):
+    """Streams a video through the U-Net in windows of `clip.num_frames`; memory does not grow with its length.
+
+    `LipSyncPipeline.from_pretrained(folder)` loads an export, `save_pretrained(folder)` writes one.
+    """
+
+    def __init__(
+        self,
+        unet: LipSyncUNet,
+        autoencoder: Any,
+        audio_encoder: Any,
+        scheduler: DDIMScheduler,
+        clip: dict[str, int],
+        num_inference_steps: int,
+        guidance_scale: float,
+    ) -> None:
+        """Args:
+        autoencoder: a `models.autoencoder.Autoencoder`.
+        audio_encoder: a `models.audio_encoder.AudioEncoder`.
+        clip: a `ClipSpec` as a dict, so that it is stored in `model_index.json`.
+        num_inference_steps, guidance_scale: what a call uses unless told otherwise.
+        Raises: WrongWeights, if the U-Net's channels do not fit the autoencoder's; ClipMismatch, if `clip` is no ClipSpec.
+        """
+        super().__init__()
+        self.register_modules(unet=unet, autoencoder=autoencoder, audio_encoder=audio_encoder, scheduler=scheduler)
+        self.register_to_config(clip=clip, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+        self.clip = ClipSpec.from_dict(clip, "the export's model_index.json")
+        expected = 3 * autoencoder.latent_channels + 1
+        if unet.config["in_channels"] != expected:
+            raise WrongWeights(f"the U-Net takes {unet.config['in_channels']} channels, this autoencoder makes {expected}; export both from one run")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        *,
+        video: Path | str,
+        audio: Path | str,
+        out: Path | str,
+        faces: FacePoints,
+        seed: int = 0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> LipSyncResult:
+        """Write `video`, saying `audio`, to `out` (mp4), and return what was written.
+
+        The result has the video's size, frame rate and frame count, and all of the sound, its samples untouched.
+        Frames without a face pass through. Where the sound ends early the mouth speaks silence.
+        Raises: BadMedia, MissingAudio for the inputs; NoFace, if no frame has one; WouldOverwrite, if `out` is an input.
+        """
+        refuse_to_overwrite_inputs(Path(out), [Path(video), Path(audio)])
+        info = probe(video)
+        waveform = read_audio(audio, self.clip.sample_rate_hz)
+        sound_seconds = len(waveform) / self.clip.sample_rate_hz
+        warn_of_other_length(info.duration_s, sound_seconds)
+        fps = float(info.fps)
+        # One window more than the container promises; the stream of frames decides where to stop.
+        at_most = ceil(info.duration_s * fps) + self.clip.num_frames
+        tokens = self.audio_encoder.token_windows(torch.from_numpy(waveform), at_most, fps, self.clip.num_frames)
+        placed = placed_frames(read_frames(video, fps=fps), faces.for_video(Path(video)), self.clip.resolution)
+        noise = self._one_frame_of_noise(seed)
+        steps = num_inference_steps or self.config["num_inference_steps"]
+        scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
+        num_frames = num_synced = 0
+        bar = tqdm(total=at_most - self.clip.num_frames, desc=Path(out).name, unit="frame")
+        with bar, MuxedVideoWriter(out, width=info.width, height=info.height, fps=fps, sound=audio) as writer:
+            for window, audio_TAD in zip(windows(placed, self.clip.num_frames), tokens, strict=False):
+                for frame in self._speak(window, audio_TAD, noise, steps, scale):
+                    writer.write(frame)
+                num_frames += len(window)
+                num_synced += sum(placed.matrix is not None for placed in window)
+                bar.update(len(window))
+            if num_synced == 0:
+                raise NoFace(f"{video}: no face on any of {num_frames} frames, nothing was written; give a video that shows a face")
+        return LipSyncResult(Path(out), num_frames, num_synced, sound_seconds)
+
+    @torch.no_grad()
+    def generate(self, frames: Tensor, audio: Tensor, noise: Tensor, num_inference_steps: int, guidance_scale: float) -> Tensor:
+        """Return aligned faces that say the audio; what the mask keeps is the input's.
+
+        Args:
+            frames: (T, 3, H, W) in [-1, 1], aligned faces, also their own reference, as published.
+            audio: (T, A, D) tokens.
+            noise: (1, 1, C, h, w), the same for every frame of the clip, as published.
+        Returns: (T, 3, H, W) in [-1, 1].
+        """
+        keep_HW = keep_mask(self.clip.resolution).to(frames)
+        masked, reference = (
+            rearrange(self.autoencoder.encode(pictures), "t c h w -> 1 t c h w") for pictures in (frames * keep_HW, frames)
+        )
+        mask = rearrange(latent_keep_mask(keep_HW, self.autoencoder.downscale), "h w -> 1 1 h w")
+        audio_BTAD = rearrange(audio, "t a d -> 1 t a d")
+        branches = [audio_BTAD] if guidance_scale <= 1 else [torch.zeros_like(audio_BTAD), audio_BTAD]
+
+        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+            unet_input = diffusion.unet_input(latents, mask, masked, reference)
+            repeated = repeat(unet_input, "1 c t h w -> k c t h w", k=len(branches))
+            prediction = self.unet(repeated, timestep.expand(len(branches)), torch.cat(branches))
+            predictions = rearrange(prediction, "k c t h w -> k 1 t c h w")
+            return predictions[0] if len(branches) == 1 else diffusion.guide(predictions[0], predictions[1], guidance_scale)
+
+        start = repeat(noise, "1 1 c h w -> 1 t c h w", t=len(frames))
+        latents = diffusion.sample(predict, start, self.scheduler, num_inference_steps)
+        generated = self.autoencoder.decode(latents[0]).clamp(-1, 1)
+        return frames * keep_HW + generated * (1 - keep_HW)
+
+    def _one_frame_of_noise(self, seed: int) -> Tensor:
+        side = self.clip.resolution // self.autoencoder.downscale
+        generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device gets the same
+        noise = torch.randn((1, 1, self.autoencoder.latent_channels, side, side), generator=generator)
+        return noise.to(self.unet.device, self.unet.dtype)
+
+    def _speak(self, window: Sequence[PlacedFrame], audio: Tensor, noise: Tensor, steps: int, scale: float) -> Iterator[np.ndarray]:
+        """Yield the window's frames with new mouths; frames without a face as they are."""
+        shown = [index for index, placed in enumerate(window) if placed.matrix is not None]
+        if not shown:
+            yield from (placed.frame for placed in window)
+            return
+        # A short window is filled up with its last face, because the U-Net has seen clips of one length only.
+        filled = shown + [shown[-1]] * (self.clip.num_frames - len(shown))
+        aligned = np.stack([align(window[i].frame, _matrix(window[i]), self.clip.resolution) for i in filled])
+        frames_TCHW = rearrange(torch.from_numpy(aligned), "t h w c -> t c h w").to(noise) / 127.5 - 1
+        faces_TCHW = self.generate(frames_TCHW, audio[torch.tensor(filled)].to(noise), noise, steps, scale)
+        faces_THWC = rearrange((faces_TCHW.float() * 127.5 + 127.5).round().byte(), "t c h w -> t h w c").cpu().numpy()
+        new_face = dict(zip(shown, faces_THWC, strict=False))
+        for index, placed in enumerate(window):
+            yield paste_back(placed.frame, new_face[index], _matrix(placed)) if index in new_face else placed.frame
+
+
+def load_pipeline(folder: str) -> LipSyncPipeline:
+    """Return the pipeline of an export folder.
+
+    Raises: MissingWeights, if there is none; WrongWeights, if it cannot be loaded.
+    """
+    if not (Path(folder) / "model_index.json").is_file():
+        raise MissingWeights(f"no export at {folder} (no model_index.json there); make one: python -m lipsync_lightning.export run=<run> out={folder}")
+    try:
+        return LipSyncPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise WrongWeights(f"{folder} is not a whole export: {str(error).splitlines()[0]}; export the run again") from error
+
+
+def refuse_to_overwrite_inputs(out: Path, inputs: Sequence[Path]) -> None:
+    """Raises: WouldOverwrite, if `out` is one of the inputs."""
+    for path in inputs:
+        if out.resolve() == path.resolve():
+            raise WouldOverwrite(f"out={out} is also an input; choose another name")
+
+
+def warn_of_other_length(video_seconds: float, sound_seconds: float, tolerance_seconds: float = 0.1) -> None:
+    """Warn where picture and sound do not end together."""
+    if sound_seconds > video_seconds + tolerance_seconds:
+        warnings.warn(f"the sound lasts {sound_seconds:.2f} s, the picture {video_seconds:.2f} s: the end is heard but not seen", stacklevel=2)
+    elif sound_seconds < video_seconds - tolerance_seconds:
+        warnings.warn(f"the sound lasts {sound_seconds:.2f} s, the picture {video_seconds:.2f} s: the end is shown silent", stacklevel=2)
+
+
+def _matrix(placed: PlacedFrame) -> np.ndarray:
+    assert placed.matrix is not None
+    return placed.matrix

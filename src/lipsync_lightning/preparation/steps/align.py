@@ -1,0 +1,51 @@
+"""Second step: follow the face and cut stretches in which it is always there."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lipsync_lightning.media.faces import Aligner, align
+
+PointsOfFrame = Callable[[np.ndarray], np.ndarray | None]
+
+
+@dataclass
+class Stretch:
+    """Consecutive frames of one face, aligned."""
+
+    first_frame: int
+    faces: list[np.ndarray] = field(default_factory=list)  # (resolution, resolution, 3), uint8
+
+    def split(self, num_frames: int) -> tuple["Stretch", "Stretch"]:
+        return (
+            Stretch(self.first_frame, self.faces[:num_frames]),
+            Stretch(self.first_frame + num_frames, self.faces[num_frames:]),
+        )
+
+
+def aligned_stretches(frames: Iterable[np.ndarray], points_of: PointsOfFrame, resolution: int, longest: int, shortest: int) -> Iterator[Stretch]:
+    """Yield stretches of at most `longest` frames, in order; a stretch ends where the face is lost.
+
+    Holds at most `longest + shortest` aligned faces. Every yielded part of a face's stay that lasts at least
+    `shortest` frames has at least `shortest` frames, provided `longest >= 2 * shortest`; shorter stays are yielded as they are.
+    """
+    stretch, aligner = Stretch(0), Aligner(resolution=resolution)
+    for index, frame in enumerate(frames):
+        points = points_of(frame)
+        if points is None:
+            yield from _parts(stretch, longest)
+            stretch, aligner = Stretch(index + 1), Aligner(resolution=resolution)
+            continue
+        stretch.faces.append(align(frame, aligner.matrix(points), resolution))
+        if len(stretch.faces) == longest + shortest:
+            done, stretch = stretch.split(longest)
+            yield done
+    yield from _parts(stretch, longest)
+
+
+def _parts(stretch: Stretch, longest: int) -> Iterator[Stretch]:
+    if len(stretch.faces) > longest:
+        yield from stretch.split((len(stretch.faces) + 1) // 2)
+    elif stretch.faces:
+        yield stretch

@@ -1,0 +1,29 @@
+"""`python -m lipsync_lightning.synthesize out=<folder>`: draw a corpus of raw talking-face videos."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from lipsync_lightning.entry import entry_point
+from lipsync_lightning.synthetic.corpus import write_corpus
+
+
+@entry_point("synthesize")
+def main(config: DictConfig) -> None:
+    first_person = 0
+    for split, num_people in config.people.items():
+        write_corpus(
+            out=Path(config.out) / str(split),
+            num_people=num_people,
+            first_person=first_person,
+            clips_per_person=config.clips_per_person,
+            seconds=config.seconds,
+            seed=config.seed,
+            leak=config.leak,
+            num_workers=config.num_workers,
+        )
+        first_person += num_people
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Writes a folder of made-up people talking, as ordinary video files with what is true about them beside each."""
+
+import json
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lipsync_lightning.errors import WouldOverwrite
+from lipsync_lightning.synthetic.face import alignment_points, draw_face
+from lipsync_lightning.synthetic.identity import Identity
+from lipsync_lightning.synthetic.motion import blinks, head_motion
+from lipsync_lightning.synthetic.speech import Speaker, Utterance, speak
+
+SAMPLE_RATE_HZ = 16000
+_LOOKS, _VOICE, _WORDS, _MOTION, _BLINKS = 1, 2, 3, 4, 5  # independent streams of random numbers; never 0, which a seed is padded with
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPlan:
+    """All that decides one clip. Clips of one person share looks and voice, not words."""
+
+    seed: int
+    person: int
+    clip: int
+    seconds: float
+    leak: float
+    fps: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        return f"person_{self.person:03d}_clip_{self.clip}"
+
+    def stream(self, purpose: int, *, per_clip: bool) -> list[int]:
+        return [self.seed, self.person, self.clip if per_clip else 0, purpose]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TalkingClip:
+    """One clip as drawn and spoken, before any encoder."""
+
+    frames: NDArray[np.uint8]  # (T, size, size, 3), RGB
+    utterance: Utterance
+    points: NDArray[np.float64]  # (T, 3, 2): left brow, right brow, nose, as x, y in pixels
+    identity: Identity
+    speaker: Speaker
+
+
+def make_clip(plan: ClipPlan) -> TalkingClip:
+    """Return the clip of a plan; the same plan gives the same pixels and samples."""
+    identity = Identity.from_seed(plan.stream(_LOOKS, per_clip=False))
+    speaker = Speaker.from_seed(plan.stream(_VOICE, per_clip=False))
+    utterance = speak(speaker, plan.seconds, plan.stream(_WORDS, per_clip=True), plan.fps, SAMPLE_RATE_HZ)
+    num_frames = len(utterance.opening)
+    poses = head_motion(num_frames, plan.fps, plan.stream(_MOTION, per_clip=True))
+    lids = blinks(num_frames, plan.fps, plan.stream(_BLINKS, per_clip=True))
+    frames = [
+        draw_face(identity=identity, pose=pose, opening=float(o), width=float(w), blink=float(lid), leak=plan.leak, size=plan.size)
+        for pose, o, w, lid in zip(poses, utterance.opening, utterance.width, lids, strict=True)
+    ]
+    points = np.stack([alignment_points(identity, pose, plan.size) for pose in poses])
+    return TalkingClip(frames=np.stack(frames), utterance=utterance, points=points, identity=identity, speaker=speaker)
+
+
+def write_corpus(
+    *,
+    out: Path,
+    num_people: int,
+    clips_per_person: int,
+    seconds: float,
+    seed: int,
+    leak: float,
+    num_workers: int = 2,
+    fps: int = 25,
+    size: int = 208,
+    first_person: int = 0,
+) -> list[Path]:
+    """Return the paths of `num_people * clips_per_person` videos with sound, each with a JSON file of the same name.
+
+    The JSON holds `opening` and `width` (T each), `points` (T, 3, 2: left brow, right brow, nose; x, y in pixels), the plan and the looks
+    and voice. A clip that is already whole is left as it is, so an interrupted call is finished by repeating it.
+
+    Args:
+        seed: with a person's number decides that person, whatever `num_people` and `num_workers` are.
+        leak: how much of the mouth shows outside the region to be generated, see `draw_face`.
+        size: height and width in pixels, even.
+        num_workers: processes that draw and encode; 1 = this one alone.
+        first_person: number of the first person, so that a test set can hold people no training set has.
+    Raises: WouldOverwrite, if a clip of the same name was made with other settings.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    plans = [
+        ClipPlan(seed=seed, person=person, clip=clip, seconds=seconds, leak=leak, fps=fps, size=size)
+        for person in range(first_person, first_person + num_people)
+        for clip in range(clips_per_person)
+    ]
+    missing = [plan for plan in plans if not _is_whole(out, plan)]
+    for _ in tqdm(_written(out, missing, num_workers), total=len(missing), desc="talking faces", disable=not missing):
+        pass
+    return [out / f"{plan.name}.mp4" for plan in plans]
+
+
+def _written(out: Path, plans: list[ClipPlan], num_workers: int) -> Iterator[None]:
+    write = partial(_write_clip, out)
+    if num_workers <= 1 or len(plans) <= 1:
+        yield from map(write, plans)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(num_workers, len(plans)), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield from pool.imap_unordered(write, plans)
+
+
+def _is_whole(out: Path, plan: ClipPlan) -> bool:
+    """Return whether the clip is there. The video is renamed into place last, so where it is, its JSON is too.
+
+    Raises: WouldOverwrite, if it is there but was made by another plan.
+    """
+    video, facts = out / f"{plan.name}.mp4", out / f"{plan.name}.json"
+    if not (video.exists() and facts.exists()):
+        return False
+    wanted = asdict(plan)
+    stored = json.loads(facts.read_text())
+    differing = [key for key, value in wanted.items() if stored.get(key) != value]
+    if differing:
+        listing = ", ".join(f"{key} {stored.get(key)} instead of {wanted[key]}" for key in differing)
+        raise WouldOverwrite(f"{video} was made with {listing}; choose another folder, or delete this one first")
+    return True
+
+
+def _write_clip(out: Path, plan: ClipPlan) -> None:
+    clip = make_clip(plan)
+    facts: dict[str, Any] = {
+        **asdict(plan),
+        "opening": np.round(clip.utterance.opening, 4).astype(float).tolist(),
+        "width": np.round(clip.utterance.width, 4).astype(float).tolist(),
+        "points": np.round(clip.points, 3).tolist(),
+        "identity": asdict(clip.identity),
+        "speaker": asdict(clip.speaker),
+    }
+    unfinished_facts = out / f".{plan.name}.json.part"
+    unfinished_facts.write_text(json.dumps(facts))
+    unfinished_facts.replace(out / f"{plan.name}.json")
+    unfinished_video = out / f".{plan.name}.part.mp4"
+    _encode(unfinished_video, clip.frames, clip.utterance.waveform, plan.fps)
+    unfinished_video.replace(out / f"{plan.name}.mp4")
+
+
+def _encode(path: Path, frames: NDArray[np.uint8], waveform: NDArray[np.float32], fps: int) -> None:
+    """Write H.264 and AAC, in step: the container's edit list takes the sound encoder's lead-in out again."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "18"})
+        video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        video.codec_context.thread_count = 1
+        sound = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
+        sound.bit_rate = 96000
+        for picture in frames:
+            container.mux(video.encode(VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode())
+        samples = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
+        samples.sample_rate = SAMPLE_RATE_HZ
+        samples.pts = 0
+        container.mux(sound.encode(samples))
+        container.mux(sound.encode())

@@ -1,0 +1,51 @@
+"""`python -m lipsync_lightning.train +experiment=stage2`: train a module."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from lightning import seed_everything
+from omegaconf import DictConfig
+
+from lipsync_lightning.entry import build, entry_point
+from lipsync_lightning.errors import BadConfig, WouldOverwrite
+from lipsync_lightning.modules.weights import newest_checkpoint
+
+
+def checkpoint_to_resume(ckpt_path: str | None, run_dir: Path) -> Path | None:
+    """Return the checkpoint a run continues from, or None for a new run.
+
+    Raises:
+        BadConfig: `ckpt_path` is neither `last` nor a file.
+        WouldOverwrite: a new run would write among the checkpoints of a former one.
+    """
+    newest = newest_checkpoint(run_dir)
+    if ckpt_path == "last":
+        return newest
+    if ckpt_path is not None:
+        if not Path(ckpt_path).is_file():
+            raise BadConfig(f"ckpt_path={ckpt_path} is not a file; give a checkpoint of this run, or ckpt_path=last")
+        return Path(ckpt_path)
+    if newest is not None:
+        raise WouldOverwrite(f"{run_dir} already holds a run ({newest.name}); continue it with ckpt_path=last, or choose another run_dir=")
+    return None
+
+
+@entry_point("train")
+def main(config: DictConfig) -> None:
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    checkpoint = checkpoint_to_resume(config.ckpt_path, run_dir)
+    seed_everything(config.seed, workers=True, verbose=False)
+    data = build(config.data)
+    data.require_shards()  # before weights are loaded and GPUs are taken
+    module = build(config.module)
+    if config.init_from is not None and checkpoint is None:
+        module.load_weights(config.init_from)
+    callbacks, loggers = build(config.callbacks), build(config.logger)
+    trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise SystemExit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lipsync_lightning.media.masks import keep_mask, latent_keep_mask
+
+ORACLE = np.load(Path(__file__).parents[1] / "fixtures" / "mask_oracle.npz")
+
+
+def test_the_mask_at_256_is_the_released_one() -> None:
+    released = np.unpackbits(ORACLE["mask_256"]).reshape(256, 256)
+    assert (keep_mask(256).numpy() == released).all()
+
+
+def test_the_latent_mask_at_512_is_the_released_one() -> None:
+    channel = latent_keep_mask(keep_mask(512), 8)
+    assert np.abs(channel.numpy() - ORACLE["channel_64"] / 255).max() < 1e-6
+
+
+def test_the_mouth_is_generated_and_brows_nose_and_border_are_kept() -> None:
+    mask = keep_mask(256)
+    assert mask[165, 128] == 0
+    assert (mask[:95] == 1).all()
+    assert mask[110, 128] == 1
+    assert (mask[:, 0] == 1).all()
+    assert 1 - mask.mean().item() == pytest.approx(0.407, abs=5e-4)
+
+
+@pytest.mark.parametrize("resolution", [64, 128, 512])
+def test_other_sizes_cover_the_same_part_of_the_face(resolution: int) -> None:
+    mask = keep_mask(resolution)
+    assert mask.shape == (resolution, resolution)
+    assert mask.dtype == torch.float32
+    assert 0 <= mask.min() <= mask.max() <= 1
+    assert 1 - mask.mean().item() == pytest.approx(0.407, abs=2e-3)
+
+
+def test_the_latent_mask_takes_values_and_does_not_average() -> None:
+    mask = torch.zeros(16, 16)
+    mask[8:, :] = 1
+    mask[1, 1] = 1
+    assert latent_keep_mask(mask, 8).tolist() == [[0, 0], [1, 1]]

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.errors import BadConfig, ClipTooShort
+from lipsync_lightning.media.mel import log_mel, mel_window
+
+ORACLE = np.load(Path(__file__).parents[1] / "fixtures" / "mel_oracle.npz")
+CLIP = ClipSpec(num_frames=16, fps=25, resolution=256, sample_rate_hz=16000, mel_hz=80, num_mels=80)
+
+
+def waveform(part: str) -> Tensor:
+    return torch.from_numpy(ORACLE[part].astype(np.float32) / 32768)
+
+
+def test_log_mel_matches_the_reference_from_the_first_column_on() -> None:
+    mel = log_mel(waveform("head"))
+    assert np.abs(mel[:, :30].numpy() - ORACLE["head_mel"]).max() < 2e-4
+
+
+def test_log_mel_matches_the_reference_up_to_the_last_column() -> None:
+    mel = log_mel(waveform("tail"))
+    assert mel.shape == (80, 1 + 6400 // 200)
+    assert np.abs(mel[:, -30:].numpy() - ORACLE["tail_mel"]).max() < 2e-4
+
+
+def test_silence_is_the_lowest_value() -> None:
+    assert (log_mel(torch.zeros(3200)) == -4).all()
+
+
+@pytest.mark.parametrize(("sample_rate_hz", "mel_hz", "num_mels"), [(16000, 100, 40), (8000, 80, 20), (48000, 80, 80)])
+def test_other_rates_keep_one_column_per_hop_and_put_a_tone_in_the_same_place(sample_rate_hz: int, mel_hz: int, num_mels: int) -> None:
+    seconds = torch.arange(sample_rate_hz) / sample_rate_hz
+    low, high = (
+        log_mel(0.5 * torch.sin(2 * torch.pi * hz * seconds), sample_rate_hz=sample_rate_hz, mel_hz=mel_hz, num_mels=num_mels)
+        for hz in (300, 3000)
+    )
+    assert low.shape == (num_mels, 1 + mel_hz)
+    assert low[:, mel_hz // 2].argmax() < num_mels // 4 < num_mels // 2 < high[:, mel_hz // 2].argmax()
+
+
+def test_a_rate_that_does_not_fall_on_whole_samples_is_refused() -> None:
+    with pytest.raises(BadConfig, match="80 columns per second at 11025 Hz"):
+        log_mel(torch.zeros(100), sample_rate_hz=11025)
+
+
+def test_stereo_is_refused() -> None:
+    with pytest.raises(ValueError, match="mono"):
+        log_mel(torch.zeros(2, 100))
+
+
+@pytest.mark.parametrize(("first_frame", "first_column"), [(0, 0), (1, 3), (5, 16), (17, 54)])
+def test_a_window_starts_at_the_clips_first_frame(first_frame: int, first_column: int) -> None:
+    mel = torch.arange(120.0).expand(80, -1)
+    window = mel_window(mel, first_frame, CLIP)
+    assert window.shape == (1, 80, 52)
+    assert window[0, 0, 0] == first_column
+
+
+def test_the_last_whole_window_is_returned_and_the_next_refused() -> None:
+    mel = torch.zeros(80, CLIP.mel_start(5) + 52)
+    assert mel_window(mel, 5, CLIP).shape == (1, 80, 52)
+    with pytest.raises(ClipTooShort, match="columns 16 to 68, the sound has 67"):
+        mel_window(mel[:, :-1], 5, CLIP)
+    with pytest.raises(ClipTooShort, match="columns 19 to 71, the sound has 68"):
+        mel_window(mel, 6, CLIP)

@@ -1,0 +1,199 @@
+import wave
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from av.container import OutputContainer
+
+from lipsync_lightning.errors import BadMedia, MissingAudio
+from lipsync_lightning.media.audio import read_audio
+from lipsync_lightning.media.mux import MuxedVideoWriter
+from lipsync_lightning.media.video import VideoWriter, probe, read_frames
+
+
+def write_muxed(path: Path, sound: Path | None, num_frames: int = 20) -> Path:
+    with MuxedVideoWriter(path, width=32, height=32, fps=25, sound=sound) as writer:
+        for number in range(num_frames):
+            writer.write(np.full((32, 32, 3), 3 * number % 256, np.uint8))
+    return path
+
+
+def noise(seconds: float, sample_rate_hz: int, num_channels: int = 2) -> np.ndarray:
+    """(N, channels) 16-bit noise with one full-scale click at 0.3 s."""
+    levels = np.random.default_rng(0).integers(-2000, 2000, (round(seconds * sample_rate_hz), num_channels)).astype(np.int16)
+    levels[round(0.3 * sample_rate_hz) :][:24] = 32767
+    return levels
+
+
+def write_wav(path: Path, levels: np.ndarray, sample_rate_hz: int, bytes_per_sample: int = 2) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(levels.shape[1])
+        file.setsampwidth(bytes_per_sample)
+        file.setframerate(sample_rate_hz)
+        file.writeframes(np.ascontiguousarray(levels.astype("<i4")).view(np.uint8).reshape(-1, 4)[:, :bytes_per_sample].tobytes())
+    return path
+
+
+def write_compressed(path: Path, codec: str, seconds: float = 0.8) -> Path:
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=48000)
+        stream.codec_context.layout, stream.codec_context.time_base = "stereo", Fraction(1, 48000)
+        encode_sound(container, stream, seconds)
+    return path
+
+
+def encode_sound(container: OutputContainer, stream: Any, seconds: float) -> None:
+    frame = av.AudioFrame.from_ndarray(noise(seconds, 48000).reshape(1, -1), format="s16", layout="stereo")
+    frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
+    size = stream.codec_context.frame_size or 1024
+    resampler = av.AudioResampler(format=stream.codec_context.format, layout="stereo", rate=48000, frame_size=size)
+    for part in [*resampler.resample(frame), *resampler.resample(None)]:
+        container.mux(stream.encode(part))
+    container.mux(stream.encode(None))
+
+
+def sound_of(path: Path) -> tuple[str, int, list[bytes], np.ndarray]:
+    """Codec, sample rate, compressed packets and decoded samples (N, channels) of a file's sound."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        name, rate, num_channels = (
+            stream.codec_context.codec.canonical_name,
+            stream.codec_context.sample_rate,
+            stream.codec_context.channels,
+        )
+        packets = [bytes(packet) for packet in container.demux(stream) if packet.size]
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    planar = frames[0].shape[0] == num_channels and num_channels > 1
+    return name, rate, packets, np.concatenate([frame.T if planar else frame.reshape(-1, num_channels) for frame in frames])
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.m4a", "aac"), ("a.mp3", "libmp3lame"), ("b.m4a", "alac"), ("a.flac", "flac"), ("a.mp4", "ac3"), ("a.ogg", "libopus")],
+)
+def test_compressed_sound_is_copied_packet_by_packet_and_stays_in_place(tmp_path, name, codec):
+    sound = write_compressed(tmp_path / name, codec)
+    muxed = write_muxed(tmp_path / "out.mp4", sound)
+    assert sound_of(muxed)[:3] == sound_of(sound)[:3]
+    waveform, original = read_audio(muxed), read_audio(sound)
+    assert int(np.argmax(waveform)) == pytest.approx(int(np.argmax(original)), abs=1)
+    inner = slice(0, min(len(waveform), len(original)) - 50)
+    np.testing.assert_allclose(waveform[inner], original[inner], atol=1e-3)
+
+
+@pytest.mark.parametrize("sample_rate_hz", [16000, 44100, 96000])
+@pytest.mark.parametrize("num_channels", [1, 2])
+def test_wav_samples_survive_to_the_bit(tmp_path, sample_rate_hz, num_channels):
+    levels = noise(0.8, sample_rate_hz, num_channels)
+    sound = write_wav(tmp_path / "träger ton.wav", levels, sample_rate_hz)
+    name, rate, _, samples = sound_of(write_muxed(tmp_path / "out put.mp4", sound))
+    assert (name, rate) == ("flac", sample_rate_hz)
+    np.testing.assert_array_equal(samples, levels)
+
+
+def test_24_bit_wav_samples_survive_to_the_bit(tmp_path):
+    levels = np.random.default_rng(0).integers(-(2**23), 2**23, (20000, 2))
+    sound = write_wav(tmp_path / "a.wav", levels, 48000, bytes_per_sample=3)
+    samples = sound_of(write_muxed(tmp_path / "out.mp4", sound))[3]
+    np.testing.assert_array_equal(samples >> 8, levels)
+
+
+def test_32_bit_wav_keeps_its_upper_24_bits(tmp_path):
+    levels = np.random.default_rng(0).integers(-(2**31), 2**31, (20000, 1))
+    sound = write_wav(tmp_path / "a.wav", levels, 48000, bytes_per_sample=4)
+    samples = sound_of(write_muxed(tmp_path / "out.mp4", sound))[3]
+    np.testing.assert_array_equal(samples >> 8, levels >> 8)
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.8, 3.0])
+@pytest.mark.parametrize("name", ["a.wav", "a.m4a"])
+def test_picture_and_sound_are_both_kept_whole_whichever_is_longer(tmp_path, name, seconds):
+    sound = tmp_path / name
+    if name == "a.wav":
+        write_wav(sound, noise(seconds, 16000), 16000)
+    else:
+        write_compressed(sound, "aac", seconds)
+    muxed = write_muxed(tmp_path / "out.mp4", sound)
+    assert len(list(read_frames(muxed))) == 20
+    assert len(sound_of(muxed)[3]) == len(sound_of(sound)[3])
+    assert probe(muxed).has_audio
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "aac"])
+def test_sound_starts_with_the_picture_of_the_file_it_comes_from(tmp_path, codec):
+    late = tmp_path / "late.mkv"
+    with av.open(str(late), "w") as container:
+        picture = container.add_stream("libx264", rate=25)
+        picture.codec_context.width = picture.codec_context.height = 32
+        sound: Any = container.add_stream(codec, rate=48000)
+        sound.codec_context.layout, sound.codec_context.time_base = "stereo", Fraction(1, 48000)
+        for number in range(5, 10):
+            image = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            image.pts, image.time_base = number, Fraction(1, 25)
+            container.mux(picture.encode(image))
+        container.mux(picture.encode(None))
+        encode_sound(container, sound, 0.8)
+    waveform = read_audio(write_muxed(tmp_path / "out.mp4", late))
+    assert int(np.argmax(waveform)) == pytest.approx((0.3 - 0.2) * 16000, abs=20)
+    assert int(np.argmax(waveform)) == pytest.approx(int(np.argmax(read_audio(late))), abs=20)
+
+
+def test_packets_of_picture_and_sound_lie_interleaved(tmp_path):
+    muxed = write_muxed(tmp_path / "out.mp4", write_wav(tmp_path / "a.wav", noise(30, 16000), 16000), num_frames=750)
+    with av.open(str(muxed)) as container:
+        times = [(packet.pos, packet.stream.type, (packet.dts or 0) * packet.time_base) for packet in container.demux() if packet.size]
+    latest = {"video": Fraction(0), "audio": Fraction(0)}
+    for _, kind, time_s in sorted(times):
+        latest[kind] = time_s
+        assert abs(latest["video"] - latest["audio"]) < 4
+
+
+def test_no_sound_writes_the_picture_alone(tmp_path):
+    assert not probe(write_muxed(tmp_path / "out.mp4", None)).has_audio
+
+
+def test_a_file_without_sound_is_missing_audio_and_leaves_nothing(tmp_path):
+    with VideoWriter(tmp_path / "silent.mp4", width=32, height=32, fps=25) as writer:
+        writer.write(np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(MissingAudio, match="silent"):
+        write_muxed(tmp_path / "out.mp4", tmp_path / "silent.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["silent.mp4"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a sound\n" * 50])
+def test_unreadable_sound_is_bad_media_and_keeps_the_former_file(tmp_path, content):
+    out = write_muxed(tmp_path / "out.mp4", None)
+    former = out.read_bytes()
+    if content is not None:
+        (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(BadMedia, match=r"a\.wav"):
+        write_muxed(out, tmp_path / "a.wav")
+    assert out.read_bytes() == former
+    assert not list(tmp_path.glob("*.part"))
+
+
+def write_two_sizes(path: Path, sound: Path) -> None:
+    with MuxedVideoWriter(path, width=32, height=32, fps=25, sound=sound) as writer:
+        for size in (32, 16):
+            writer.write(np.zeros((size, size, 3), np.uint8))
+
+
+def test_an_exception_while_writing_keeps_the_former_file(tmp_path):
+    sound = write_wav(tmp_path / "a.wav", noise(1, 16000), 16000)
+    out = write_muxed(tmp_path / "out.mp4", sound)
+    former = out.read_bytes()
+    with pytest.raises(ValueError, match="expected"):
+        write_two_sizes(out, sound)
+    assert out.read_bytes() == former
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_no_frames_write_nothing(tmp_path):
+    sound = write_wav(tmp_path / "a.wav", noise(1, 16000), 16000)
+    with pytest.raises(BadMedia, match="no frame to write"):
+        write_muxed(tmp_path / "out.mp4", sound, num_frames=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]

@@ -1,0 +1,255 @@
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from lipsync_lightning.errors import BadMedia, ClipTooShort
+from lipsync_lightning.media.video import (
+    VideoWriter,
+    count_frames,
+    decode_window,
+    decode_windows,
+    encode_clip,
+    probe,
+    read_frames,
+)
+
+
+def numbered_frame(number: int, width: int = 64, height: int = 48) -> np.ndarray:
+    """Grey level 3 * number everywhere, so that any frame can be told from its neighbours after compression."""
+    return np.full((height, width, 3), 3 * number, np.uint8)
+
+
+def numbers_of(frames) -> list[int]:
+    return [round(float(frame.mean()) / 3) for frame in frames]
+
+
+def write_numbered(path: Path, num_frames: int = 30, fps: float = 25, **sizes) -> Path:
+    with VideoWriter(path, width=sizes.get("width", 64), height=sizes.get("height", 48), fps=fps, gop=10) as writer:
+        for number in range(num_frames):
+            writer.write(numbered_frame(number, **sizes))
+    return path
+
+
+def write_timed(path: Path, times_ms: list[int], rotation: int | None = None, hflip: bool = False, picture=None) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "10", "bf": "0"})
+        stream.codec_context.width, stream.codec_context.height = 64, 48
+        stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation is not None:
+            stream.set_display_rotation(rotation, hflip=hflip)
+        for number, time_ms in enumerate(times_ms):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number) if picture is None else picture, format="rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def quadrants() -> np.ndarray:
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32] = (220, 40, 40)
+    picture[:24, 32:] = (40, 220, 40)
+    picture[24:, :32] = (40, 40, 220)
+    picture[24:, 32:] = (200, 200, 200)
+    return picture
+
+
+def test_frames_come_back_in_order_from_a_path_with_spaces_and_accents(tmp_path):
+    path = write_numbered(tmp_path / "ein schönes vidéo: 日本 %d.mp4")
+    assert numbers_of(read_frames(path)) == list(range(30))
+
+
+def test_probe_states_size_rate_and_length(tmp_path):
+    info = probe(write_numbered(tmp_path / "a.mp4", fps=30000 / 1001))
+    assert (info.width, info.height, info.fps, info.has_audio) == (64, 48, Fraction(30000, 1001), False)
+    assert info.duration_s == pytest.approx(30 * 1001 / 30000)
+
+
+def test_probe_measures_the_length_that_a_streamed_file_does_not_state(tmp_path):
+    path = tmp_path / "raw.h264"
+    write_timed(path, [40 * k for k in range(20)])
+    assert probe(path).duration_s == pytest.approx(0.8)
+
+
+def test_reading_at_the_files_own_rate_gives_exactly_its_own_frames(tmp_path):
+    assert numbers_of(read_frames(write_numbered(tmp_path / "a.mp4"), fps=25)) == list(range(30))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+@pytest.mark.parametrize("source_fps", [24, 30, 30000 / 1001, 50])
+def test_resampling_shows_the_latest_frame_that_has_begun(tmp_path, name, source_fps):
+    times_ms = [round(1000 * k / source_fps) for k in range(48)]
+    shown = numbers_of(read_frames(write_timed(tmp_path / name, times_ms), fps=25))
+    clock_ms = 1 if name == "a.mkv" else 1 / 16
+    assert shown == [sum(time_ms <= 40 * k + clock_ms for time_ms in times_ms) - 1 for k in range(len(shown))]
+    assert len(shown) == pytest.approx(48 * 25 / source_fps, abs=1)
+
+
+def test_a_variable_rate_that_starts_late_is_held_on_the_grid(tmp_path):
+    path = write_timed(tmp_path / "a.mkv", [5000, 5040, 5200, 5210, 5240])
+    assert numbers_of(read_frames(path, fps=25))[:7] == [0, 1, 1, 1, 1, 2, 4]
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, -90])
+@pytest.mark.parametrize("hflip", [False, True])
+def test_rotation_metadata_is_applied(tmp_path, rotation, hflip):
+    path = write_timed(tmp_path / "a.mp4", [0, 40], rotation=rotation, hflip=hflip, picture=quadrants())
+    turned = np.rot90(quadrants(), rotation // 90)
+    expected = turned[:, ::-1] if hflip else turned
+    frame = next(read_frames(path))
+    assert frame.shape == expected.shape == (probe(path).height, probe(path).width, 3)
+    height, width = expected.shape[:2]
+    centres = (slice(height // 4, None, height // 2), slice(width // 4, None, width // 2))
+    assert np.abs(frame[centres].astype(int) - expected[centres]).max() < 12
+
+
+@pytest.mark.parametrize("colour", [(200, 60, 40), (40, 180, 60), (30, 60, 210), (224, 172, 140), (0, 0, 0), (255, 255, 255)])
+def test_a_flat_colour_survives_writing_and_reading(tmp_path, colour):
+    frame = np.full((64, 64, 3), colour, np.uint8)
+    with VideoWriter(tmp_path / "a.mp4", width=64, height=64, fps=25) as writer:
+        writer.write(frame)
+    read = next(read_frames(tmp_path / "a.mp4"))
+    assert np.abs(read.astype(int) - frame).max() <= 3
+    assert np.abs(read.mean((0, 1)) - colour).max() <= 2
+
+
+def test_a_full_range_source_is_read_as_its_tags_say(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
+        stream.codec_context.width, stream.codec_context.height = 64, 48
+        stream.codec_context.color_range = 2
+        frame = av.VideoFrame(64, 48, "yuv420p")
+        for plane, level in zip(frame.planes, (235, 128, 128), strict=True):
+            plane.update(bytes([level]) * plane.buffer_size)
+        frame.color_range = 2
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    assert next(read_frames(tmp_path / "a.mp4")).mean() == pytest.approx(235, abs=2)
+
+
+def test_the_file_is_tagged_bt709_and_limited_range(tmp_path):
+    with av.open(str(write_numbered(tmp_path / "a.mp4", 2))) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
+
+
+def test_odd_sizes_are_kept(tmp_path):
+    path = write_numbered(tmp_path / "a.mp4", 3, width=63, height=47)
+    assert next(read_frames(path)).shape == (47, 63, 3)
+    assert decode_window(encode_clip((numbered_frame(k, 63, 47) for k in range(3)), fps=25), 1, 1).shape == (1, 47, 63, 3)
+
+
+def write_two_sizes(path: Path) -> None:
+    with VideoWriter(path, width=64, height=48, fps=25) as writer:
+        for width in (64, 32):
+            writer.write(numbered_frame(1, width))
+
+
+def test_an_exception_leaves_the_former_file_and_no_part(tmp_path):
+    path = write_numbered(tmp_path / "a.mp4", 3)
+    former = path.read_bytes()
+    with pytest.raises(ValueError, match="expected"):
+        write_two_sizes(path)
+    assert path.read_bytes() == former
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_without_frames_leaves_nothing(tmp_path):
+    with pytest.raises(BadMedia, match="no frame to write"), VideoWriter(tmp_path / "a.mp4", width=64, height=48, fps=25):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"this is no video\n" * 50])
+def test_missing_empty_and_text_files_are_bad_media_with_the_name(tmp_path, content):
+    path = tmp_path / "a b.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadMedia, match=r"a b\.mp4"):
+        probe(path)
+    with pytest.raises(BadMedia, match=r"a b\.mp4"):
+        next(read_frames(path))
+
+
+def test_sound_without_picture_is_bad_media(tmp_path):
+    with av.open(str(tmp_path / "a.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 3200), np.int16), format="s16", layout="stereo")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+    with pytest.raises(BadMedia, match="no moving picture"):
+        probe(tmp_path / "a.wav")
+
+
+def test_a_truncated_file_yields_its_whole_frames_and_then_says_how_many(tmp_path):
+    noise = np.random.default_rng(0)
+    path = tmp_path / "a.mp4"
+    with VideoWriter(path, width=64, height=48, fps=25, gop=5) as writer:
+        for _ in range(40):
+            writer.write(noise.integers(0, 255, (48, 64, 3), np.uint8))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadMedia, match="truncated"):
+        probe(path)
+    frames = []
+    with pytest.raises(BadMedia, match=r"breaks off after \d+ frames") as caught:
+        read_frames_into(frames, path)
+    assert 10 < len(frames) < 35
+    assert f"after {len(frames)} frames" in str(caught.value)
+
+
+def read_frames_into(frames: list[np.ndarray], path: Path) -> None:
+    for frame in read_frames(path):
+        frames.append(frame)
+
+
+def test_an_index_cut_off_is_bad_media(tmp_path):
+    path = write_timed(tmp_path / "a.mp4", [40 * k for k in range(30)])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadMedia, match=r"a\.mp4"):
+        probe(path)
+
+
+def moving_clip(num_frames: int = 40) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
+    picture = np.kron(noise, np.ones((4, 4, 1), np.uint8))
+    return encode_clip((np.roll(picture, 2 * k, axis=1) for k in range(num_frames)), fps=25)
+
+
+def test_every_window_equals_sequential_decoding():
+    clip = moving_clip()
+    whole = decode_window(clip, 0, 40)
+    assert not np.array_equal(whole[0], whole[1])
+    for start, window in enumerate(decode_windows(clip, range(36), 5)):
+        np.testing.assert_array_equal(window, whole[start : start + 5])
+
+
+def test_a_clip_has_a_key_frame_every_twelve_and_no_b_frames():
+    clip = moving_clip()
+    with av.open(BytesIO(clip), "r") as container:
+        frames = list(container.decode(video=0))
+    assert [index for index, frame in enumerate(frames) if frame.key_frame] == [0, 12, 24, 36]
+    assert {frame.pict_type for frame in frames} == {1, 2}
+
+
+def test_a_clip_states_its_frames():
+    assert count_frames(moving_clip(17)) == 17
+
+
+@pytest.mark.parametrize(("first_frame", "num_frames"), [(36, 5), (-1, 5), (40, 1), (0, 41)])
+def test_a_window_that_leaves_the_clip_is_refused(first_frame, num_frames):
+    with pytest.raises(ClipTooShort, match="of a clip of 40"):
+        decode_window(moving_clip(), first_frame, num_frames)
+
+
+@pytest.mark.parametrize("damage", [lambda clip: b"", lambda clip: b"x" * 500, lambda clip: clip[: len(clip) // 2]])
+def test_a_damaged_clip_is_bad_media(damage):
+    with pytest.raises(BadMedia, match="write its shard again"):
+        decode_window(damage(moving_clip()), 0, 5)
+
+
+def test_no_frames_make_no_clip():
+    with pytest.raises(ClipTooShort):
+        encode_clip([], fps=25)

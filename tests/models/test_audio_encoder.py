@@ -1,0 +1,198 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from einops import rearrange
+from safetensors.torch import load_file
+from torch.nn import functional as F
+from transformers import WhisperFeatureExtractor
+
+from lipsync_lightning.errors import WrongWeights
+from lipsync_lightning.media.mel import log_mel
+from lipsync_lightning.models.audio_encoder import (
+    LOG_MEL_MEAN,
+    LOG_MEL_STD,
+    ChunkedAudioEncoder,
+    LogMelAudioEncoder,
+    WhisperAudioEncoder,
+    whisper_log_mel,
+)
+from oracle import fill_state_dict
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+RATE = 16000
+DIMS = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": 16, "n_audio_head": 2, "n_audio_layer": 2}
+# The rows of Whisper's 150 states of three seconds that a frame hears.
+ROWS = {
+    0: [0, 0, 0, 0, 0, 1, 2, 3, 4, 5],
+    1: [0, 0, 0, 1, 2, 3, 4, 5, 6, 7],
+    5: [6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
+    73: [142, 143, 144, 145, 146, 147, 148, 149, 149, 149],
+    74: [144, 145, 146, 147, 148, 149, 149, 149, 149, 149],
+}
+SHORT_WORDS = (("positional_embedding", "embed_positions.weight"), ("blocks.", "layers."), ("attn_ln", "self_attn_layer_norm"))
+SHORT_WORDS += (("attn.query", "self_attn.q_proj"), ("attn.key", "self_attn.k_proj"), ("attn.value", "self_attn.v_proj"))
+SHORT_WORDS += (("attn.out", "self_attn.out_proj"), ("mlp_ln", "final_layer_norm"), ("mlp.0", "fc1"), ("mlp.2", "fc2"))
+SHORT_WORDS += (("ln_post", "layer_norm"),)
+
+
+def openai_weights(num_context: int = 1500) -> dict[str, torch.Tensor]:
+    """The made-up weights of the reference run, under OpenAI's names."""
+    weights = WhisperAudioEncoder(**{**DIMS, "n_audio_ctx": num_context}).encoder.state_dict()
+    named = {}
+    for name, weight in weights.items():
+        for theirs, ours in SHORT_WORDS:
+            if name.startswith(ours) or f".{ours}" in name:
+                name = name.replace(ours, theirs)
+        named[f"encoder.{name}"] = weight
+    return fill_state_dict(named)
+
+
+def whisper(num_context: int = 1500) -> WhisperAudioEncoder:
+    return WhisperAudioEncoder.from_openai(openai_weights(num_context), {**DIMS, "n_audio_ctx": num_context})
+
+
+def log_mel_encoder() -> LogMelAudioEncoder:
+    return LogMelAudioEncoder(num_tokens=8, columns_per_token=2, sample_rate_hz=RATE, mel_hz=80, num_mels=80)
+
+
+def speechlike(seconds: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    times = torch.arange(int(seconds * RATE)) / RATE
+    tone = torch.sin(2 * torch.pi * (150 + 40 * torch.sin(3 * times)) * times) * torch.sin(2 * times).square()
+    return 0.3 * tone + 0.02 * torch.randn(len(times), generator=generator)
+
+
+ENCODERS = [pytest.param(lambda: whisper(50), id="whisper"), pytest.param(log_mel_encoder, id="log_mel")]
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, torch.Tensor]:
+    return load_file(FIXTURES / "whisper.safetensors")
+
+
+def test_whisper_tokens_are_the_reference_states_around_each_frame(reference):
+    tokens = whisper().tokens(reference["wav_int16"].float() / 32768, num_frames=75)
+    assert tokens.shape == (75, 30, 16)
+    for frame, rows in ROWS.items():
+        expected = rearrange(reference["features"][rows], "rows layers d -> (rows layers) d")
+        torch.testing.assert_close(tokens[frame], expected, rtol=0, atol=2e-5)
+
+
+def test_whisper_log_mel_is_that_of_transformers_without_its_padding():
+    waveform, network = speechlike(3.0), whisper(50)
+    extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=3)
+    expected = torch.from_numpy(extractor(waveform.numpy(), sampling_rate=RATE, return_tensors="np")["input_features"][0])
+    ours = whisper_log_mel(waveform, network.mel_filters, columns_per_step=77)
+    assert ours.shape == (80, 300)
+    # The last columns differ: transformers sees the zeros it pads with where OpenAI's code reflects the sound.
+    torch.testing.assert_close(ours[:, :298], expected[:, :298], rtol=0, atol=1e-4)
+
+
+def test_whisper_reads_sixty_five_seconds_in_windows_of_thirty():
+    waveform, network = speechlike(65.0), whisper()
+    mel = whisper_log_mel(waveform, network.mel_filters)
+    encoder, pieces = network.encoder, []
+    with torch.no_grad():
+        for window, num_rows in zip(F.pad(mel, (0, 2500)).split(3000, dim=1), (1500, 1500, 250), strict=True):
+            hidden = F.gelu(encoder.conv2(F.gelu(encoder.conv1(window[None]))))
+            states = [rearrange(hidden, "1 d l -> 1 l d") + encoder.embed_positions.weight]
+            for layer in encoder.layers:
+                states.append(layer(states[-1], None))
+            pieces.append(rearrange(states, "layers 1 l d -> l layers d")[:num_rows])
+    expected = torch.cat(pieces)
+    tokens = rearrange(network.tokens(waveform, num_frames=1625), "t (rows layers) d -> t rows layers d", rows=10)
+    assert len(expected) == 3250
+    for frame in (0, 748, 749, 750, 751, 1499, 1500, 1501, 1624):
+        rows = (torch.arange(10) + 2 * frame - 4).clamp(0, 3249)
+        torch.testing.assert_close(tokens[frame], expected[rows], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("build", ENCODERS)
+@pytest.mark.parametrize("window", [1, 7, 80])
+def test_token_windows_put_together_are_exactly_the_tokens(build: Callable[[], ChunkedAudioEncoder], window: int):
+    encoder, waveform = build(), speechlike(3.4)
+    windows = list(encoder.token_windows(waveform, 85, 25.0, window))
+    assert [len(piece) for piece in windows[:-1]] == [window] * (len(windows) - 1)
+    assert torch.equal(torch.cat(windows), encoder.tokens(waveform, 85))
+
+
+def test_a_chunk_of_whisper_is_computed_once_and_only_when_a_frame_needs_it(monkeypatch):
+    encoder, computed = whisper(50), []
+    original = encoder.layer_states
+    monkeypatch.setattr(encoder, "layer_states", lambda mel: computed.append(1) or original(mel))
+    windows = encoder.token_windows(speechlike(5.0), 125, 25.0, 5)
+    next(windows)
+    assert len(computed) == 1
+    list(windows)
+    assert len(computed) == 5
+
+
+@pytest.mark.parametrize("build", ENCODERS)
+def test_sound_shorter_than_the_video_is_followed_by_silence(build: Callable[[], ChunkedAudioEncoder]):
+    encoder, waveform = build(), speechlike(1.0)
+    silent = torch.cat([waveform, torch.zeros(RATE)])
+    assert torch.equal(encoder.tokens(waveform, 50), encoder.tokens(silent, 50))
+
+
+@pytest.mark.parametrize("build", ENCODERS)
+def test_tokens_of_a_frame_do_not_depend_on_how_many_frames_are_asked_for(build: Callable[[], ChunkedAudioEncoder]):
+    encoder, waveform = build(), speechlike(2.0)
+    torch.testing.assert_close(encoder.tokens(waveform, 20), encoder.tokens(waveform, 50)[:20], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("build", ENCODERS)
+def test_a_saved_encoder_loads_with_the_same_tokens(tmp_path, build: Callable[[], ChunkedAudioEncoder]):
+    encoder, waveform = build(), speechlike(1.0)
+    encoder.save_pretrained(tmp_path)
+    loaded = type(encoder).from_pretrained(tmp_path)
+    assert loaded.dtype == torch.float32
+    assert torch.equal(loaded.tokens(waveform, 25), encoder.tokens(waveform, 25))
+
+
+def test_weights_that_are_not_whispers_are_refused_by_name():
+    weights = openai_weights(50)
+    weights["encoder.blocks.0.surprise"] = weights.pop("encoder.blocks.1.mlp.0.bias")
+    with pytest.raises(WrongWeights, match=r"(?s)layers\.1\.fc1\.bias.*surprise"):
+        WhisperAudioEncoder.from_openai(weights, {**DIMS, "n_audio_ctx": 50})
+
+
+def test_whispers_decoder_is_left_out():
+    weights = {**openai_weights(50), "decoder.token_embedding.weight": torch.zeros(64, 16)}
+    assert WhisperAudioEncoder.from_openai(weights, {**DIMS, "n_audio_ctx": 50}).num_parameters() > 0
+
+
+def test_log_mel_tokens_are_the_sixteen_columns_centred_on_the_frame():
+    waveform = speechlike(2.0)
+    token = log_mel_encoder().tokens(waveform, 50)[20]
+    middle = (20 + 0.5) * 80 / 25
+    mel = log_mel(waveform, sample_rate_hz=RATE, mel_hz=80, num_mels=80)
+    columns = rearrange(token, "a (k m) -> m (a k)", k=2) * LOG_MEL_STD + LOG_MEL_MEAN
+    first = round(middle - 7.5)
+    torch.testing.assert_close(columns, mel[:, first : first + 16], rtol=0, atol=1e-4)
+
+
+def test_log_mel_tokens_of_silence_are_the_lowest_value_everywhere():
+    tokens = log_mel_encoder().tokens(torch.zeros(100), 30)
+    assert tokens.shape == (30, 8, 160)
+    torch.testing.assert_close(tokens, torch.full_like(tokens, (-4 - LOG_MEL_MEAN) / LOG_MEL_STD))
+
+
+def test_log_mel_of_a_long_sound_has_no_seam_between_chunks():
+    waveform = speechlike(31.0)
+    tokens = log_mel_encoder().tokens(waveform, 775)
+    mel = log_mel(waveform, sample_rate_hz=RATE, mel_hz=80, num_mels=80)
+    for frame in range(735, 765):
+        columns = rearrange(tokens[frame], "a (k m) -> m (a k)", k=2) * LOG_MEL_STD + LOG_MEL_MEAN
+        first = int((frame + 0.5) * 3.2 - 7.0 + 1e-6)
+        torch.testing.assert_close(columns, mel[:, first : first + 16], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("frame", [10, 24])
+def test_the_loudest_log_mel_token_is_heard_in_the_frame_of_the_click(frame: int):
+    waveform = torch.zeros(2 * RATE)
+    waveform[int((frame + 0.5) / 25 * RATE)] = 1.0
+    tokens = log_mel_encoder().tokens(waveform, 50)
+    middle_tokens = tokens[:, 3:5].mean(dim=(1, 2))
+    assert int(middle_tokens.argmax()) == frame

@@ -1,0 +1,149 @@
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from lipsync_lightning.errors import BadConfig, ClipMismatch, MissingWeights
+from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments, StableDiffusionAutoencoder
+
+
+def smooth_frames(num_frames: int = 8, size: int = 32) -> Tensor:
+    """Frames of slow colour waves, as smooth as skin."""
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
+    speed, phase = (torch.rand(2, num_frames, 3, 1, 1, generator=generator) * 6).unbind()
+    return 0.9 * torch.sin(speed * rows + (6 - speed) * columns + phase)
+
+
+def fitted(latent_channels: int, frames: Tensor) -> LinearAutoencoder:
+    moments = PatchMoments(patch=4)
+    for batch in frames.split(3):
+        moments.update(batch)
+    autoencoder = LinearAutoencoder(patch=4, latent_channels=latent_channels)
+    autoencoder.fit_from_moments(moments.count, moments.total, moments.outer)
+    return autoencoder
+
+
+@pytest.fixture
+def stable_diffusion() -> StableDiffusionAutoencoder:
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=4,
+        latent_channels=4,
+    )
+    return StableDiffusionAutoencoder(vae=vae).eval()
+
+
+def test_keeping_every_component_gives_the_frames_back():
+    frames = torch.rand(8, 3, 32, 32) * 2 - 1
+    autoencoder = fitted(48, frames)
+    torch.testing.assert_close(autoencoder(frames), frames, rtol=0, atol=1e-5)
+
+
+def test_twelve_of_forty_eight_components_give_smooth_frames_back_above_thirty_five_decibels():
+    frames = smooth_frames()
+    error = (fitted(12, frames)(frames) - frames).square().mean()
+    assert 10 * torch.log10(4 / error) > 35
+
+
+def test_linear_latents_have_unit_variance_and_no_correlation_over_the_frames_they_were_fitted_on():
+    frames = smooth_frames() + 0.1 * torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    latents = fitted(12, frames).encode(frames).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(latents.mean(dim=1), torch.zeros(12), rtol=0, atol=1e-4)
+    torch.testing.assert_close(torch.cov(latents, correction=0), torch.eye(12), rtol=0, atol=1e-3)
+
+
+def test_moments_do_not_depend_on_how_frames_are_batched():
+    frames, moments = smooth_frames(), PatchMoments(patch=4)
+    moments.update(frames)
+    whole = LinearAutoencoder(patch=4, latent_channels=3)
+    whole.fit_from_moments(moments.count, moments.total, moments.outer)
+    assert moments.count == 8 * 8 * 8
+    torch.testing.assert_close(fitted(3, frames).basis, whole.basis, rtol=0, atol=1e-5)
+
+
+def test_linear_decoding_is_linear():
+    autoencoder = fitted(12, smooth_frames())
+    one, two = torch.randn(2, 1, 12, 8, 8).unbind()
+    middle = (autoencoder.decode(one) + autoencoder.decode(two)) / 2
+    torch.testing.assert_close(autoencoder.decode((one + two) / 2), middle, rtol=0, atol=1e-5)
+
+
+def test_a_linear_autoencoder_without_components_says_so():
+    autoencoder = LinearAutoencoder(patch=4, latent_channels=12)
+    with pytest.raises(MissingWeights, match="fit_from_moments"):
+        autoencoder.encode(smooth_frames())
+    with pytest.raises(MissingWeights, match="fit_from_moments"):
+        autoencoder.decode(torch.zeros(1, 12, 8, 8))
+
+
+def test_a_fitted_linear_autoencoder_is_still_fitted_after_saving(tmp_path):
+    frames = smooth_frames()
+    autoencoder = fitted(12, frames)
+    autoencoder.save_pretrained(tmp_path)
+    loaded = LinearAutoencoder.from_pretrained(tmp_path)
+    assert torch.equal(loaded.encode(frames), autoencoder.encode(frames))
+
+
+def test_more_components_than_values_are_refused():
+    with pytest.raises(BadConfig, match="latent_channels=13"):
+        LinearAutoencoder(patch=2, latent_channels=13)
+
+
+def test_a_constant_channel_does_not_blow_up():
+    frames = torch.zeros(2, 3, 8, 8)
+    frames[:, 0] = smooth_frames(2, 8)[:, 0]
+    latents = fitted(48, frames).encode(frames)
+    assert latents.isfinite().all()
+    assert latents.abs().max() < 10
+
+
+def test_frames_that_patches_do_not_cover_are_refused():
+    autoencoder = fitted(12, smooth_frames())
+    with pytest.raises(ClipMismatch, match="30x32"):
+        autoencoder.encode(torch.zeros(1, 3, 30, 32))
+
+
+def test_stable_diffusion_latents_are_scaled_samples_of_the_posterior(stable_diffusion: StableDiffusionAutoencoder):
+    frames = smooth_frames(2)
+    posterior = stable_diffusion.vae.encode(frames).latent_dist
+    latents = stable_diffusion.encode(frames, torch.Generator().manual_seed(3))
+    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(latents, 0.18215 * (posterior.mean + posterior.std * noise))
+    assert latents.shape == (2, stable_diffusion.latent_channels, 32 // stable_diffusion.downscale, 32 // stable_diffusion.downscale)
+
+
+def test_stable_diffusion_decoding_undoes_the_scale(stable_diffusion: StableDiffusionAutoencoder):
+    latents = torch.randn(2, 4, 4, 4)
+    torch.testing.assert_close(stable_diffusion.decode(0.18215 * latents), stable_diffusion.vae.decode(latents).sample)
+
+
+def test_stable_diffusions_folder_is_that_of_a_plain_vae(tmp_path, stable_diffusion: StableDiffusionAutoencoder):
+    stable_diffusion.save_pretrained(tmp_path)
+    plain, ours = AutoencoderKL.from_pretrained(tmp_path), StableDiffusionAutoencoder.from_pretrained(tmp_path)
+    latents = torch.randn(1, 4, 4, 4)
+    assert torch.equal(plain.decode(latents / ours.scaling_factor).sample, ours.decode(latents))
+    assert torch.equal(ours.decode(latents), stable_diffusion.decode(latents))
+
+
+def test_a_folder_without_a_vae_is_named_in_the_error(tmp_path):
+    with pytest.raises(MissingWeights, match="AutoencoderKL"):
+        StableDiffusionAutoencoder.from_pretrained(tmp_path)
+
+
+def test_checkpointed_decoding_gives_the_same_gradient(stable_diffusion: StableDiffusionAutoencoder):
+    stable_diffusion.requires_grad_(False)
+
+    def gradient() -> Tensor:
+        latents = torch.ones(1, 4, 4, 4, requires_grad=True)
+        stable_diffusion.decode(latents).square().sum().backward()
+        assert latents.grad is not None
+        return latents.grad
+
+    plain = gradient()
+    stable_diffusion.enable_gradient_checkpointing()
+    assert stable_diffusion.vae.decoder.gradient_checkpointing
+    torch.testing.assert_close(gradient(), plain)

@@ -1,0 +1,216 @@
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lipsync_lightning.errors import BadConfig, WrongWeights
+from lipsync_lightning.models.latentsync import load_matching, unet_arguments_from_reference, unet_from_reference, unet_to_reference
+from lipsync_lightning.models.unet import LipSyncUNet
+from oracle import fill_state_dict
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+MOTIONS = ("none", "all", "up")
+LEVELS = 4
+TEMPORAL = "up_blocks.0.motion_modules.0.temporal_transformer"
+POSITIONS = f"{TEMPORAL}.transformer_blocks.0.attention_blocks.{{}}.pos_encoder.pe"
+
+# num entries, num parameters, sha256 of the sorted lines "key shape dtype": the released networks at full size.
+FULL_SIZE = {
+    "none": (686, 849_962_244, "06c3a1af86928160c27d3edadd2644c01ab4839af36d1520ec974f3679d5a32b"),
+    "all": (1246, 1_267_099_844, "28afe0902c5db8f6d57b281fa434d492f7f12483d5444c822353133e2f01abc3"),
+    "up": (1022, 1_100_244_804, "56a97c12cc4e72e0532ff53521e22c1529cbe1ab90f091583ea8c72dcda261bb"),
+}
+
+
+def reference_config(motion: str, full_size: bool = False) -> dict[str, Any]:
+    """The `model` section of the reference's YAML file."""
+    sizes = {"attention_head_dim": 4, "block_out_channels": [32, 32, 64, 64], "cross_attention_dim": 16}
+    sizes |= {"layers_per_block": 1, "norm_num_groups": 8}
+    if full_size:
+        sizes = {"attention_head_dim": 8, "block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 384}
+        sizes |= {"layers_per_block": 2, "norm_num_groups": 32}
+    return {
+        **sizes,
+        "act_fn": "silu",
+        "add_audio_layer": True,
+        "in_channels": 13,
+        "out_channels": 4,
+        "sample_size": 64,
+        "down_block_types": ["CrossAttnDownBlock3D"] * (LEVELS - 1) + ["DownBlock3D"],
+        "up_block_types": ["UpBlock3D"] + ["CrossAttnUpBlock3D"] * (LEVELS - 1),
+        "use_motion_module": motion != "none",
+        "motion_module_resolutions": [1, 2, 4, 8],
+        "motion_module_decoder_only": motion == "up",
+        "motion_module_type": "Vanilla",
+        "motion_module_kwargs": {
+            "num_attention_heads": sizes["attention_head_dim"],
+            "num_transformer_block": 1,
+            "attention_block_types": ["Temporal_Self", "Temporal_Self"],
+            "temporal_position_encoding": True,
+            "temporal_position_encoding_max_len": 24,
+            "temporal_attention_dim_div": 1,
+            "zero_initialize": True,
+        },
+    }
+
+
+@cache
+def reference_weights(motion: str) -> dict[str, Tensor]:
+    """The weights that the reference was run with, under its names."""
+    unet = LipSyncUNet(**unet_arguments_from_reference(reference_config(motion)))
+    return fill_state_dict(unet_to_reference(unet), through_half=True)
+
+
+def reference_unet(motion: str) -> LipSyncUNet:
+    return unet_from_reference(reference_weights(motion), reference_config(motion))
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, Tensor]:
+    return load_file(FIXTURES / "unet_inputs.safetensors")
+
+
+def assert_within(actual: Tensor, expected: Tensor, tolerance: float = 2e-5) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_output_and_gradients_are_the_references(motion, inputs):
+    unet, expected = reference_unet(motion), load_file(FIXTURES / f"unet_{motion}.safetensors")
+    sample = inputs["sample"].clone().requires_grad_()
+    audio = inputs["encoder_hidden_states"].clone().requires_grad_()
+    output = unet(sample, inputs["timestep"], audio)
+    (output * inputs["probe"]).sum().backward()
+    assert sample.grad is not None
+    assert audio.grad is not None
+    assert_within(output[..., ::2, ::2], expected["out"])
+    assert_within(sample.grad[..., ::4, ::4], expected["grad_sample"])
+    assert_within(audio.grad, expected["grad_audio"])
+    norms = {name: parameter.grad.norm() for name, parameter in unet.named_parameters() if parameter.grad is not None}
+    named = unet_to_reference(unet)
+    own_names = {tensor.data_ptr(): name for name, tensor in unet.named_parameters()}
+    parameters = sorted(name for name, tensor in named.items() if tensor.data_ptr() in own_names)
+    actual = torch.stack([norms[own_names[named[name].data_ptr()]] for name in parameters])
+    torch.testing.assert_close(actual, expected["parameter_grad_norms"], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_one_timestep_for_all_and_a_single_frame_give_the_references_output(motion, inputs):
+    unet, expected = reference_unet(motion), load_file(FIXTURES / f"unet_{motion}.safetensors")
+    sample, audio = inputs["sample"], inputs["encoder_hidden_states"]
+    with torch.no_grad():
+        assert_within(unet(sample, 500, audio)[..., ::4, ::4], expected["out_t500"])
+        assert_within(unet(sample[:, :, :1], inputs["timestep"], audio[:, :1])[..., ::2, ::2], expected["out_one_frame"])
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_released_weights_come_back_bit_for_bit_under_their_names(motion):
+    weights = reference_weights(motion)
+    back = unet_to_reference(reference_unet(motion))
+    assert set(back) == set(weights)
+    assert all(torch.equal(back[name], tensor) for name, tensor in weights.items())
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_full_size_names_and_shapes_are_the_released_ones_in_both_directions(motion):
+    num_entries, num_parameters, digest = FULL_SIZE[motion]
+    config = reference_config(motion, full_size=True)
+    with torch.device("meta"):
+        named = unet_to_reference(LipSyncUNet(**unet_arguments_from_reference(config)))
+    lines = sorted(f"{name} {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in named.items())
+    assert len(lines) == num_entries
+    assert sha256("\n".join(lines).encode()).hexdigest() == digest
+    assert sum(parameter.numel() for parameter in unet_from_reference(named, config).parameters()) == num_parameters
+
+
+def test_a_loaded_network_is_in_eval_mode_and_float32_whatever_the_file_holds():
+    halves = {name: tensor.half() for name, tensor in reference_weights("up").items()}
+    unet = unet_from_reference(halves, reference_config("up"))
+    assert not unet.training
+    assert {tensor.dtype for tensor in unet.state_dict().values()} == {torch.float32}
+
+
+def test_what_does_not_fit_is_listed_with_its_number_and_the_dropped_copies_named():
+    weights = dict(reference_weights("up"))
+    weights["conv_in.weight"] = torch.zeros(32, 9, 3, 3)
+    del weights["conv_out.bias"], weights[f"{TEMPORAL}.proj_in.bias"]
+    weights["conv_extra.bias"] = torch.zeros(1)
+    with pytest.raises(WrongWeights) as caught:
+        unet_from_reference(weights, reference_config("up"))
+    message = str(caught.value)
+    assert "2 missing: up_blocks.0.motion_modules.0.proj_in.bias, conv_out.bias" in message
+    assert "1 unexpected: conv_extra.bias" in message
+    assert "1 misshapen: conv_in.weight (32, 9, 3, 3) instead of (32, 13, 3, 3)" in message
+    assert f"8 left out on purpose: {POSITIONS.format(1)}" in message
+
+
+def test_at_most_ten_names_of_a_kind_are_listed():
+    with pytest.raises(WrongWeights) as caught:
+        unet_from_reference({}, reference_config("none"))
+    missing = next(line for line in str(caught.value).splitlines() if " missing: " in line)
+    assert missing.count(".weight") + missing.count(".bias") == 10
+    assert missing.endswith(", ...")
+
+
+def test_weights_with_temporal_modules_are_refused_by_a_configuration_without():
+    with pytest.raises(WrongWeights, match="unexpected"):
+        unet_from_reference(reference_weights("up"), reference_config("none"))
+
+
+def test_a_second_table_of_positions_that_differs_is_not_dropped():
+    weights = dict(reference_weights("up"))
+    weights[POSITIONS.format(1)] = weights[POSITIONS.format(1)] + 1
+    with pytest.raises(WrongWeights, match="differs from the table"):
+        unet_from_reference(weights, reference_config("up"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"act_fn": "gelu"}, "act_fn is 'gelu', must be 'silu'"),
+        ({"only_cross_attention": True}, "only_cross_attention is unknown"),
+        ({"motion_module_resolutions": [1, 2]}, "motion_module_resolutions"),
+        ({"up_block_types": ["CrossAttnUpBlock3D"] * LEVELS}, "mirror"),
+        ({"down_block_types": ["Oddity"] * LEVELS}, "'Oddity'"),
+        ({"motion_module_kwargs": {"num_attention_heads": 4}}, "temporal_position_encoding_max_len is missing"),
+    ],
+)
+def test_a_configuration_no_released_network_has_is_refused(changes, message):
+    with pytest.raises(BadConfig, match=message):
+        unet_arguments_from_reference({**reference_config("all"), **changes})
+
+
+def test_temporal_modules_added_to_stage_one_change_nothing_at_first(inputs):
+    stage_one = reference_unet("none")
+    stage_two = LipSyncUNet(**unet_arguments_from_reference(reference_config("all"))).eval()
+    kept = load_matching(stage_two, stage_one.state_dict())
+    assert kept
+    assert all("motion_modules." in name for name in kept)
+    arguments = inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"]
+    with torch.no_grad():
+        assert torch.equal(stage_two(*arguments), stage_one(*arguments))
+
+
+def test_load_matching_copies_the_weights():
+    stage_one, other = reference_unet("none"), LipSyncUNet(**unet_arguments_from_reference(reference_config("none")))
+    assert load_matching(other, stage_one.state_dict()) == []
+    assert all(torch.equal(tensor, stage_one.state_dict()[name]) for name, tensor in other.state_dict().items())
+    assert other.conv_in.weight.data_ptr() != stage_one.conv_in.weight.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"), [("conv_out.bias", None, "1 missing: conv_out.bias"), ("extra", torch.zeros(1), "1 unexpected: extra")]
+)
+def test_load_matching_refuses_what_it_was_not_told_to_allow_and_loads_nothing(name, tensor, message):
+    weights = reference_unet("none").state_dict()
+    weights = {**weights, name: tensor} if tensor is not None else {key: value for key, value in weights.items() if key != name}
+    unet = LipSyncUNet(**unet_arguments_from_reference(reference_config("up")))
+    before = unet.conv_in.weight.clone()
+    with pytest.raises(WrongWeights, match=message):
+        load_matching(unet, weights)
+    assert torch.equal(unet.conv_in.weight, before)

@@ -1,0 +1,141 @@
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from lipsync_lightning.errors import ClipMismatch
+from lipsync_lightning.models.syncnet import StableSyncNet
+from oracle import fill_state_dict, uniform
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+def encoder(in_channels: int, channels: list[int], factors: list[Any], attn_blocks: list[int], **more: int) -> dict[str, Any]:
+    return {
+        "in_channels": in_channels,
+        "block_out_channels": channels,
+        "downsample_factors": factors,
+        "attn_blocks": attn_blocks,
+        "dropout": 0.0,
+        **more,
+    }
+
+
+MEL_FACTORS = [[2, 1], 2, 2, 1, 2, 2, [2, 3]]
+LIPS_FACTORS = [[1, 2], 2, 2, 2, 2, 2, 2, 2]
+RELEASED = {
+    "16_pixel_attn": (
+        encoder(1, [32, 64, 128, 256, 512, 1024, 2048], MEL_FACTORS, [0, 0, 0, 1, 1, 0, 0]),
+        encoder(48, [64, 128, 256, 256, 512, 1024, 2048, 2048], LIPS_FACTORS, [0, 0, 0, 0, 1, 1, 0, 0]),
+        401_306_080,
+        "10d95c1c31533a77",
+    ),
+    "16_pixel": (
+        encoder(1, [32, 64, 128, 256, 512, 1024, 2048], MEL_FACTORS, [0] * 7),
+        encoder(48, [64, 128, 256, 256, 512, 1024, 2048, 2048], LIPS_FACTORS, [0] * 8),
+        371_766_496,
+        "62c781b47d18f276",
+    ),
+    "16_latent": (
+        encoder(1, [32, 64, 128, 256, 512, 1024], [[2, 1], 2, 2, 2, 2, [2, 3]], [0] * 6),
+        encoder(64, [64, 128, 256, 256, 512, 1024], [2, 2, 2, 1, 2, 2], [0] * 6),
+        65_544_416,
+        "94812703bff543db",
+    ),
+    "25_pixel": (
+        encoder(1, [64, 128, 256, 256, 512, 1024], [2] * 6, [0] * 6),
+        encoder(75, [128, 128, 256, 256, 512, 512, 1024, 1024], LIPS_FACTORS, [0] * 8),
+        103_742_144,
+        "1f36215c2aea5842",
+    ),
+}
+
+
+def demo_syncnet(**more: int) -> StableSyncNet:
+    return StableSyncNet(
+        audio_encoder=encoder(1, [8, 8, 16, 16, 32], [2, 2, 2, 2, [5, 4]], [0, 0, 0, 1, 0], norm_num_groups=4, attention_heads=2, **more),
+        visual_encoder=encoder(48, [8, 8, 16, 16, 32], [2, 2, 2, 2, [2, 4]], [0, 0, 0, 1, 0], norm_num_groups=4, attention_heads=2, **more),
+    )
+
+
+@pytest.fixture
+def clips() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    return torch.rand(4, 48, 32, 64) * 2 - 1, torch.randn(4, 1, 80, 52)
+
+
+def test_embeddings_are_those_of_the_reference_network():
+    stored = load_file(FIXTURES / "stable_syncnet.safetensors")
+    network = StableSyncNet(
+        audio_encoder=encoder(1, [32, 32, 32, 64, 64, 64, 64], MEL_FACTORS, [0, 0, 0, 1, 1, 0, 0]),
+        visual_encoder=encoder(48, [32, 32, 32, 32, 64, 64, 64, 64], LIPS_FACTORS, [0, 0, 0, 0, 1, 1, 0, 0]),
+    ).eval()
+    network.load_state_dict(fill_state_dict(network.state_dict(), through_half=True))
+    frames = torch.from_numpy(uniform("image_sequences", (3, 48, 128, 256))).half().float()
+    with torch.no_grad():
+        vision, audio = network(frames, stored["mel"].float())
+    torch.testing.assert_close(vision, stored["vision_embeds"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(audio, stored["audio_embeds"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_keys_and_shapes_are_those_of_the_released_checkpoints(name: str):
+    audio_encoder, visual_encoder, num_parameters, digest = RELEASED[name]
+    with torch.device("meta"):
+        network = StableSyncNet(audio_encoder=audio_encoder, visual_encoder=visual_encoder)
+    listing = "\n".join(sorted(f"{key} {tuple(weight.shape)}" for key, weight in network.state_dict().items()))
+    assert network.num_parameters() == num_parameters
+    assert sha256(listing.encode()).hexdigest()[:16] == digest
+
+
+def test_similarity_lies_between_zero_and_one_because_embeddings_are_positive_and_of_unit_length(clips):
+    vision, audio = demo_syncnet()(*clips)
+    torch.testing.assert_close(vision.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(audio.norm(dim=1), torch.ones(4))
+    assert vision.min() >= 0
+    assert audio.min() >= 0
+
+
+def test_a_clip_of_another_size_is_refused_with_the_size_it_shrank_to(clips):
+    with pytest.raises(ClipMismatch, match=r"frames .*must shrink to 1x1, became \(2, 1\)"):
+        demo_syncnet().embed_frames(F.pad(clips[0], (0, 0, 0, 32)))
+
+
+def test_a_saved_syncnet_loads_with_the_same_embeddings(tmp_path, clips):
+    network = demo_syncnet().eval()
+    network.save_pretrained(tmp_path)
+    loaded = StableSyncNet.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(*clips)[0], network(*clips)[0], rtol=0, atol=0)
+    torch.testing.assert_close(loaded(*clips)[1], network(*clips)[1], rtol=0, atol=0)
+
+
+def test_a_frozen_syncnet_passes_the_same_gradient_to_the_frames_with_and_without_checkpointing(clips):
+    network = demo_syncnet().eval().requires_grad_(False)
+
+    def gradient() -> torch.Tensor:
+        frames = clips[0].clone().requires_grad_()
+        (network.embed_frames(frames) * network.embed_mel(clips[1])).sum().backward()
+        assert frames.grad is not None
+        return frames.grad
+
+    plain = gradient()
+    network.enable_gradient_checkpointing()
+    torch.testing.assert_close(gradient(), plain)
+    assert (plain != 0).float().mean() > 0.9
+
+
+def test_a_fresh_syncnet_learns_to_tell_four_clips_apart(clips):
+    torch.manual_seed(0)
+    network = demo_syncnet()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    for _ in range(25):
+        vision, audio = network(*clips)
+        loss = F.cross_entropy(10 * vision @ audio.T, torch.arange(4))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.5  # chance is log(4) = 1.39

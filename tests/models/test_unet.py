@@ -1,0 +1,193 @@
+import pytest
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+from torch import Tensor, nn
+
+from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.models.unet import LipSyncUNet, clip_group_norm
+
+TINY = {
+    "in_channels": 5,
+    "out_channels": 2,
+    "block_out_channels": (32, 32),
+    "attention": (False, True),
+    "layers_per_block": 1,
+    "num_attention_heads": 2,
+    "cross_attention_dim": 12,
+    "norm_num_groups": 8,
+    "motion": "all",
+    "motion_num_attention_heads": 2,
+    "motion_max_seq_length": 6,
+}
+
+
+def tiny_unet(**changes: object) -> LipSyncUNet:
+    torch.manual_seed(0)
+    return LipSyncUNet(**{**TINY, **changes})
+
+
+def random_unet(**changes: object) -> LipSyncUNet:
+    """Nothing at zero, so that every part shows in the output."""
+    unet = tiny_unet(**changes).eval()
+    for parameter in unet.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return unet
+
+
+def clip_inputs(num_clips: int = 2, num_frames: int = 3, size: tuple[int, int] = (8, 8)) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    sample = torch.randn(num_clips, 5, num_frames, *size, generator=generator)
+    timestep = torch.arange(num_clips) * 400 + 3
+    return sample, timestep, torch.randn(num_clips, num_frames, 4, 12, generator=generator)
+
+
+def test_an_untrained_network_predicts_zero():
+    assert tiny_unet()(*clip_inputs()).abs().max() == 0
+
+
+def test_a_network_trained_from_scratch_sees_its_input_after_one_step():
+    unet, (sample, timestep, audio) = tiny_unet(), clip_inputs()
+    (unet(sample, timestep, audio) - 1).square().mean().backward()
+    torch.optim.SGD(unet.parameters(), lr=0.1).step()
+    assert not torch.allclose(unet(sample, timestep, audio), unet(-sample, timestep, audio), atol=1e-4)
+
+
+def test_the_output_has_the_shape_of_the_latents():
+    assert random_unet()(*clip_inputs()).shape == (2, 2, 3, 8, 8)
+
+
+def test_latent_sizes_that_do_not_halve_evenly_are_kept():
+    assert random_unet()(*clip_inputs(size=(7, 9))).shape == (2, 2, 3, 7, 9)
+
+
+def test_clips_of_a_batch_do_not_see_each_other():
+    unet, (sample, timestep, audio) = random_unet(), clip_inputs()
+    together = unet(sample, timestep, audio)
+    torch.testing.assert_close(together[1:], unet(sample[1:], timestep[1:], audio[1:]), rtol=1e-5, atol=1e-6)
+
+
+def test_frames_of_a_clip_share_their_norms_without_temporal_modules():
+    unet, (sample, timestep, audio) = random_unet(motion="none"), clip_inputs()
+    changed = sample.clone()
+    changed[:, :, 2] *= 3
+    assert not torch.allclose(unet(sample, timestep, audio)[:, :, 0], unet(changed, timestep, audio)[:, :, 0], atol=1e-4)
+
+
+def test_without_temporal_modules_the_order_of_frames_does_not_matter():
+    unet, (sample, timestep, audio) = random_unet(motion="none"), clip_inputs()
+    reversed_output = unet(sample.flip(2), timestep, audio.flip(1)).flip(2)
+    torch.testing.assert_close(reversed_output, unet(sample, timestep, audio), rtol=1e-5, atol=1e-5)
+
+
+def test_with_temporal_modules_the_order_of_frames_matters():
+    unet, (sample, timestep, audio) = random_unet(), clip_inputs()
+    reversed_output = unet(sample.flip(2), timestep, audio.flip(1)).flip(2)
+    assert not torch.allclose(reversed_output, unet(sample, timestep, audio), atol=1e-4)
+
+
+def test_the_gradient_reaches_the_audio_of_every_frame():
+    sample, timestep, audio = clip_inputs()
+    random_unet(motion="none")(sample, timestep, audio.requires_grad_()).square().sum().backward()
+    assert audio.grad is not None
+    assert audio.grad.abs().amax(dim=(2, 3)).min() > 0
+
+
+def test_a_single_timestep_counts_for_all_clips():
+    unet, (sample, _, audio) = random_unet(), clip_inputs()
+    assert torch.equal(unet(sample, 500, audio), unet(sample, torch.tensor([500, 500]), audio))
+
+
+def test_clip_group_norm_is_group_norm_over_all_frames_of_a_clip():
+    norm = nn.GroupNorm(4, 8)
+    frames = torch.randn(2, 3, 8, 5, 5)
+    expected = norm(frames.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(clip_group_norm(norm, frames.flatten(0, 1), num_clips=2).unflatten(0, (2, 3)), expected)
+
+
+@pytest.mark.parametrize(("motion", "where"), [("none", set()), ("all", {"down_blocks", "up_blocks"}), ("up", {"up_blocks"})])
+def test_motion_says_where_temporal_modules_are(motion, where):
+    names = [name for name, _ in tiny_unet(motion=motion).named_parameters() if "motion_modules." in name]
+    assert {name.split(".")[0] for name in names} == where
+
+
+def test_more_frames_than_positions_are_refused_with_both_numbers():
+    with pytest.raises(BadConfig, match=r"7 frames.* 6 at most"):
+        tiny_unet()(*clip_inputs(num_frames=7))
+
+
+def test_without_temporal_modules_a_clip_may_be_longer():
+    assert tiny_unet(motion="none")(*clip_inputs(num_frames=7)).shape[2] == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention": (True,)}, "2 levels"),
+        ({"motion": "down"}, "'down'"),
+        ({"norm_num_groups": 7}, "norm_num_groups = 7"),
+        ({"num_attention_heads": 5}, "num_attention_heads = 5"),
+        ({"block_out_channels": (32, 48)}, r"motion_norm_num_groups = 32 does not divide the widths \[48\]"),
+    ],
+)
+def test_numbers_that_do_not_fit_together_are_refused(changes, message):
+    with pytest.raises(BadConfig, match=message):
+        tiny_unet(**changes)
+
+
+def test_a_saved_network_comes_back_with_the_same_arguments_and_output(tmp_path):
+    unet = random_unet(motion="up")
+    unet.save_pretrained(tmp_path)
+    loaded = LipSyncUNet.from_pretrained(tmp_path)
+    assert {name: loaded.config[name] for name in TINY} == {
+        **TINY,
+        "motion": "up",
+        "block_out_channels": [32, 32],
+        "attention": [False, True],
+    }
+    assert torch.equal(loaded(*clip_inputs()), unet(*clip_inputs()))
+
+
+def test_a_saved_configuration_holds_this_constructors_arguments_only():
+    public = {name for name in tiny_unet().config if not name.startswith("_")}
+    assert public == {*TINY, "motion_norm_num_groups"}
+
+
+def test_gradient_checkpointing_changes_neither_output_nor_gradients():
+    unet = random_unet().train()
+    expected = unet(*clip_inputs())
+    expected.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in unet.named_parameters()}
+    unet.zero_grad()
+    unet.enable_gradient_checkpointing()
+    output = unet(*clip_inputs())
+    output.square().sum().backward()
+    assert torch.equal(output, expected)
+    for name, parameter in unet.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_gradient_checkpointing_computes_temporal_modules_a_second_time():
+    unet = random_unet().train()
+    unet.enable_gradient_checkpointing()
+    temporal = [m for name, m in unet.named_modules() if "motion_modules." in name and isinstance(m, BasicTransformerBlock)]
+    calls = []
+    for module in temporal:
+        module.register_forward_pre_hook(lambda *_: calls.append(1))
+    output = unet(*clip_inputs())
+    assert len(calls) == len(temporal) > 0
+    output.sum().backward()
+    assert len(calls) == 2 * len(temporal)
+
+
+def test_gradient_checkpointing_keeps_less_than_half_the_memory_for_backward():
+    unet = random_unet().train()
+
+    def kept_bytes() -> int:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor):
+            unet(*clip_inputs(num_frames=6))
+        return sum(sizes)
+
+    everything = kept_bytes()
+    unet.enable_gradient_checkpointing()
+    assert kept_bytes() < everything / 2

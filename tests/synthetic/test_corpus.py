@@ -1,0 +1,81 @@
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from lipsync_lightning.errors import WouldOverwrite
+from lipsync_lightning.synthetic.corpus import ClipPlan, make_clip, write_corpus
+
+
+def plan(**changes) -> ClipPlan:
+    return ClipPlan(**{"seed": 9, "person": 1, "clip": 0, "seconds": 1.0, "leak": 0.0, "fps": 25, "size": 96, **changes})
+
+
+def write(out: Path, **changes) -> list[Path]:
+    settings = {"num_people": 1, "clips_per_person": 2, "seconds": 1.0, "seed": 9, "leak": 0.0, "num_workers": 1, "size": 96}
+    return write_corpus(out=out, **{**settings, **changes})
+
+
+def decoded(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def test_clips_of_one_person_share_looks_and_voice_but_not_words():
+    first, second = make_clip(plan()), make_clip(plan(clip=1))
+    assert first.identity == second.identity
+    assert first.speaker == second.speaker
+    assert not np.array_equal(first.utterance.opening, second.utterance.opening)
+    assert make_clip(plan(person=2)).identity != first.identity
+
+
+def test_same_plan_gives_the_same_pixels():
+    assert np.array_equal(make_clip(plan()).frames, make_clip(plan()).frames)
+
+
+def test_decoded_sound_and_pictures_are_in_step_with_what_was_made(tmp_path):
+    path = write(tmp_path, first_person=1, clips_per_person=1)[0]
+    made = make_clip(plan())
+    pictures = decoded(path)
+    with av.open(str(path)) as container:
+        sound = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])[: len(made.utterance.waveform)]
+    assert path.name == "person_001_clip_0.mp4"
+    assert pictures.shape == made.frames.shape
+    assert np.abs(pictures.astype(int) - made.frames).mean() < 5
+    excerpt = sound[4000:12000]
+    lags = np.correlate(made.utterance.waveform[2000:14000], excerpt, mode="valid")
+    assert np.argmax(lags) == 2000
+
+
+def test_facts_beside_a_video_have_one_entry_per_frame(tmp_path):
+    facts = json.loads(write(tmp_path, clips_per_person=1)[0].with_suffix(".json").read_text())
+    assert len(facts["opening"]) == len(facts["width"]) == 25
+    assert np.shape(facts["points"]) == (25, 3, 2)
+    assert {"fps", "seed", "identity", "leak"} <= set(facts)
+
+
+def test_a_second_call_writes_only_what_is_missing(tmp_path):
+    kept, lost = write(tmp_path)
+    stamp = kept.stat().st_mtime_ns
+    lost.unlink()
+    assert write(tmp_path) == [kept, lost]
+    assert kept.stat().st_mtime_ns == stamp
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    write(tmp_path, clips_per_person=1)
+    with pytest.raises(WouldOverwrite, match=r"leak 0\.0 instead of 0\.5"):
+        write(tmp_path, clips_per_person=1, leak=0.5)
+
+
+def test_clips_do_not_depend_on_how_many_people_or_workers_there_are(tmp_path):
+    alone = write(tmp_path / "alone", num_people=1, first_person=1, seconds=0.4)
+    together = write(tmp_path / "together", num_people=2, seconds=0.4, num_workers=2)
+    for path in alone:
+        facts = path.with_suffix(".json")
+        assert facts.read_bytes() == (tmp_path / "together" / facts.name).read_bytes()
+        assert np.abs(decoded(path).astype(int) - decoded(tmp_path / "together" / path.name)).mean() < 2
+    assert len(together) == 4

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from lipsync_lightning.synthetic.face import alignment_points, draw_face
+from lipsync_lightning.synthetic.identity import Identity
+from lipsync_lightning.synthetic.motion import Pose, blinks, head_motion
+
+POSES = head_motion(200, 25, 11)[::50]
+
+
+def test_same_arguments_give_the_same_pixels():
+    first, second = (
+        draw_face(identity=Identity.from_seed([4, 2]), pose=head_motion(9, 25, 3)[5], opening=0.6, width=0.3, blink=0.5, leak=0.5)
+        for _ in range(2)
+    )
+    assert first.shape == (208, 208, 3)
+    assert first.dtype == np.uint8
+    assert np.array_equal(first, second)
+
+
+def test_forty_people_look_clearly_different():
+    pictures = [draw_face(identity=Identity.from_seed([1, i]), pose=Pose(), opening=0, width=0.5, size=64) for i in range(40)]
+    for i, first in enumerate(pictures):
+        for second in pictures[i + 1 :]:
+            assert np.abs(first.astype(int) - second).mean() > 8
+
+
+def test_aligning_brings_every_face_back_to_where_it_was_laid_out(similarity):
+    pose = Pose(x=0.03, y=-0.02, roll_degrees=5, scale=1.04)
+    turn = np.deg2rad(5)
+    scale = 208 / 392 * 1.04
+    laid_out_to_picture = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    for i in range(40):
+        fitted = similarity(alignment_points(Identity.from_seed([2, i]), pose))
+        assert fitted[:, :2] @ laid_out_to_picture == pytest.approx(np.eye(2), abs=1e-9)
+        assert fitted @ (208 * 0.53, 208 * 0.48, 1) == pytest.approx((105, 122), abs=1e-6)
+
+
+def test_size_scales_points():
+    identity, pose = Identity.from_seed(5), POSES[1]
+    assert alignment_points(identity, pose, 416) == pytest.approx(2 * alignment_points(identity, pose, 208))
+
+
+@pytest.mark.parametrize("person", range(16))
+def test_without_leak_nothing_outside_the_mouth_region_depends_on_the_opening(person: int, align, kept):
+    identity = Identity.from_seed([3, person])
+    for pose in POSES:
+        points = alignment_points(identity, pose)
+        shut, wide = (align(draw_face(identity=identity, pose=pose, opening=o, width=w), points, 256) for o, w in ((0, 0), (1, 1)))
+        changed = (shut != wide).any(-1)
+        assert changed.sum() > 800
+        assert not (changed & kept).any()
+
+
+@pytest.mark.parametrize("person", range(8))
+def test_with_leak_the_kept_region_shows_the_opening(person: int, align, kept):
+    identity, pose = Identity.from_seed([3, person]), POSES[2]
+    points = alignment_points(identity, pose)
+    shut, wide = (align(draw_face(identity=identity, pose=pose, opening=o, width=0.5, leak=1), points, 256) for o in (0, 1))
+    assert ((np.abs(shut.astype(int) - wide).max(-1) > 12) & kept).sum() > 100
+
+
+def test_the_wide_open_mouth_is_dark_around_row_180_of_the_aligned_face(align):
+    for i in range(20):
+        identity, pose = Identity.from_seed([6, i]), POSES[i % 4]
+        aligned = align(draw_face(identity=identity, pose=pose, opening=1, width=0.5), alignment_points(identity, pose), 256)
+        rows, columns = np.nonzero(aligned[130:245, 60:196].max(-1) < 40)
+        assert abs(rows.mean() + 130 - 181) < 7
+        assert abs(columns.mean() + 60 - 128) < 3
+
+
+def test_head_moves_slowly_and_blinks_are_short():
+    poses, lids = head_motion(500, 25, 1), blinks(500, 25, 1)
+    assert np.abs(np.diff([p.roll_degrees for p in poses])).max() < 1
+    assert max(abs(p.roll_degrees) for p in poses) <= 6
+    assert 0.01 < (lids > 0).mean() < 0.15

@@ -1,0 +1,93 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from lipsync_lightning.synthetic.opening import correlation
+from lipsync_lightning.synthetic.speech import Speaker, Utterance, speak
+
+SAMPLES_PER_FRAME = 640
+
+
+@pytest.fixture(scope="module")
+def utterances() -> list[Utterance]:
+    return [speak(Speaker.from_seed(i), 5.0, [i, 7]) for i in range(20)]
+
+
+def frame_energy(utterance: Utterance) -> np.ndarray:
+    return np.sqrt((utterance.waveform.reshape(-1, SAMPLES_PER_FRAME) ** 2).mean(1))
+
+
+def spectral_context(waveform: np.ndarray, reach: int = 4) -> np.ndarray:
+    """Return log energies of 24 bands of each frame and its neighbours, (T, 24 * (2 * reach + 1))."""
+    num_frames = len(waveform) // SAMPLES_PER_FRAME
+    padded = np.pad(waveform, (192, 192))
+    pieces = np.lib.stride_tricks.sliding_window_view(padded, 1024)[::SAMPLES_PER_FRAME][:num_frames]
+    power = np.abs(np.fft.rfft(pieces * np.hanning(1024))) ** 2
+    edges = np.geomspace(4, 510, 25).astype(int)
+    bands = np.stack([power[:, low : max(low + 1, high)].mean(1) for low, high in pairwise(edges)], axis=1)
+    padded_bands = np.pad(np.log(bands + 1e-3), ((reach, reach), (0, 0)), mode="edge")
+    return np.concatenate([padded_bands[i : i + num_frames] for i in range(2 * reach + 1)], axis=1)
+
+
+def test_same_seed_gives_the_same_sound_and_mouth():
+    speaker = Speaker.from_seed(3)
+    first, second, other = (speak(speaker, 1.0, seed) for seed in (5, 5, 6))
+    assert np.array_equal(first.waveform, second.waveform)
+    assert np.array_equal(first.opening, second.opening)
+    assert not np.array_equal(first.opening, other.opening)
+
+
+def test_lengths_and_ranges(utterances: list[Utterance]):
+    for utterance in utterances:
+        assert utterance.waveform.shape == (80000,)
+        assert utterance.waveform.dtype == np.float32
+        assert np.abs(utterance.waveform).max() <= 1
+        for track in (utterance.opening, utterance.width):
+            assert track.shape == (125,)
+            assert track.min() >= 0
+            assert track.max() <= 1
+
+
+def test_speakers_differ_in_pitch():
+    def measured_pitch_hz(seed: int) -> float:
+        wave = speak(Speaker.from_seed(seed), 4.0, 1).waveform
+        echo = np.fft.irfft(np.abs(np.fft.rfft(wave, 2 * len(wave))) ** 2)[:400]
+        return 16000 / (50 + int(np.argmax(echo[50:])))
+
+    speakers = [Speaker.from_seed(i) for i in range(12)]
+    low, high = min(speakers, key=lambda s: s.pitch_hz), max(speakers, key=lambda s: s.pitch_hz)
+    assert high.pitch_hz > 1.5 * low.pitch_hz
+    assert measured_pitch_hz(speakers.index(high)) > 1.3 * measured_pitch_hz(speakers.index(low))
+
+
+def test_the_mouth_is_shut_wherever_it_is_silent(utterances: list[Utterance]):
+    silent = [frame_energy(u) < 0.002 for u in utterances]
+    assert sum(s.sum() for s in silent) > 200
+    assert all((u.opening[s] == 0).all() for u, s in zip(utterances, silent, strict=True))
+
+
+def test_every_utterance_begins_shut_and_shuts_between_syllables(utterances: list[Utterance]):
+    for utterance in utterances:
+        shut = utterance.opening == 0
+        assert shut[0]
+        assert np.sum(np.diff(shut.astype(int)) == 1) >= 3
+
+
+def test_loudness_follows_the_opening(utterances: list[Utterance]):
+    assert all(correlation(frame_energy(u), u.opening) > 0.6 for u in utterances)
+
+
+def test_opening_moves_fast_enough_to_tell_two_frames_of_delay(utterances: list[Utterance]):
+    assert np.mean([correlation(u.opening[3:], u.opening[:-3]) for u in utterances]) < 0.4
+
+
+def test_a_linear_listener_reads_the_opening_of_speakers_it_never_heard(utterances: list[Utterance]):
+    features = [spectral_context(u.waveform) for u in utterances]
+    known = np.concatenate(features[:14])
+    mean, spread = known.mean(0), known.std(0)
+    known = (known - mean) / spread
+    target = np.concatenate([u.opening for u in utterances[:14]])
+    weights = np.linalg.solve(known.T @ known + 30 * np.eye(known.shape[1]), known.T @ (target - target.mean()))
+    for feature, utterance in zip(features[14:], utterances[14:], strict=True):
+        assert correlation((feature - mean) / spread @ weights, utterance.opening) > 0.85
