@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lipsync_lightning.entry import entry_point
+from lipsync_lightning.paths import write_atomically
 
 STEPS_FILE = "steps.json"  # what was done, how long it took, what it needed
 
@@ -58,7 +59,7 @@ def main(config: DictConfig) -> None:
             continue
         done = {}  # what follows rests on this step
         record.append(run_step(name, arguments))
-        (out / STEPS_FILE).write_text(json.dumps(record, indent=1))
+        write_atomically(out / STEPS_FILE, json.dumps(record, indent=1).encode())
     print(f"\n{sum(step['seconds'] for step in record):.0f} s in all; look at {out / 'report' / 'index.html'}")
 
 

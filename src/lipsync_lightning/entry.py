@@ -1,7 +1,6 @@
 """What every entry point shares: Hydra in front, errors as one sentence behind."""
 
 import functools
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lipsync_lightning.errors import LipSyncError
-from lipsync_lightning.paths import CONF_DIR
+from lipsync_lightning.paths import CONF_DIR, weights_dir
 
 OmegaConf.register_new_resolver("where_gpus", lambda with_gpu, without: with_gpu if torch.cuda.is_available() else without, replace=True)
-OmegaConf.register_new_resolver("weights", lambda name: os.path.join(os.environ.get("LIPSYNC_WEIGHTS", "weights"), name), replace=True)
+OmegaConf.register_new_resolver("weights", lambda name: str(weights_dir() / name), replace=True)
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -45,7 +44,8 @@ def one_sentence(error: BaseException) -> str:
     while cause is not None:
         if isinstance(cause, LipSyncError):
             # A data worker's error arrives with the worker's traceback in front of its message.
-            return str(cause).strip().splitlines()[-1].removeprefix(f"{type(cause).__module__}.{type(cause).__name__}: ")
+            message = str(cause).rpartition(f"{type(cause).__module__}.{type(cause).__name__}: ")[2]
+            return " ".join(message.split())
         cause = cause.__cause__
     return " ".join(str(error).split("\n")[:2])
 

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.entry import build, entry_point
-from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite
+from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite, WrongWeights
 from lipsync_lightning.modules.weights import network_weights
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline
 
@@ -22,6 +22,8 @@ def run_config(run: Path) -> DictConfig:
         raise MissingWeights(f"run={run} holds no training run (no {path.relative_to(run)}); give the run_dir of a training")
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
+    if "module" not in config:
+        raise MissingWeights(f"run={run} holds no training run ({path} configures something else); give the run_dir of a training")
     if "unet" not in config.module:
         raise BadConfig(f"run={run} trained no U-Net but {config.module._target_.split('.')[-1]}; its network is saved in the run's folder")
     return config
@@ -31,7 +33,10 @@ def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float) 
     """Return the pipeline with a run's newest U-Net. Raises: as `run_config`, and WrongWeights."""
     config = run_config(run)
     unet = build(config.module.unet)
-    unet.load_state_dict(network_weights(str(run), "unet"))
+    try:
+        unet.load_state_dict(network_weights(str(run), "unet"))
+    except RuntimeError as error:
+        raise WrongWeights(f"run={run}: its weights are not those of the U-Net it configures ({str(error).splitlines()[0]})") from error
     clip: ClipSpec = build(config.clip)
     return LipSyncPipeline(
         unet=unet.eval(),

@@ -4,12 +4,26 @@ import torch
 from omegaconf import DictConfig
 
 from lipsync_lightning.entry import build, entry_point
+from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.pipeline.lipsync import load_pipeline
+
+
+def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+    """Return both by their names. Raises: BadConfig, if there is no such device here, or no such floating-point type."""
+    try:
+        place = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BadConfig(f"device={device} cannot be used here: {str(error).splitlines()[0]}; try device=cpu") from error
+    kind = getattr(torch, dtype, None)
+    if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+        raise BadConfig(f"dtype={dtype} is no floating-point type of torch; give float32, bfloat16 or float16")
+    return place, kind
 
 
 @entry_point("infer")
 def main(config: DictConfig) -> None:
-    pipeline = load_pipeline(config.model).to(config.device, getattr(torch, config.dtype))
+    device, dtype = device_and_dtype(config.device, config.dtype)
+    pipeline = load_pipeline(config.model).to(device, dtype)
     result = pipeline(
         video=config.video,
         audio=config.audio,

@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lipsync_lightning.entry import entry_point
-from lipsync_lightning.reporting.atomic import write_atomically
+from lipsync_lightning.paths import write_atomically
 from lipsync_lightning.reporting.page import render
 from lipsync_lightning.reporting.run_folder import read_run
 

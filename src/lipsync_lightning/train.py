@@ -1,5 +1,7 @@
 """`python -m lipsync_lightning.train +experiment=stage2`: train a module."""
 
+import logging
+import warnings
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -30,13 +32,27 @@ def checkpoint_to_resume(ckpt_path: str | None, run_dir: Path) -> Path | None:
     return None
 
 
+def quieten_lightning() -> None:
+    """Keep Lightning's advertisements, and its doubts about what is meant here, out of the log."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # the YAML says how many
+        ".*Found .* module.* in eval mode at the start of training.*",  # frozen networks are
+        ".*Experiment logs directory .* exists and is not empty.*",  # a resumed run
+        ".*configure_optimizers` returned `None`.*",  # the closed-form fit
+        ".*LeafSpec.* is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
 @entry_point("train")
 def main(config: DictConfig) -> None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     checkpoint = checkpoint_to_resume(config.ckpt_path, run_dir)
+    quieten_lightning()
     seed_everything(config.seed, workers=True, verbose=False)
     data = build(config.data)
-    data.require_shards()  # before weights are loaded and GPUs are taken
+    data.require_shards("train")  # before weights are loaded and GPUs are taken
     module = build(config.module)
     if config.init_from is not None and checkpoint is None:
         module.load_weights(config.init_from)

@@ -33,10 +33,11 @@ class ClipDataModule(LightningDataModule):
         self.shuffle_buffer = shuffle_buffer
         self.first_epoch = 0
 
-    def require_shards(self) -> None:
-        """Raises: MissingShards, BrokenShard or ClipMismatch now, instead of when training has begun."""
-        if not self._split("train"):
-            raise MissingShards(f"{self.shards} holds no training clips; look at {self.shards}/ledger.jsonl for the reasons")
+    def require_shards(self, *splits: str) -> None:
+        """Raises: MissingShards, BrokenShard or ClipMismatch now, instead of when work has begun, for any of `splits`."""
+        for split in splits:
+            if not self._split(split):
+                raise MissingShards(f"{self.shards} holds no {split} clips; {self.shards}/ledger.jsonl says what became of each source")
 
     def train_dataloader(self) -> DataLoader:
         stream = self._stream(self._split("train"), first_epoch=self.first_epoch, num_epochs=None, shuffle_buffer=self.shuffle_buffer)

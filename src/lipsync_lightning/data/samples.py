@@ -38,9 +38,17 @@ class SyncNetSamples:
         self.min_gap_frames = min_gap_frames
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> list[Window]:
-        """Return at most `windows_per_clip` windows: `frames` (T, 3, H, W) uint8, `mel` (1, M, L), `id`, `first_frame`."""
+        """Return at most `windows_per_clip` windows: `frames` (T, 3, H, W) uint8, `mel` (1, M, L), `id`, `first_frame`.
+
+        Raises: ClipTooShort, if there is not one; BrokenShard, if a member is missing.
+        """
         video, mel = _member(sample, "mp4"), clip_mel(sample, self.clip)
-        starts = spread_starts(usable_frames(video, mel, self.clip), self.windows_per_clip, self.min_gap_frames, self.clip, rng)
+        num_frames = usable_frames(video, mel, self.clip)
+        if num_frames < self.clip.num_frames:
+            raise ClipTooShort(
+                f"{sample['__key__']}: {num_frames} frames with sound, {self.clip.num_frames} needed; prepare with longer min_seconds"
+            )
+        starts = spread_starts(num_frames, self.windows_per_clip, self.min_gap_frames, self.clip, rng)
         windows = decode_windows(video, starts, self.clip.num_frames)
         return [
             {
@@ -104,8 +112,9 @@ def clip_mel(sample: Mapping[str, Any], clip: ClipSpec) -> Tensor:
 
 def usable_frames(video: bytes, mel: Tensor, clip: ClipSpec) -> int:
     """Return how many frames have both picture and a full mel window."""
-    heard = (mel.shape[-1] - clip.mel_columns) * clip.fps // clip.mel_hz + clip.num_frames
-    return min(count_frames(video), heard)
+    last_column = mel.shape[-1] - clip.mel_columns
+    last_start = ((last_column + 1) * clip.fps - 1) // clip.mel_hz  # the greatest f with clip.mel_start(f) <= last_column
+    return min(count_frames(video), last_start + clip.num_frames)
 
 
 def target_and_reference(num_frames: int, clip: ClipSpec, rng: np.random.Generator, key: str) -> tuple[int, int]:
@@ -115,17 +124,17 @@ def target_and_reference(num_frames: int, clip: ClipSpec, rng: np.random.Generat
     """
     slack = num_frames - 2 * clip.num_frames
     if slack < 0:
-        raise ClipTooShort(f"{key}: {num_frames} frames, {2 * clip.num_frames} needed for a target and a reference; prepare with longer min_seconds")
+        raise ClipTooShort(
+            f"{key}: {num_frames} frames, {2 * clip.num_frames} needed for a target and a reference; prepare with longer min_seconds"
+        )
     early, late = sorted(int(x) for x in rng.integers(0, slack + 1, size=2))
     pair = (early, late + clip.num_frames)
     return pair if rng.random() < 0.5 else (pair[1], pair[0])
 
 
 def spread_starts(num_frames: int, count: int, min_gap: int, clip: ClipSpec, rng: np.random.Generator) -> list[int]:
-    """Return up to `count` random window starts, each at least `min_gap` frames from the next, in random order."""
+    """Return 1 to `count` random window starts of a clip that holds one, each at least `min_gap` frames from the next, in random order."""
     last_start = num_frames - clip.num_frames
-    if last_start < 0:
-        return []
     count = min(count, last_start // min_gap + 1)
     slack = last_start - (count - 1) * min_gap
     starts = np.sort(rng.integers(0, slack + 1, size=count)) + min_gap * np.arange(count)

@@ -1,17 +1,19 @@
 """The stream of windows out of webdataset shards: different every epoch, the same for the same seed, each sample read by one consumer."""
 
 import random
+import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any
 from zlib import crc32
 
 import numpy as np
-import webdataset as wds
 from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.filters import shuffle
+from webdataset.tariterators import tarfile_samples
 
 from lipsync_lightning.data.samples import Samples, Window
-from lipsync_lightning.errors import BrokenShard
+from lipsync_lightning.errors import BrokenShard, MissingShards
 from lipsync_lightning.preparation.shards import Shard
 
 
@@ -58,9 +60,20 @@ class WindowStream(IterableDataset):
     def __iter__(self) -> Iterator[Window]:
         worker = get_worker_info()
         worker_id, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        consumer = self.rank * num_workers + worker_id
+        consumer, num_consumers = self.rank * num_workers + worker_id, self.world_size * num_workers
+        if isinstance(self.epochs, count):
+            self._require_clips_for_ever(consumer, num_consumers)
         for epoch in self.epochs:
-            yield from self._one_epoch(epoch, consumer, self.world_size * num_workers)
+            yield from self._one_epoch(epoch, consumer, num_consumers)
+
+    def _require_clips_for_ever(self, consumer: int, num_consumers: int) -> None:
+        """Raises: MissingShards, if this consumer would never be given a clip and so look for one for ever."""
+        _, part, _ = share_of(consumer, num_consumers, len(self.shards))[0]
+        if part >= max(shard.num_samples for shard in self.shards):
+            raise MissingShards(
+                f"{sum(shard.num_samples for shard in self.shards)} clips in {len(self.shards)} shards at {self.shards[0].path.parent} "
+                f"are too few for {num_consumers} data workers; lower data.num_workers or prepare more"
+            )
 
     def _one_epoch(self, epoch: int, consumer: int, num_consumers: int) -> Iterator[Window]:
         shards = list(self.shards)
@@ -69,14 +82,15 @@ class WindowStream(IterableDataset):
         shares = share_of(consumer, num_consumers, len(shards))
         clips: Iterable[dict[str, Any]] = (clip for index, part, parts in shares for clip in _part_of(shards[index], part, parts))
         if self.shuffle_buffer:
-            clips = wds.shuffle(self.shuffle_buffer, rng=random.Random(f"{self.seed}/{epoch}/{consumer}"))(clips)
+            clips = shuffle(self.shuffle_buffer, rng=random.Random(f"{self.seed}/{epoch}/{consumer}"))(clips)
         for clip in clips:
             yield from self.samples(clip, np.random.default_rng([self.seed, epoch, crc32(clip["__key__"].encode())]))
 
 
 def _part_of(shard: Shard, part: int, parts: int) -> Iterator[dict[str, Any]]:
     try:
-        archive = wds.tarfile_samples([{"url": str(shard.path)}])
+        archive = tarfile_samples([{"url": str(shard.path)}])
         yield from (clip for index, clip in enumerate(archive) if index % parts == part)
-    except (OSError, EOFError, ValueError) as error:
-        raise BrokenShard(f"{shard.path} cannot be read: {error}; delete it and run `prepare` again") from error
+    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
+        # webdataset appends its own objects to the arguments; the first one is the reason
+        raise BrokenShard(f"{shard.path} cannot be read: {error.args[0]}; delete it and run `prepare` again") from error

@@ -3,7 +3,6 @@
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # The released models' mask on the 256-pixel face (LatentSync, arXiv 2412.09262, public code), as geometry:
@@ -54,9 +53,8 @@ def latent_keep_mask(mask: Tensor, downscale: int) -> Tensor:
     """Return the mask as the U-Net's mask channel has it: 1 = keep, on the grid of the latents.
 
     Args:
-        mask: (H, W), as from `keep_mask`.
+        mask: (..., H, W), as from `keep_mask`; H and W are multiples of `downscale`.
         downscale: pixels per latent cell along one side, 8 for the Stable Diffusion autoencoder.
-    Returns: (H // downscale, W // downscale), the nearest mask value, not an average.
+    Returns: (..., H / downscale, W / downscale), the nearest mask value, not an average.
     """
-    height, width = mask.shape
-    return F.interpolate(mask[None, None], size=(height // downscale, width // downscale), mode="nearest")[0, 0]
+    return mask[..., ::downscale, ::downscale]

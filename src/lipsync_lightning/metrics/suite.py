@@ -95,7 +95,7 @@ def aligned_faces(video: Path, placed_as: Path, faces: FacePoints, clip: ClipSpe
 
 
 class Judge:
-    """Scores one video against the speech it should say and the frames it was made from."""
+    """Scores the faces of one video."""
 
     def __init__(self, *, syncnet: StableSyncNet, lpips_network: torch.nn.Module, faces: FacePoints, clip: ClipSpec) -> None:
         self.syncnet = syncnet
@@ -103,28 +103,32 @@ class Judge:
         self.faces = faces
         self.clip = clip
 
-    def score(self, video: Path, original: Path, said: Speech, old: Speech) -> Row:
-        """Return the scores of `video`.
+    def aligned(self, video: Path, placed_as: Path) -> np.ndarray:
+        """Return the aligned faces of a video: see `aligned_faces`."""
+        return aligned_faces(video, placed_as, self.faces, self.clip)
 
-        `mouth_correlation`: of its mouth opening with the track of the speech it should say; `mouth_correlation_old`: with
-        the track of the speech in the original; both only where tracks are known. `psnr`, `ssim`, `lpips`: mouth region
-        against the original, meaningful where the original says the same.
+    def following(self, made: np.ndarray, said: Speech, old: Speech) -> Row:
+        """Return how well the faces (T, R, R, 3) follow the speech they should say.
+
+        `sync_*` and `av_offset`: SyncNet's word. Where true tracks are known, correlations of the mouth's opening:
+        `mouth_correlation` with what it should say, `mouth_correlation_old` with the speech of the video it was made from,
+        `mouth_correlation_chance` of these two tracks with each other, which a perfect mouth would have with the old one.
         """
-        made = aligned_faces(video, original, self.faces, self.clip)
-        real = aligned_faces(original, original, self.faces, self.clip)[: len(made)]
-        row = {name: float(value) for name, value in self._quality(made, real).items()}
-        row |= self._sync(made, said)
+        row = self._sync(made, said)
         opening = mouth_opening(made)
-        for name, speech in (("mouth_correlation", said), ("mouth_correlation_old", old)):
-            if speech.opening is not None:
-                length = min(len(opening), len(speech.opening))
-                row[name] = correlation(opening[:length], speech.opening[:length])
+        if said.opening is not None:
+            row["mouth_correlation"] = _correlation_in_common(opening, said.opening)
+        if old.opening is not None:
+            row["mouth_correlation_old"] = _correlation_in_common(opening, old.opening)
+        if said.opening is not None and old.opening is not None:
+            row["mouth_correlation_chance"] = _correlation_in_common(said.opening, old.opening)
         return row
 
-    def _quality(self, made: np.ndarray, real: np.ndarray) -> dict[str, Tensor]:
+    def closeness(self, made: np.ndarray, real: np.ndarray) -> Row:
+        """Return `psnr`, `ssim`, `lpips` of the mouth region against the real faces; meaningful where both say the same."""
         self.quality.reset()
-        self.quality.update(_frames(made), _frames(real), keep_mask(self.clip.resolution))
-        return self.quality.compute()
+        self.quality.update(_frames(made), _frames(real[: len(made)]), keep_mask(self.clip.resolution))
+        return {name: float(value) for name, value in self.quality.compute().items()}
 
     def _sync(self, made: np.ndarray, said: Speech) -> Row:
         waveform = torch.from_numpy(read_audio(said.sound, self.clip.sample_rate_hz))
@@ -137,6 +141,11 @@ def mean_of(rows: Sequence[Row], key: str, **where: str) -> float | None:
     """Return the mean of `key` over the rows that have it and match `where`, or None if there are none."""
     values = [row[key] for row in rows if key in row and all(row[name] == value for name, value in where.items())]
     return float(np.mean(values)) if values else None
+
+
+def _correlation_in_common(first: np.ndarray, second: np.ndarray) -> float:
+    length = min(len(first), len(second))
+    return correlation(first[:length], second[:length])
 
 
 def _frames(faces: np.ndarray) -> Tensor:

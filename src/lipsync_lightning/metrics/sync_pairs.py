@@ -18,7 +18,9 @@ def pair_similarities(syncnet: StableSyncNet, batches: Iterable[ClipBatch]) -> t
     """Return the similarities (P,) of all windows of the batches, as `matching_and_foreign` pairs them."""
     pairs = []
     for batch in batches:
-        vision_BD, audio_BD = syncnet(lower_half(rearrange(batch["frames"], "b t c h w -> b (t c) h w")), batch["mel"])
+        vision_BD, audio_BD = syncnet(
+            lower_half(rearrange(batch["frames"], "b t c h w -> b (t c) h w")).to(syncnet.device), batch["mel"].to(syncnet.device)
+        )
         pairs.append(matching_and_foreign(vision_BD, audio_BD))
     matching, foreign = zip(*pairs, strict=True)
     return torch.cat(matching), torch.cat(foreign)

@@ -1,9 +1,9 @@
 """Networks that judge or encode but never learn."""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from diffusers import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from lipsync_lightning.errors import MissingWeights, WrongWeights
@@ -26,7 +26,12 @@ def pretrained(*, network: type[ModelMixin], path: str, get_with: str) -> ModelM
     if not (Path(path) / "config.json").is_file():
         raise MissingWeights(f"no {network.__name__} at {path} (no config.json there); get it with: {get_with}")
     try:
-        loaded = network.from_pretrained(path, low_cpu_mem_usage=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WrongWeights(f"{path} does not hold a {network.__name__}: {str(error).splitlines()[0]}; get it with: {get_with}") from error
+        answer = network.from_pretrained(path, low_cpu_mem_usage=False, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WrongWeights(f"{path} does not hold a {network.__name__}: {reason}; get it with: {get_with}") from error
+    loaded, report = cast(tuple[ModelMixin, dict[str, list[str]]], answer)
+    differing = sorted([*report["missing_keys"], *report["unexpected_keys"]])
+    if differing:  # diffusers would only warn
+        raise WrongWeights(f"{path} does not hold a whole {network.__name__}: missing or unknown {differing[:3]}; get it with: {get_with}")
     return frozen(loaded)

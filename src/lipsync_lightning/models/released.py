@@ -2,15 +2,15 @@
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from lipsync_lightning.errors import MissingWeights, WrongWeights
 from lipsync_lightning.models.audio_encoder import WhisperAudioEncoder
 from lipsync_lightning.models.autoencoder import StableDiffusionAutoencoder
-from lipsync_lightning.models.frozen import frozen
+from lipsync_lightning.models.frozen import frozen, pretrained
 from lipsync_lightning.models.videomae import DROPPED_KEYS, VideoMAEFeatures
 
 LATENTSYNC_HUB = "ByteDance/LatentSync-1.6"
@@ -20,11 +20,10 @@ VAE_HUB = "stabilityai/sd-vae-ft-mse"
 def stable_diffusion_autoencoder(*, path: str) -> StableDiffusionAutoencoder:
     """Return Stable Diffusion's VAE from a folder in diffusers' format.
 
-    Raises: MissingWeights, if the folder holds none.
+    Raises: MissingWeights, if the folder holds none; WrongWeights, if it holds another network.
     """
-    if not (Path(path) / "config.json").is_file():
-        raise MissingWeights(f"no autoencoder at {path}; get it with: hf download {VAE_HUB} --local-dir {path}")
-    return frozen(StableDiffusionAutoencoder(vae=AutoencoderKL.from_pretrained(path)))
+    vae = pretrained(network=AutoencoderKL, path=path, get_with=f"hf download {VAE_HUB} --local-dir {path}")
+    return frozen(StableDiffusionAutoencoder(vae=cast(AutoencoderKL, vae)))
 
 
 def whisper(*, path: str) -> WhisperAudioEncoder:
@@ -65,7 +64,16 @@ def released_file(path: str, depth: int) -> dict[str, Any]:
         inside = "/".join(file.parts[-depth:])
         folder = Path(*file.parts[:-depth])
         raise MissingWeights(f"no weights at {path}; get them with: hf download {LATENTSYNC_HUB} {inside} --local-dir {folder}")
+    return unpickled(file)
+
+
+def unpickled(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint file holds, read with `weights_only=True`. Raises: WrongWeights, if the file is no checkpoint."""
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise WrongWeights(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError) as error:  # whichever a file of another kind provokes
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise WrongWeights(f"{path} is not a readable checkpoint: {reason}") from error
+    if not isinstance(content, dict):
+        raise WrongWeights(f"{path} is not a readable checkpoint: it holds a {type(content).__name__}, no names")
+    return content

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  a pipeline that loads this class looks for its base in this module
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, UNetMotionModel
 from einops import rearrange
@@ -110,6 +111,9 @@ class LipSyncUNet(UNetMotionModel):
         audio_NAD = rearrange(audio, "b t a d -> (b t) a d")
         hidden_NCHW = rearrange(sample, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
         hidden_NCHW = self.conv_in(hidden_NCHW)
+        if torch.is_grad_enabled() and not hidden_NCHW.requires_grad:
+            # On the CPU, torch 2.11 crashes in the backward of a channels-last GroupNorm that learns while its input needs no gradient.
+            hidden_NCHW.requires_grad_()
         skips = (hidden_NCHW,)
         num_skips = self.config["layers_per_block"] + 1
         for block in self.down_blocks:

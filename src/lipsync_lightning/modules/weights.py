@@ -1,13 +1,13 @@
 """Weights of a former run, as the start of a new one: `init_from`."""
 
-import pickle
 from pathlib import Path
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lipsync_lightning.errors import MissingWeights, WrongWeights
+from lipsync_lightning.models.released import unpickled
 
 CHECKPOINTS = "checkpoints"  # folder of a run that holds its checkpoints
 
@@ -33,15 +33,22 @@ def network_weights(path: str, network: str) -> dict[str, Tensor]:
     for candidate in (folder / network, folder):
         files = sorted(candidate.glob("*.safetensors"))
         if files:
-            return {name: tensor for file in files for name, tensor in load_file(file).items()}
+            return _from_safetensors(files)
     raise MissingWeights(f"{path}: no checkpoint, no export and no {network} there; give a run's folder, a .ckpt file or an export folder")
 
 
-def _from_checkpoint(path: Path, network: str) -> dict[str, Tensor]:
+def _from_safetensors(files: list[Path]) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, TypeError) as error:
-        raise WrongWeights(f"{path} is not a checkpoint of a training run: {str(error).splitlines()[0]}") from error
+        return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    except SafetensorError as error:
+        raise WrongWeights(f"{files[0].parent} holds broken weights: {error}; make or copy them again") from error
+
+
+def _from_checkpoint(path: Path, network: str) -> dict[str, Tensor]:
+    checkpoint = unpickled(path)
+    if "state_dict" not in checkpoint:
+        raise WrongWeights(f"{path} is not a checkpoint of a training run: no 'state_dict' in it; give one that `train` wrote")
+    state = checkpoint["state_dict"]
     prefix = f"{network}."
     weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     if not weights:

@@ -5,23 +5,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from einops import rearrange, repeat
 from torch import Tensor
 from tqdm import tqdm
 
 from lipsync_lightning import diffusion
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.errors import MissingWeights, NoFace, WouldOverwrite, WrongWeights
+from lipsync_lightning.errors import BadConfig, MissingWeights, NoFace, WouldOverwrite, WrongWeights
 from lipsync_lightning.media.audio import read_audio
 from lipsync_lightning.media.faces import FacePoints, align, paste_back
 from lipsync_lightning.media.masks import keep_mask, latent_keep_mask
 from lipsync_lightning.media.mux import MuxedVideoWriter
 from lipsync_lightning.media.video import probe, read_frames
+from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAudioEncoder
+from lipsync_lightning.models.autoencoder import LinearAutoencoder, StableDiffusionAutoencoder
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.pipeline.windows import PlacedFrame, placed_frames, windows
 
@@ -45,27 +47,28 @@ class LipSyncPipeline(DiffusionPipeline):
     def __init__(
         self,
         unet: LipSyncUNet,
-        autoencoder: Any,
-        audio_encoder: Any,
+        autoencoder: StableDiffusionAutoencoder | LinearAutoencoder,
+        audio_encoder: WhisperAudioEncoder | LogMelAudioEncoder,
         scheduler: DDIMScheduler,
-        clip: dict[str, int],
-        num_inference_steps: int,
-        guidance_scale: float,
+        clip: dict[str, int] | None = None,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 1.5,
     ) -> None:
         """Args:
-        autoencoder: a `models.autoencoder.Autoencoder`.
-        audio_encoder: a `models.audio_encoder.AudioEncoder`.
-        clip: a `ClipSpec` as a dict, so that it is stored in `model_index.json`.
+        clip: a `ClipSpec` as a dict, so that it is stored in `model_index.json`. Not optional: it has a default only
+            because diffusers takes every argument without one for a network.
         num_inference_steps, guidance_scale: what a call uses unless told otherwise.
         Raises: WrongWeights, if the U-Net's channels do not fit the autoencoder's; ClipMismatch, if `clip` is no ClipSpec.
         """
         super().__init__()
         self.register_modules(unet=unet, autoencoder=autoencoder, audio_encoder=audio_encoder, scheduler=scheduler)
         self.register_to_config(clip=clip, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
-        self.clip = ClipSpec.from_dict(clip, "the export's model_index.json")
+        self.clip = ClipSpec.from_dict(clip or {}, "the export's model_index.json")
         expected = 3 * autoencoder.latent_channels + 1
         if unet.config["in_channels"] != expected:
-            raise WrongWeights(f"the U-Net takes {unet.config['in_channels']} channels, this autoencoder makes {expected}; export both from one run")
+            raise WrongWeights(
+                f"the U-Net takes {unet.config['in_channels']} channels, this autoencoder makes {expected}; export both from one run"
+            )
 
     @torch.no_grad()
     def __call__(
@@ -83,9 +86,13 @@ class LipSyncPipeline(DiffusionPipeline):
 
         The result has the video's size, frame rate and frame count, and all of the sound, its samples untouched.
         Frames without a face pass through. Where the sound ends early the mouth speaks silence.
-        Raises: BadMedia, MissingAudio for the inputs; NoFace, if no frame has one; WouldOverwrite, if `out` is an input.
+        Raises: BadMedia, MissingAudio for the inputs; NoFace, if no frame has one; WouldOverwrite, if `out` is an input or a folder;
+        BadConfig, if there are no steps.
         """
         refuse_to_overwrite_inputs(Path(out), [Path(video), Path(audio)])
+        steps = self.config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
+        if steps < 1:
+            raise BadConfig(f"num_inference_steps={steps}; give at least 1, or null for the export's own")
         info = probe(video)
         waveform = read_audio(audio, self.clip.sample_rate_hz)
         sound_seconds = len(waveform) / self.clip.sample_rate_hz
@@ -96,10 +103,10 @@ class LipSyncPipeline(DiffusionPipeline):
         tokens = self.audio_encoder.token_windows(torch.from_numpy(waveform), at_most, fps, self.clip.num_frames)
         placed = placed_frames(read_frames(video, fps=fps), faces.for_video(Path(video)), self.clip.resolution)
         noise = self._one_frame_of_noise(seed)
-        steps = num_inference_steps or self.config["num_inference_steps"]
         scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
         num_frames = num_synced = 0
         bar = tqdm(total=at_most - self.clip.num_frames, desc=Path(out).name, unit="frame")
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
         with bar, MuxedVideoWriter(out, width=info.width, height=info.height, fps=fps, sound=audio) as writer:
             for window, audio_TAD in zip(windows(placed, self.clip.num_frames), tokens, strict=False):
                 for frame in self._speak(window, audio_TAD, noise, steps, scale):
@@ -170,7 +177,9 @@ def load_pipeline(folder: str) -> LipSyncPipeline:
     Raises: MissingWeights, if there is none; WrongWeights, if it cannot be loaded.
     """
     if not (Path(folder) / "model_index.json").is_file():
-        raise MissingWeights(f"no export at {folder} (no model_index.json there); make one: python -m lipsync_lightning.export run=<run> out={folder}")
+        raise MissingWeights(
+            f"no export at {folder} (no model_index.json there); make one: python -m lipsync_lightning.export run=<run> out={folder}"
+        )
     try:
         return LipSyncPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
@@ -178,7 +187,9 @@ def load_pipeline(folder: str) -> LipSyncPipeline:
 
 
 def refuse_to_overwrite_inputs(out: Path, inputs: Sequence[Path]) -> None:
-    """Raises: WouldOverwrite, if `out` is one of the inputs."""
+    """Raises: WouldOverwrite, if `out` is one of the inputs, or a folder."""
+    if out.is_dir():
+        raise WouldOverwrite(f"out={out} is a folder; give the name of an mp4 file")
     for path in inputs:
         if out.resolve() == path.resolve():
             raise WouldOverwrite(f"out={out} is also an input; choose another name")
@@ -187,7 +198,9 @@ def refuse_to_overwrite_inputs(out: Path, inputs: Sequence[Path]) -> None:
 def warn_of_other_length(video_seconds: float, sound_seconds: float, tolerance_seconds: float = 0.1) -> None:
     """Warn where picture and sound do not end together."""
     if sound_seconds > video_seconds + tolerance_seconds:
-        warnings.warn(f"the sound lasts {sound_seconds:.2f} s, the picture {video_seconds:.2f} s: the end is heard but not seen", stacklevel=2)
+        warnings.warn(
+            f"the sound lasts {sound_seconds:.2f} s, the picture {video_seconds:.2f} s: the end is heard but not seen", stacklevel=2
+        )
     elif sound_seconds < video_seconds - tolerance_seconds:
         warnings.warn(f"the sound lasts {sound_seconds:.2f} s, the picture {video_seconds:.2f} s: the end is shown silent", stacklevel=2)
 

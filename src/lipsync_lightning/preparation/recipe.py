@@ -48,7 +48,9 @@ class SplitByHash:
     def _identity(self, name: str) -> str:
         found = self.identity.search(name)
         if found is None:
-            raise BadConfig(f"the identity pattern {self.identity.pattern!r} matches nothing in {name!r}; change the recipe's split.identity")
+            raise BadConfig(
+                f"the identity pattern {self.identity.pattern!r} matches nothing in {name!r}; change the recipe's split.identity"
+            )
         return found.group(0)
 
 
@@ -85,5 +87,8 @@ class Recipe:
 
 def sample_id(dataset: str, source_name: str, segment: int) -> str:
     """Return the id of one clip: data set, relative path and segment. It has no dots, because a shard key ends at the first one."""
-    escaped = source_name.replace("%", "%25").replace(".", "%2E")
-    return f"{dataset}/{escaped}/{segment:04d}"
+    return f"{_without_dots(dataset)}/{_without_dots(source_name)}/{segment:04d}"
+
+
+def _without_dots(name: str) -> str:
+    return name.replace("%", "%25").replace(".", "%2E")

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.errors import NoFace, WouldOverwrite
+from lipsync_lightning.errors import BadConfig, BrokenShard, NoFace, WouldOverwrite
 from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.preparation.shards import FinishedClip, Sidecar, read_sidecar, sidecar_path, write_shard
 from lipsync_lightning.preparation.source import prepare_source
@@ -55,8 +55,11 @@ def plan_shards(recipe: Recipe, clip: ClipSpec, out: Path, sources_per_shard: in
 def prepare(recipe: Recipe, clip: ClipSpec, out: Path, *, sources_per_shard: int, num_workers: int) -> list[dict[str, Any]]:
     """Make all shards of a recipe under `out` and return the ledger, one row a source, also written to `out/ledger.jsonl`.
 
-    Raises: WouldOverwrite, if `out` holds shards of other sources or settings; NoFace, if no source gave a clip.
+    Raises: WouldOverwrite, if `out` holds shards of other sources or settings; NoFace, if no source gave a clip; BadConfig, if `out`
+    lies among the sources, where the shards would be taken for sources themselves.
     """
+    if out.resolve().is_relative_to(Path(recipe.source).resolve()):
+        raise BadConfig(f"out={out} lies inside recipe.source={recipe.source}; choose a folder beside it")
     tasks = plan_shards(recipe, clip, out, sources_per_shard)
     missing = [task for task in tasks if not _is_done(task)]
     _refuse_foreign_shards(out, {task.path for task in tasks})
@@ -68,7 +71,9 @@ def prepare(recipe: Recipe, clip: ClipSpec, out: Path, *, sources_per_shard: int
     (out / "ledger.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ledger))
     if not any(row["clips"] for row in ledger):
         reasons = Counter(reason for row in ledger for reason in row["rejected"]).most_common(3)
-        raise NoFace(f"none of {len(ledger)} sources below {recipe.source} gave a clip; commonest reasons: {reasons}; all are in {out}/ledger.jsonl")
+        raise NoFace(
+            f"none of {len(ledger)} sources below {recipe.source} gave a clip; commonest reasons: {reasons}; all are in {out}/ledger.jsonl"
+        )
     return ledger
 
 
@@ -101,15 +106,21 @@ def _run_all(tasks: list[ShardTask], num_workers: int) -> Iterator[ShardTask]:
     # Spawned, not forked: a forked child inherits the locks of the parent's threads.
     with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         running = {pool.submit(make_shard, task): task for task in tasks}
-        for future in as_completed(running):
-            future.result()
-            yield running[future]
+        try:
+            for future in as_completed(running):
+                future.result()
+                yield running[future]
+        finally:
+            pool.shutdown(cancel_futures=True)  # what stopped one task, such as a full disk, stops the rest
 
 
 def _is_done(task: ShardTask) -> bool:
     if not (task.path.is_file() and sidecar_path(task.path).is_file()):
         return False
-    sidecar = read_sidecar(task.path)
+    try:
+        sidecar = read_sidecar(task.path)
+    except BrokenShard:
+        return False  # the shard is made again, which mends its sidecar
     if sidecar.plan != task.plan:
         raise WouldOverwrite(f"{task.path} was made from other sources or settings; choose another out=, or delete {task.path.parents[1]}")
     return task.path.stat().st_size == sidecar.num_bytes

@@ -7,7 +7,6 @@ A tar cut at a member boundary ends silently, so a shard without a matching side
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BrokenShard, MissingShards
+from lipsync_lightning.paths import write_atomically
 
 SPLITS = ("train", "heldout")
 
@@ -66,8 +66,8 @@ def write_shard(path: Path, clips: Iterable[FinishedClip], *, clip: ClipSpec, pl
             _add_member(archive, f"{finished.id}.json", json.dumps(finished.facts, sort_keys=True).encode())
             num_samples += 1
     sidecar = Sidecar(num_samples, part.stat().st_size, _sha256(part), clip.as_dict(), plan, ledger)
-    os.replace(part, path)
-    _write_atomically(sidecar_path(path), json.dumps(asdict(sidecar), indent=1))
+    part.replace(path)
+    write_atomically(sidecar_path(path), json.dumps(asdict(sidecar), indent=1).encode())
     return sidecar
 
 
@@ -89,7 +89,9 @@ def checked_shard(path: Path, clip: ClipSpec) -> Shard:
     """
     sidecar = read_sidecar(path)
     if path.stat().st_size != sidecar.num_bytes:
-        raise BrokenShard(f"{path} has {path.stat().st_size} bytes, its sidecar says {sidecar.num_bytes}; delete it and run `prepare` again")
+        raise BrokenShard(
+            f"{path} has {path.stat().st_size} bytes, its sidecar says {sidecar.num_bytes}; delete it and run `prepare` again"
+        )
     ClipSpec.from_dict(sidecar.clip, sidecar_path(path)).require_equal(clip, path, "this run")
     return Shard(path, sidecar.num_samples)
 
@@ -117,9 +119,3 @@ def _add_member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)

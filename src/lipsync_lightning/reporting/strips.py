@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lipsync_lightning.reporting.atomic import write_atomically
+from lipsync_lightning.paths import write_atomically
 
 GAP = 2  # pixels between pictures
 GAP_COLOUR = 255

@@ -26,8 +26,10 @@ def best_threshold(matching: Tensor, foreign: Tensor) -> float:
     # Cutting before index i calls i.. matching: errors are matching values below and foreign values from i on.
     matching_below = torch.cat([torch.zeros(1, device=values.device), is_matching.cumsum(0)])
     foreign_from = (1 - is_matching).sum() - torch.cat([torch.zeros(1, device=values.device), (1 - is_matching).cumsum(0)])
-    cut = int((matching_below + foreign_from).argmin())
-    edges = torch.cat([values[:1], values, values[-1:]])
+    inside_tie = torch.zeros(len(values) + 1, dtype=torch.bool, device=values.device)
+    inside_tie[1:-1] = values[1:] == values[:-1]  # no threshold separates equal values
+    cut = int((matching_below + foreign_from).masked_fill(inside_tie, torch.inf).argmin())
+    edges = torch.cat([values[:1] - 1, values, values[-1:] + 1])
     return float((edges[cut] + edges[cut + 1]) / 2)
 
 

@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.data.datamodule import ClipDataModule
+from lipsync_lightning.data.samples import UNetSamples
+from lipsync_lightning.entry import one_sentence
+from lipsync_lightning.errors import BrokenShard, ClipMismatch, MissingShards
+from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
+from tiny_media import prepared, sound_of, write_video
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards of data")
+    clip = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
+    for index in range(4):
+        write_video(folder / "raw" / f"person {index}.mp4", 14, sound_of(14, loud=range(index)))
+    prepared(folder / "raw", folder / "shards", clip, sources_per_shard=2, num_heldout=1)
+    return folder / "shards"
+
+
+def data_of(shards: Path, clip: ClipSpec, *, num_workers: int = 0, batch_size: int = 2) -> ClipDataModule:
+    encoder = LogMelAudioEncoder(num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=80, num_mels=80)
+    samples = UNetSamples(clip=clip, audio_encoder=encoder, windows_per_clip=1)
+    return ClipDataModule(
+        shards=str(shards), clip=clip, samples=samples, batch_size=batch_size, num_workers=num_workers, seed=1, shuffle_buffer=4
+    )
+
+
+def test_batches_have_the_promised_keys_shapes_and_ranges(shards: Path, tiny_clip: ClipSpec):
+    data = data_of(shards, tiny_clip)
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    for key in ("frames", "reference"):
+        assert batch[key].shape == (2, 4, 3, 32, 32)
+        assert batch[key].dtype == torch.float32
+        assert -1 <= batch[key].min() <= batch[key].max() <= 1
+    assert batch["frames"].min() < -0.3  # dark frames of `numbered_frames`: neither [0, 1] nor [0, 255]
+    assert batch["keep_mask"].shape == (2, 1, 32, 32)
+    assert batch["keep_mask"].unique().tolist()[:: len(batch["keep_mask"].unique()) - 1] == [0, 1]
+    assert batch["audio"].shape == (2, 4, 3, 80)
+    assert batch["mel"].shape == (2, 1, 80, tiny_clip.mel_columns)
+    assert batch["first_frame"].dtype == torch.int64
+    assert len(batch["id"]) == 2
+
+
+def test_validation_reads_the_heldout_clips_once_and_the_same_every_time(shards: Path, tiny_clip: ClipSpec):
+    loader = data_of(shards, tiny_clip).val_dataloader()
+    one, other = list(loader), list(loader)
+    assert [len(batch["id"]) for batch in one] == [1]
+    assert torch.equal(one[0]["frames"], other[0]["frames"])
+    training = {key for batch, _ in zip(data_of(shards, tiny_clip).train_dataloader(), range(6), strict=False) for key in batch["id"]}
+    assert len(training) == 3
+    assert one[0]["id"][0] not in training
+
+
+def test_a_data_set_without_heldout_clips_has_no_validation(shards: Path, tmp_path: Path, tiny_clip: ClipSpec):
+    (tmp_path / "train").symlink_to(shards / "train")
+    assert data_of(tmp_path, tiny_clip).val_dataloader() == []
+
+
+def test_a_resumed_run_reads_another_order(shards: Path, tiny_clip: ClipSpec):
+    fresh, resumed = data_of(shards, tiny_clip), data_of(shards, tiny_clip)
+    resumed.load_state_dict({"global_step": 7})
+    one, other = (next(iter(data.train_dataloader())) for data in (fresh, resumed))
+    assert one["first_frame"].tolist() != other["first_frame"].tolist() or one["id"] != other["id"]
+
+
+def test_shards_are_asked_for_before_training(tmp_path: Path, shards: Path, tiny_clip: ClipSpec):
+    data_of(shards, tiny_clip).require_shards()
+    with pytest.raises(MissingShards, match="make them with"):
+        data_of(tmp_path, tiny_clip).require_shards()
+    (tmp_path / "train").mkdir()
+    with pytest.raises(MissingShards, match="holds no training clips"):
+        data_of(tmp_path, tiny_clip).require_shards()
+    other = ClipSpec(**(tiny_clip.as_dict() | {"resolution": 64}))
+    with pytest.raises(ClipMismatch, match="resolution 32 against 64"):
+        data_of(shards, other).require_shards()
+
+
+def test_an_error_in_a_data_worker_is_told_in_one_sentence(shards: Path, tiny_clip: ClipSpec):
+    data = data_of(shards, tiny_clip, num_workers=1)
+    loader = data.train_dataloader()
+    loader.dataset.samples = _broken  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(BrokenShard) as caught:
+        next(iter(loader))
+    assert one_sentence(caught.value) == "d/1 in x.tar: no 'mp4' member; run `prepare` again"
+
+
+def _broken(sample: object, rng: object) -> list:
+    raise BrokenShard("d/1 in x.tar: no 'mp4' member; run `prepare` again")

@@ -1,0 +1,155 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.data.samples import SyncNetSamples, UNetSamples, spread_starts, target_and_reference, to_float, usable_frames
+from lipsync_lightning.errors import BrokenShard, ClipTooShort
+from lipsync_lightning.media.audio import encode_flac
+from lipsync_lightning.media.mel import log_mel, mel_window
+from lipsync_lightning.media.video import decode_window, encode_clip
+from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
+from tiny_media import numbered_frames, sound_of
+
+REAL_CLIP = ClipSpec(num_frames=16, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
+LOUD = range(20, 23)
+
+
+def shard_sample(num_frames: int, sound: np.ndarray | None = None, side: int = 32) -> dict[str, Any]:
+    """What webdataset gives of one clip: frame k has its number's brightness, the sound is loud while the frames of LOUD are shown."""
+    heard = sound_of(num_frames, loud=LOUD) if sound is None else sound
+    video = encode_clip(numbered_frames(num_frames, side), fps=25)
+    return {"__key__": "d/clip/0000", "__url__": "train/000000.tar", "mp4": video, "flac": encode_flac(heard, 16000), "json": b"{}"}
+
+
+@pytest.fixture
+def unet_samples(tiny_clip: ClipSpec) -> UNetSamples:
+    encoder = LogMelAudioEncoder(num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=80, num_mels=80)
+    return UNetSamples(clip=tiny_clip, audio_encoder=encoder, windows_per_clip=6)
+
+
+@pytest.fixture
+def syncnet_samples(tiny_clip: ClipSpec) -> SyncNetSamples:
+    return SyncNetSamples(clip=tiny_clip, windows_per_clip=4, min_gap_frames=5)
+
+
+def frame_numbers(frames: torch.Tensor) -> list[int]:
+    return [round((float(frame.float().median()) - 20) / 3) for frame in frames]
+
+
+def test_frames_are_those_of_the_window_and_equal_decoding_from_the_start(unet_samples: UNetSamples, tiny_clip: ClipSpec):
+    sample = shard_sample(40)
+    straight = decode_window(sample["mp4"], 0, 40)
+    for window in unet_samples(sample, np.random.default_rng(1)):
+        first = window["first_frame"]
+        assert frame_numbers(window["frames"]) == list(range(first, first + tiny_clip.num_frames))
+        expected = torch.from_numpy(straight[first : first + tiny_clip.num_frames]).permute(0, 3, 1, 2)
+        assert torch.equal(window["frames"], expected)
+
+
+def test_target_and_reference_never_overlap_in_the_pictures(unet_samples: UNetSamples):
+    for seed in range(5):
+        for window in unet_samples(shard_sample(9), np.random.default_rng(seed)):
+            assert not set(frame_numbers(window["frames"])) & set(frame_numbers(window["reference"]))
+
+
+def test_mel_and_audio_tokens_are_those_heard_during_the_target(unet_samples: UNetSamples, tiny_clip: ClipSpec):
+    windows = [window for seed in range(8) for window in unet_samples(shard_sample(40), np.random.default_rng(seed))]
+    heard = 0
+    for window in windows:
+        first = window["first_frame"]
+        loud = [first + offset in LOUD for offset in range(tiny_clip.num_frames)]
+        near = [first + offset in range(LOUD.start - 1, LOUD.stop + 1) for offset in range(tiny_clip.num_frames)]
+        loudest_token = window["audio"].amax(dim=(1, 2))
+        assert all(value > 1 for value, is_loud in zip(loudest_token, loud, strict=True) if is_loud)
+        assert all(value < -1 for value, is_near in zip(loudest_token, near, strict=True) if not is_near)
+        columns = window["mel"][0].amax(dim=0)
+        columns_of_frame = [columns[round(k * 3.2) : round((k + 1) * 3.2)] for k in range(tiny_clip.num_frames)]
+        assert all(part.max() > 1 for part, is_loud in zip(columns_of_frame, loud, strict=True) if is_loud)
+        assert all(part.max() < -2 for part, is_near in zip(columns_of_frame, near, strict=True) if not is_near)
+        heard += any(loud)
+    assert 0 < heard < len(windows)
+
+
+def test_syncnet_windows_keep_their_distance_and_their_own_mel(syncnet_samples: SyncNetSamples, tiny_clip: ClipSpec):
+    sample = shard_sample(40)
+    mel = log_mel(torch.from_numpy(sound_of(40, loud=LOUD)))
+    windows = syncnet_samples(sample, np.random.default_rng(3))
+    starts = sorted(window["first_frame"] for window in windows)
+    assert len(starts) == 4
+    assert min(np.diff(starts)) >= 5
+    for window in windows:
+        assert frame_numbers(window["frames"])[0] == window["first_frame"]
+        torch.testing.assert_close(window["mel"], mel_window(mel, window["first_frame"], tiny_clip), atol=0.1, rtol=0)
+
+
+def test_pictures_become_float_in_minus_one_to_one():
+    frames = to_float(torch.tensor([0, 255], dtype=torch.uint8))
+    assert frames.dtype == torch.float32
+    assert frames.tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize("member", ["mp4", "flac"])
+def test_a_sample_with_a_missing_member_is_refused_naming_what_it_has(
+    unet_samples: UNetSamples, syncnet_samples: SyncNetSamples, member: str
+):
+    sample = shard_sample(20)
+    del sample[member]
+    for samples in (unet_samples, syncnet_samples):
+        with pytest.raises(BrokenShard, match=rf"d/clip/0000 in train/000000.tar: no '{member}' member \(has \['") as caught:
+            samples(sample, np.random.default_rng(0))
+        assert "json" in str(caught.value)
+
+
+def test_a_clip_too_short_for_its_windows_is_refused(unet_samples: UNetSamples, syncnet_samples: SyncNetSamples):
+    assert len(unet_samples(shard_sample(8), np.random.default_rng(0))) == 6
+    with pytest.raises(ClipTooShort, match="d/clip/0000: 7 frames, 8 needed"):
+        unet_samples(shard_sample(7), np.random.default_rng(0))
+    assert len(syncnet_samples(shard_sample(4), np.random.default_rng(0))) == 1
+    with pytest.raises(ClipTooShort, match="d/clip/0000: 3 frames with sound, 4 needed"):
+        syncnet_samples(shard_sample(3), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("clip", [REAL_CLIP, ClipSpec(**(REAL_CLIP.as_dict() | {"num_frames": 5, "fps": 30}))])
+def test_every_frame_with_a_whole_mel_window_is_used_and_no_other(clip: ClipSpec):
+    video = encode_clip(numbered_frames(60, 16), fps=25)
+    for num_columns in range(clip.mel_columns, 190):
+        mel = torch.zeros(80, num_columns)
+        usable = usable_frames(video, mel, clip)
+        mel_window(mel, usable - clip.num_frames, clip)
+        if usable < 60:
+            with pytest.raises(ClipTooShort):
+                mel_window(mel, usable - clip.num_frames + 1, clip)
+
+
+def test_a_clip_of_just_two_windows_with_all_its_sound_is_enough():
+    waveform = torch.from_numpy(sound_of(2 * REAL_CLIP.num_frames))
+    assert usable_frames(encode_clip(numbered_frames(32, 16), fps=25), log_mel(waveform), REAL_CLIP) == 32
+
+
+def test_target_and_reference_cover_all_places_and_both_orders(tiny_clip: ClipSpec):
+    rng = np.random.default_rng(0)
+    pairs = {target_and_reference(10, tiny_clip, rng, "key") for _ in range(500)}
+    assert pairs == {(a, b) for a in range(7) for b in range(7) if abs(a - b) >= 4}
+
+
+@pytest.mark.parametrize("num_frames", [4, 5, 13, 14, 40])
+def test_spread_starts_keep_the_gap_and_stay_inside(tiny_clip: ClipSpec, num_frames: int):
+    seen = set()
+    for seed in range(200):
+        starts = spread_starts(num_frames, 3, 5, tiny_clip, np.random.default_rng(seed))
+        assert len(starts) == min(3, (num_frames - 4) // 5 + 1)
+        assert all(0 <= start <= num_frames - 4 for start in starts)
+        assert min(np.diff(sorted(starts)), default=5) >= 5
+        seen.update(starts)
+    assert {0, num_frames - 4} <= seen
+
+
+def test_the_path_of_a_sample_is_of_no_matter(tmp_path: Path, syncnet_samples: SyncNetSamples):
+    """The same clip and the same draw give the same windows, wherever the shard lies."""
+    sample = shard_sample(30)
+    one, other = (syncnet_samples(sample | {"__url__": url}, np.random.default_rng(5)) for url in ("a.tar", "b.tar"))
+    assert [window["first_frame"] for window in one] == [window["first_frame"] for window in other]

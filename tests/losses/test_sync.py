@@ -1,0 +1,82 @@
+from math import log
+from typing import cast
+
+import pytest
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lipsync_lightning.losses.sync import SyncLoss
+from lipsync_lightning.models.syncnet import StableSyncNet
+
+
+class BrightnessSyncNet(nn.Module):
+    """Embeds the mean brightness of each frame's lower half, and the first mel columns as they are: equal where they match."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        self.seen = frames
+        brightness_BT = rearrange(frames, "b (t c) h w -> b t (c h w)", c=3).mean(dim=2)
+        return functional.normalize(self.gain * brightness_BT, dim=1), functional.normalize(mel[:, 0, 0, : brightness_BT.shape[1]], dim=1)
+
+
+def brightness_loss(**more: float) -> SyncLoss:
+    return SyncLoss(syncnet=cast(StableSyncNet, BrightnessSyncNet()), resolution=32, **more)
+
+
+@pytest.fixture
+def speaking() -> tuple[Tensor, Tensor]:
+    """Frames as bright as their sound is loud."""
+    loudness_BT = torch.rand(2, 4) * 0.8
+    frames = loudness_BT[:, :, None, None, None].expand(2, 4, 3, 32, 32).clone()
+    return frames, loudness_BT[:, None, None, :].expand(2, 1, 80, 4)
+
+
+def test_lips_that_match_their_sound_cost_nothing_and_shifted_sound_costs_more(speaking):
+    frames, mel = speaking
+    assert brightness_loss()(frames, mel).item() == pytest.approx(0.0, abs=1e-6)
+    assert brightness_loss()(frames, mel.roll(1, dims=3)).item() > 0.05
+
+
+def test_the_cost_is_minus_the_logarithm_of_the_similarity(speaking):
+    frames, _ = speaking
+    frames[:, 0], frames[:, 1:] = 1.0, 0.0
+    mel = torch.tensor([0.6, 0.8, 0.0, 0.0]).expand(2, 1, 80, 4)
+    assert brightness_loss()(frames, mel).item() == pytest.approx(-log(0.6), abs=1e-5)
+
+
+def test_lips_that_contradict_their_sound_cost_a_finite_amount(speaking):
+    frames, mel = speaking
+    assert brightness_loss(lowest_similarity=1e-3)(-frames, mel).item() == pytest.approx(-log(1e-3), abs=1e-4)
+
+
+def test_only_the_lower_half_is_looked_at(speaking):
+    frames, mel = speaking
+    frames[..., :16, :] = 9.0
+    assert brightness_loss()(frames, mel).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_larger_faces_are_shrunk_to_the_size_syncnet_knows(speaking):
+    frames, mel = speaking
+    loss = brightness_loss()
+    loss(frames.repeat_interleave(2, dim=3).repeat_interleave(2, dim=4), mel)
+    assert loss.syncnet.seen.shape == (2, 12, 16, 32)
+
+
+def test_the_gradient_reaches_every_frame_and_no_parameter_of_syncnet(tiny_syncnet, clip_batch):
+    loss = SyncLoss(syncnet=tiny_syncnet, resolution=32)
+    frames = clip_batch["frames"].requires_grad_()
+    loss(frames, clip_batch["mel"]).backward()
+    assert frames.grad is not None
+    assert frames.grad[..., 16:, :].abs().amax(dim=(2, 3, 4)).min() > 0
+    assert frames.grad[..., :16, :].abs().max() == 0
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in loss.parameters())
+
+
+def test_a_syncnet_in_training_mode_is_put_in_eval_mode(tiny_syncnet):
+    loss = SyncLoss(syncnet=tiny_syncnet.train(), resolution=32)
+    assert not any(part.training for part in loss.syncnet.modules())

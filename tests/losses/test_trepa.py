@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lipsync_lightning.losses.trepa import TREPALoss
+from lipsync_lightning.models.videomae import VideoMAEFeatures
+
+
+@pytest.fixture
+def loss(tiny_clip) -> TREPALoss:
+    features = VideoMAEFeatures(
+        image_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, mlp_width=32, num_frames=tiny_clip.num_frames, tubelet_size=2
+    )
+    return TREPALoss(features, resolution=16)
+
+
+class Remembering(nn.Module):
+    def forward(self, video: Tensor) -> Tensor:
+        self.video = video
+        return video.flatten(1)
+
+
+def test_equal_clips_cost_nothing_and_different_ones_something(loss, clip_batch):
+    assert loss(clip_batch["frames"], clip_batch["frames"]).item() == 0.0
+    assert loss(clip_batch["frames"], clip_batch["reference"]).item() > 0
+
+
+def test_the_order_of_frames_matters(loss, clip_batch):
+    assert loss(clip_batch["frames"], clip_batch["frames"].flip(1)).item() > 0
+
+
+def test_features_see_clips_of_their_size_between_zero_and_one(clip_batch):
+    remembering = Remembering()
+    TREPALoss(remembering, resolution=16)(clip_batch["frames"] * 3, clip_batch["frames"])
+    assert remembering.video.shape == (2, 4, 3, 16, 16)
+    assert remembering.video.min() == 0
+    assert remembering.video.max() == 1
+
+
+def test_only_the_direction_of_the_features_counts():
+    video = torch.zeros(1, 1, 3, 4, 4)
+    brighter, darker = video + 0.8, video - 0.8
+    assert TREPALoss(Remembering(), resolution=4)(brighter, darker).item() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_gradient_reaches_generated_frames_and_neither_real_ones_nor_parameters(loss, clip_batch):
+    generated, real = clip_batch["frames"].requires_grad_(), clip_batch["reference"].requires_grad_()
+    loss(generated, real).backward()
+    assert generated.grad is not None
+    assert generated.grad.abs().amax(dim=(2, 3, 4)).min() > 0
+    assert real.grad is None
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in loss.parameters())

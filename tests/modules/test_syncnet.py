@@ -1,0 +1,76 @@
+"""SyncNet learns a sound that is drawn into the frames, and learns nothing where the sound is another clip's."""
+
+import pytest
+import torch
+
+from lipsync_lightning.clip import ClipBatch
+from lipsync_lightning.losses.contrastive import ContrastiveObjective
+from lipsync_lightning.modules.syncnet import SyncNetModule
+from lipsync_lightning.modules.weights import network_weights
+
+NUM_PATTERNS = 8
+
+
+def toy_batch(tiny_clip, seed: int, shuffled: bool) -> ClipBatch:
+    """One clip of each pattern: which stripe of the lower half is bright says which band of the mel is loud."""
+    generator = torch.Generator().manual_seed(seed)
+    pattern = torch.randperm(NUM_PATTERNS, generator=generator)
+    side, stripe, band = tiny_clip.resolution, tiny_clip.resolution // NUM_PATTERNS, tiny_clip.num_mels // NUM_PATTERNS
+    frames = 0.1 * torch.randn(NUM_PATTERNS, tiny_clip.num_frames, 3, side, side, generator=generator)
+    mel = 0.1 * torch.randn(NUM_PATTERNS, 1, tiny_clip.num_mels, tiny_clip.mel_columns, generator=generator)
+    heard = pattern[torch.randperm(NUM_PATTERNS, generator=generator)] if shuffled else pattern
+    for row in range(NUM_PATTERNS):
+        left, low = int(pattern[row]) * stripe, int(heard[row]) * band
+        frames[row, ..., left : left + stripe] += 1
+        mel[row, :, low : low + band] += 2
+    return ClipBatch(frames=frames, mel=mel)
+
+
+@pytest.fixture
+def make_module(make_syncnet, training_arguments):
+    def make() -> SyncNetModule:
+        objective = ContrastiveObjective(initial_temperature=0.07)
+        return SyncNetModule(syncnet=make_syncnet(), objective=objective, **training_arguments)
+
+    return make
+
+
+def test_it_learns_a_sound_that_shows_in_the_frames_and_no_sound_that_does_not(make_module, tiny_clip, train):
+    heldout = [toy_batch(tiny_clip, seed, shuffled=False) for seed in range(1000, 1004)]
+
+    def scores(shuffled: bool) -> dict[str, float]:
+        training = [toy_batch(tiny_clip, seed, shuffled) for seed in range(40)]
+        metrics = train(make_module(), training, steps=40, heldout=heldout).callback_metrics
+        return {name: float(value) for name, value in metrics.items()}
+
+    learned, control = scores(shuffled=False), scores(shuffled=True)
+    assert learned["val/auc"] > 0.9
+    assert learned["val/accuracy"] > 0.8
+    assert learned["val/similarity_matching_mean"] > learned["val/similarity_foreign_mean"] + 0.2
+    assert 0.3 < control["val/auc"] < 0.7
+
+
+def test_the_threshold_comes_from_training_pairs_and_is_none_before_any(make_module, tiny_clip):
+    module = make_module()
+    assert module.threshold() is None
+    module.log = lambda *_, **__: None
+    module.training_step(toy_batch(tiny_clip, 0, shuffled=False), 0)
+    vision, audio = module(toy_batch(tiny_clip, 0, shuffled=False))
+    threshold = module.threshold()
+    assert threshold is not None
+    assert (vision @ audio.T).min() - 1 <= threshold <= (vision @ audio.T).max() + 1
+
+
+def test_the_objectives_temperature_learns_too(make_module, tiny_clip, train):
+    module = make_module()
+    before = module.objective.log_scale.item()
+    train(module, [toy_batch(tiny_clip, 0, shuffled=False)], steps=1)
+    assert module.objective.log_scale.item() != before
+
+
+def test_a_run_starts_from_another_runs_syncnet(make_module, tiny_clip, train, tmp_path):
+    first, second = make_module(), make_module()
+    train(first, [toy_batch(tiny_clip, 0, shuffled=False)], steps=1).save_checkpoint(tmp_path / "one.ckpt")
+    second.load_weights(str(tmp_path / "one.ckpt"))
+    assert set(network_weights(str(tmp_path / "one.ckpt"), "syncnet")) == set(second.syncnet.state_dict())
+    assert all(torch.equal(second.syncnet.state_dict()[name], tensor) for name, tensor in first.syncnet.state_dict().items())

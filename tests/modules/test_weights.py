@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from lipsync_lightning.errors import MissingWeights, WrongWeights
+from lipsync_lightning.modules.weights import network_weights, newest_checkpoint
+
+
+@pytest.fixture
+def run(tmp_path, tiny_unet):
+    """A run's folder with two checkpoints, the newer one holding the weights of `tiny_unet`."""
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save({"state_dict": {f"unet.{name}": tensor for name, tensor in tiny_unet.state_dict().items()}}, folder / "step_00000020.ckpt")
+    torch.save({"state_dict": {"unet.old": torch.zeros(1)}}, folder / "step_00000003.ckpt")
+    return tmp_path / "run"
+
+
+def assert_same(weights, network) -> None:
+    assert set(weights) == set(network.state_dict())
+    assert all(torch.equal(weights[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_a_run_gives_the_weights_of_its_newest_checkpoint(run, tiny_unet):
+    assert newest_checkpoint(run) == run / "checkpoints" / "step_00000020.ckpt"
+    assert_same(network_weights(str(run), "unet"), tiny_unet)
+
+
+def test_a_checkpoint_file_gives_its_own_weights(run):
+    assert set(network_weights(str(run / "checkpoints" / "step_00000003.ckpt"), "unet")) == {"old"}
+
+
+def test_an_export_and_the_networks_own_folder_give_its_weights(tmp_path, tiny_unet):
+    tiny_unet.save_pretrained(tmp_path / "export" / "unet")
+    assert_same(network_weights(str(tmp_path / "export"), "unet"), tiny_unet)
+    assert_same(network_weights(str(tmp_path / "export" / "unet"), "unet"), tiny_unet)
+
+
+def test_an_empty_folder_is_refused_with_what_would_do(tmp_path):
+    with pytest.raises(MissingWeights, match="no checkpoint, no export and no unet there; give a run's folder"):
+        network_weights(str(tmp_path), "unet")
+
+
+def test_a_run_that_trained_another_network_is_refused_with_what_it_has(run):
+    with pytest.raises(WrongWeights, match=r"holds no syncnet; it has \['unet'\]"):
+        network_weights(str(run), "syncnet")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 and then nothing"])
+def test_a_file_of_another_kind_is_refused(tmp_path, content):
+    (tmp_path / "notes.ckpt").write_bytes(content)
+    with pytest.raises(WrongWeights, match=r"notes\.ckpt is not a readable checkpoint: \S+"):
+        network_weights(str(tmp_path / "notes.ckpt"), "unet")
+
+
+def test_a_file_that_is_no_checkpoint_of_a_run_is_refused(tmp_path):
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(WrongWeights, match="no 'state_dict' in it"):
+        network_weights(str(tmp_path / "other.pt"), "unet")
+
+
+def test_a_cut_safetensors_file_is_refused(tmp_path, tiny_unet):
+    tiny_unet.save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(WrongWeights, match="broken weights"):
+        network_weights(str(tmp_path), "unet")

@@ -1,0 +1,281 @@
+import json
+import warnings
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.errors import BadConfig, BadMedia, MissingAudio, MissingWeights, NoFace, WouldOverwrite, WrongWeights
+from lipsync_lightning.media.audio import encode_flac, read_audio
+from lipsync_lightning.media.faces import SidecarFacePoints, patch_region
+from lipsync_lightning.media.masks import keep_mask
+from lipsync_lightning.media.video import probe, read_frames
+from lipsync_lightning.models.unet import LipSyncUNet
+from lipsync_lightning.pipeline import lipsync
+from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline, placed_frames
+from lipsync_lightning.pipeline.windows import PlacedFrame
+from tiny_media import POINTS, SIDE, level, numbered_frames, sound_of, write_video
+
+NUM_FRAMES = 10  # two whole windows and a half
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "raw" / "some one.mp4", NUM_FRAMES, sound_of(NUM_FRAMES))
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    return write_speech(tmp_path / "ä speech.flac", NUM_FRAMES)
+
+
+def write_speech(path: Path, num_frames: float, seed: int = 0) -> Path:
+    noise = np.random.default_rng(seed).normal(0, 0.1, round(num_frames * 640)).astype(np.float32)
+    path.write_bytes(encode_flac(noise, 16000))
+    return path
+
+
+def synced(pipeline: LipSyncPipeline, video: Path, speech: Path, out: Path, **options: Any) -> np.ndarray:
+    pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints(), **options)
+    return np.stack(list(read_frames(out)))
+
+
+def a_window(num_frames: int = 4, lost: tuple[int, ...] = ()) -> list[PlacedFrame]:
+    points = iter([None if index in lost else POINTS for index in range(num_frames)])
+    pictures = np.random.default_rng(1).integers(0, 256, (num_frames, SIDE, SIDE, 3), dtype=np.uint8)
+    return list(placed_frames(pictures, lambda frame: next(points), 32))
+
+
+def spoken(pipeline: LipSyncPipeline, window: list[PlacedFrame], seed: int = 0, steps: int = 2, scale: float = 1.5) -> list[np.ndarray]:
+    audio = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return list(pipeline._speak(window, audio, pipeline._one_frame_of_noise(0), steps, scale))
+
+
+def test_the_result_has_the_videos_frames_and_all_the_sound(pipeline: LipSyncPipeline, video: Path, speech: Path, out: Path):
+    result = pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints())
+    made = probe(out)
+    assert (made.width, made.height, made.fps) == (SIDE, SIDE, 25)
+    assert len(list(read_frames(out))) == NUM_FRAMES
+    assert (result.path, result.num_frames, result.num_synced, result.sound_seconds) == (out, NUM_FRAMES, NUM_FRAMES, 0.4)
+    np.testing.assert_array_equal(read_audio(out, 16000), read_audio(speech, 16000))
+    assert not list(out.parent.glob("*.part"))
+
+
+@pytest.mark.parametrize("fps", [24, 30000 / 1001, 50])
+def test_other_frame_rates_are_kept(pipeline: LipSyncPipeline, tmp_path: Path, speech: Path, out: Path, fps: float):
+    video = write_video(tmp_path / "other.mp4", 11, None, fps=fps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert len(synced(pipeline, video, speech, out)) == 11
+    assert float(probe(out).fps) == pytest.approx(fps, rel=1e-4)
+
+
+def test_pixels_outside_the_patch_are_the_inputs(pipeline: LipSyncPipeline):
+    window = a_window()
+    for placed, made in zip(window, spoken(pipeline, window), strict=True):
+        assert placed.matrix is not None
+        region = patch_region(placed.matrix, 32, placed.frame.shape)
+        np.testing.assert_array_equal(made[~region], placed.frame[~region])
+        assert (made[region] != placed.frame[region]).mean() > 0.3
+        assert region.mean() < 0.5
+
+
+def test_the_mouth_follows_the_sound_and_the_kept_region_does_not(pipeline: LipSyncPipeline, tiny_clip: ClipSpec):
+    frames = torch.rand(4, 3, 32, 32) * 2 - 1
+    noise = pipeline._one_frame_of_noise(0)
+    one, other = (pipeline.generate(frames, torch.randn(4, 3, 8), noise, 2, 1.5) for _ in range(2))
+    keep = keep_mask(tiny_clip.resolution)
+    torch.testing.assert_close(one[:, :, keep == 1], frames[:, :, keep == 1], atol=1e-6, rtol=0)
+    torch.testing.assert_close(one[:, :, keep == 1], other[:, :, keep == 1])
+    assert (one - other)[:, :, keep == 0].abs().mean() > 1e-3
+    assert one.abs().max() <= 1
+
+
+def test_every_frame_hears_its_own_sound(pipeline: LipSyncPipeline, make_unet: Any):
+    """Without temporal modules only the statistics of the norms join the frames, so other sound under one frame changes that one most."""
+    pipeline.unet = make_unet("none").eval()
+    for parameter in pipeline.unet.conv_out.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    audio, noise, frames = torch.randn(4, 3, 8), pipeline._one_frame_of_noise(0), torch.rand(4, 3, 32, 32) * 2 - 1
+    changed = audio.clone()
+    changed[2] += 1
+    difference = pipeline.generate(frames, changed, noise, 2, 1.5) - pipeline.generate(frames, audio, noise, 2, 1.5)
+    assert int(difference.abs().mean(dim=(1, 2, 3)).argmax()) == 2
+
+
+def test_the_sound_under_a_later_window_reaches_its_frames(pipeline: LipSyncPipeline, video: Path, tmp_path: Path, out: Path):
+    sounds = []
+    for name, loud in (("quiet", range(0)), ("loud", range(6, 7))):
+        (tmp_path / f"{name}.flac").write_bytes(encode_flac(sound_of(NUM_FRAMES, loud=loud), 16000))
+        sounds.append(synced(pipeline, video, tmp_path / f"{name}.flac", out.with_stem(name)).astype(int))
+    change = np.abs(sounds[0] - sounds[1]).mean(axis=(1, 2, 3))
+    assert change[4:8].mean() > 4 * change[:4].mean()
+
+
+def test_without_guidance_and_with_it_differ_and_the_seed_repeats(pipeline: LipSyncPipeline, video: Path, speech: Path, out: Path):
+    first = synced(pipeline, video, speech, out)
+    np.testing.assert_array_equal(synced(pipeline, video, speech, out), first)
+    for change in ({"seed": 1}, {"guidance_scale": 1.0}, {"num_inference_steps": 3}):
+        assert (synced(pipeline, video, speech, out, **change) != first).any()
+
+
+def test_a_short_last_window_is_made_whole_and_kept(pipeline: LipSyncPipeline):
+    window = a_window(2)
+    made = spoken(pipeline, window)
+    assert len(made) == 2
+    assert all((new != placed.frame).any() for new, placed in zip(made, window, strict=True))
+
+
+def test_frames_without_a_face_pass_through_unchanged(pipeline: LipSyncPipeline):
+    window = a_window(4, lost=(1, 3))
+    changed = [bool((new != placed.frame).any()) for new, placed in zip(spoken(pipeline, window), window, strict=True)]
+    assert changed == [True, False, True, False]
+    window = a_window(4, lost=(0, 1, 2, 3))
+    assert all(new is placed.frame for new, placed in zip(spoken(pipeline, window), window, strict=True))
+
+
+def test_a_video_that_sometimes_shows_a_face_keeps_its_length(pipeline: LipSyncPipeline, tmp_path: Path, speech: Path, out: Path):
+    video = write_video(tmp_path / "v.mp4", NUM_FRAMES, None, without_face=range(3, 9))
+    result = pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints())
+    assert (result.num_frames, result.num_synced) == (NUM_FRAMES, 4)
+    made = np.stack(list(read_frames(out)))
+    assert [round(float(np.median(frame))) for frame in made[3:9]] == pytest.approx([level(k) for k in range(3, 9)], abs=2)
+
+
+def test_no_face_at_all_writes_nothing_and_keeps_a_former_result(pipeline: LipSyncPipeline, tmp_path: Path, speech: Path, out: Path):
+    video = write_video(tmp_path / "v.mp4", NUM_FRAMES, None, without_face=range(NUM_FRAMES))
+    with pytest.raises(NoFace, match=f"no face on any of {NUM_FRAMES} frames"):
+        pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints())
+    assert list(out.parent.iterdir()) == []
+    out.write_text("former")
+    with pytest.raises(NoFace):
+        pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints())
+    assert out.read_text() == "former"
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(("num_heard", "words"), [(20, "the end is heard but not seen"), (5, "the end is shown silent")])
+def test_sound_of_another_length_is_warned_of_and_kept_whole(
+    pipeline: LipSyncPipeline, video: Path, tmp_path: Path, out: Path, num_heard: int, words: str
+):
+    speech = write_speech(tmp_path / "speech.flac", num_heard)
+    with pytest.warns(UserWarning, match=words):
+        assert len(synced(pipeline, video, speech, out)) == NUM_FRAMES
+    np.testing.assert_array_equal(read_audio(out, 16000), read_audio(speech, 16000))
+
+
+def test_inputs_and_folders_are_not_overwritten(pipeline: LipSyncPipeline, video: Path, speech: Path):
+    before = video.read_bytes(), speech.read_bytes()
+    for target in (video, speech, video.parent / ".." / video.parent.name / video.name):
+        with pytest.raises(WouldOverwrite, match="is also an input"):
+            pipeline(video=video, audio=speech, out=target, faces=SidecarFacePoints())
+    with pytest.raises(WouldOverwrite, match="is a folder"):
+        pipeline(video=video, audio=speech, out=video.parent, faces=SidecarFacePoints())
+    assert (video.read_bytes(), speech.read_bytes()) == before
+
+
+def test_bad_inputs_are_told_apart(pipeline: LipSyncPipeline, video: Path, speech: Path, tmp_path: Path, out: Path):
+    silent = write_video(tmp_path / "silent.mp4", 5, None)
+    cases = [
+        (BadMedia, "no such file", {"video": tmp_path / "nowhere.mp4"}),
+        (BadMedia, "no such file", {"audio": tmp_path / "nowhere.wav"}),
+        (BadMedia, "no moving picture", {"video": speech}),
+        (MissingAudio, "no sound", {"audio": silent}),
+        (BadConfig, "num_inference_steps=0", {"num_inference_steps": 0}),
+    ]
+    for kind, words, change in cases:
+        with pytest.raises(kind, match=words):
+            pipeline(**({"video": video, "audio": speech, "out": out, "faces": SidecarFacePoints()} | change))
+        assert not out.exists()
+
+
+def test_memory_does_not_grow_with_the_video(pipeline: LipSyncPipeline, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch):
+    video, speech = write_video(tmp_path / "long.mp4", 60, None), write_speech(tmp_path / "speech.flac", 60)
+    alive: weakref.WeakSet[np.ndarray] = weakref.WeakSet()
+    most = 0
+
+    class Frame(np.ndarray):
+        """Each frame can be told from the others and watched."""
+
+        __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
+
+    def watched(*arguments: Any, **options: Any) -> Iterator[np.ndarray]:
+        nonlocal most
+        for frame in read_frames(*arguments, **options):
+            watched_frame = frame.view(Frame)
+            alive.add(watched_frame)
+            most = max(most, len(alive))
+            yield watched_frame
+
+    monkeypatch.setattr(lipsync, "read_frames", watched)
+    pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints(), num_inference_steps=1)
+    assert 4 < most <= 2 * 4 + 2
+
+
+def test_a_saved_pipeline_is_a_diffusers_folder_and_makes_the_same_frames(
+    pipeline: LipSyncPipeline, video: Path, speech: Path, tmp_path: Path, out: Path
+):
+    first = synced(pipeline, video, speech, out)
+    pipeline.save_pretrained(tmp_path / "export")
+    index = json.loads((tmp_path / "export" / "model_index.json").read_text())
+    assert index["_class_name"] == "LipSyncPipeline"
+    assert index["clip"] == pipeline.clip.as_dict()
+    assert (tmp_path / "export" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+    assert not [path for path in (tmp_path / "export").rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+    for loaded in (load_pipeline(str(tmp_path / "export")), LipSyncPipeline.from_pretrained(tmp_path / "export")):
+        np.testing.assert_array_equal(synced(loaded, video, speech, out), first)
+
+
+def test_folders_that_are_no_whole_export_are_refused(pipeline: LipSyncPipeline, tmp_path: Path):
+    with pytest.raises(MissingWeights, match=r"no export at .*lipsync_lightning.export"):
+        load_pipeline(str(tmp_path))
+    export = tmp_path / "export"
+    for number, damage in enumerate(("no weights", "cut weights", "cut index", "other pipeline", "other clip keys")):
+        pipeline.save_pretrained(export)
+        weights, index = export / "unet" / "diffusion_pytorch_model.safetensors", export / "model_index.json"
+        facts = json.loads(index.read_text())
+        if damage == "no weights":
+            weights.unlink()
+        elif damage == "cut weights":
+            weights.write_bytes(weights.read_bytes()[:1000])
+        elif damage == "cut index":
+            index.write_text(index.read_text()[:50])
+        elif damage == "other pipeline":
+            index.write_text(json.dumps({"_class_name": "DDPMPipeline", "scheduler": facts["scheduler"]}))
+        else:
+            index.write_text(json.dumps(facts | {"unet": ["no_such_library", "Nothing"]}))
+        with pytest.raises(WrongWeights, match="is not a whole export") as caught:
+            load_pipeline(str(export))
+        assert "\n" not in str(caught.value), damage
+        export = tmp_path / f"export{number}"
+
+
+def test_networks_that_do_not_fit_are_refused(pipeline: LipSyncPipeline, make_unet: Any):
+    class Wider:
+        latent_channels = 12
+
+    with pytest.raises(WrongWeights, match="takes 13 channels, this autoencoder makes 37"):
+        LipSyncPipeline(
+            unet=pipeline.unet,
+            autoencoder=Wider(),
+            audio_encoder=pipeline.audio_encoder,
+            scheduler=pipeline.scheduler,
+            clip=pipeline.clip.as_dict(),
+            num_inference_steps=1,
+            guidance_scale=1,
+        )
+
+
+def test_an_untrained_network_still_fills_only_the_mask(pipeline: LipSyncPipeline, make_unet: Any, tiny_clip: ClipSpec):
+    unet: LipSyncUNet = make_unet().eval()
+    pipeline.unet = unet
+    frames = torch.from_numpy(numbered_frames(4, 32)).permute(0, 3, 1, 2) / 127.5 - 1
+    made = pipeline.generate(frames, torch.zeros(4, 3, 8), pipeline._one_frame_of_noise(0), 1, 1.0)
+    keep = keep_mask(tiny_clip.resolution)
+    torch.testing.assert_close(made[:, :, keep == 1], frames[:, :, keep == 1], atol=1e-6, rtol=0)

@@ -1,0 +1,277 @@
+"""Every experiment composes, names only what exists, and takes a training step at a size a test can afford."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from lightning import LightningModule, Trainer
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader
+
+from lipsync_lightning.clip import ClipBatch, ClipSpec
+from lipsync_lightning.entry import build, one_sentence
+from lipsync_lightning.media.masks import keep_mask
+from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
+from lipsync_lightning.models.syncnet import StableSyncNet
+from lipsync_lightning.models.videomae import VideoMAEFeatures
+from lipsync_lightning.paths import CONF_DIR
+
+EXPERIMENTS_DIR = CONF_DIR / "experiment"
+EXPERIMENTS = sorted(
+    str(path.relative_to(EXPERIMENTS_DIR).with_suffix("")) for path in EXPERIMENTS_DIR.rglob("*.yaml") if "name" in OmegaConf.load(path)
+)
+FULL_SCALE = [name for name in EXPERIMENTS if not name.startswith("demo/")]
+UNET_STAGES = [name for name in FULL_SCALE if name.startswith("stage")]
+SIDE, FRAMES = 64, 4
+HEARD = {"num_tokens": 6, "width": 16}
+TINY_VIDEOMAE = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_width": 32}
+TINY_UNET = ["block_out_channels=[32,32,32,32]", "num_attention_heads=2", "layers_per_block=1", f"cross_attention_dim={HEARD['width']}"]
+TINY_SYNCNET = {
+    "audio_encoder": {"in_channels": 1, "block_out_channels": [8, 8, 16], "downsample_factors": [2, 2, [20, 3]]},
+    "visual_encoder": {"in_channels": 3 * FRAMES, "block_out_channels": [8, 8, 16], "downsample_factors": [2, 2, [8, 16]]},
+}
+
+
+def composed(experiment: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        return compose("train", overrides=[f"+experiment={experiment}", *overrides])
+
+
+def targets(node: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping with a `_target_`, at any depth."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for value in node.values():
+            yield from targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets(value)
+
+
+def refusal(node: dict[str, Any]) -> str | None:
+    """Why a constructor would not take exactly these keys, or None."""
+    given = {key: value for key, value in node.items() if not key.startswith("_")}
+    signature = inspect.signature(get_object(node["_target_"]))
+    try:
+        (signature.bind_partial if node.get("_partial_") else signature.bind)(**given)
+    except TypeError as error:
+        return f"{node['_target_']}: {error}"
+    return None
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_constructor_takes_exactly_the_keys_it_is_given(experiment):
+    plain = OmegaConf.to_container(composed(experiment), resolve=True, throw_on_missing=True)
+    found = list(targets(plain))
+    assert len(found) > 5
+    assert [reason for node in found if (reason := refusal(node))] == []
+
+
+def test_a_misspelt_key_is_found():
+    config = OmegaConf.to_container(composed("stage1", "+module.unet.layers_per_blok=3"), resolve=True)
+    assert len([reason for node in targets(config) if (reason := refusal(node))]) == 1
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_is_named_after_its_file(experiment):
+    assert composed(experiment).name == experiment
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_autoencoder_and_the_unet_fit_together(experiment):
+    module = composed(experiment).module
+    if "unet" in module:
+        assert module.unet.in_channels == 3 * module.unet.out_channels + 1
+
+
+@pytest.mark.parametrize(
+    ("experiment", "batch_size", "resolution"),
+    [
+        ("syncnet", 256, 256),
+        ("stage1", 24, 256),
+        ("stage1_512", 8, 512),
+        ("stage2", 4, 256),
+        ("stage2_efficient", 4, 256),
+        ("stage2_512", 4, 512),
+    ],
+)
+def test_batches_clips_and_learning_rate_are_the_published_ones(experiment, batch_size, resolution):
+    config = composed(experiment)
+    assert config.data.batch_size == batch_size
+    assert (config.clip.num_frames, config.clip.fps, config.clip.resolution) == (16, 25, resolution)
+    assert config.module.optimizer._target_ == "torch.optim.AdamW"
+    assert config.module.optimizer.lr == 1e-5
+    assert config.trainer.gradient_clip_val == 1.0
+
+
+@pytest.mark.parametrize("experiment", UNET_STAGES)
+def test_the_diffusion_process_is_the_published_one(experiment):
+    module = composed(experiment).module
+    schedule = {key: value for key, value in module.scheduler.items() if key != "_target_"}
+    assert schedule == {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "prediction_type": "epsilon",
+    }
+    assert (module.mixed_noise_alpha, module.audio_dropout) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "trainable", "weights"),
+    [
+        ("stage1", [""], {"noise": 1.0}),
+        ("stage2", ["motion_modules.", "attentions."], {"noise": 1.0, "sync": 0.05, "perceptual": 0.1, "trepa": 10.0}),
+        ("stage2_512", ["motion_modules.", "attentions."], {"noise": 1.0, "sync": 0.05, "perceptual": 0.1, "trepa": 10.0}),
+        ("stage2_efficient", ["motion_modules.", "attn2."], {"noise": 1.0, "sync": 0.05, "perceptual": 0.1}),
+    ],
+)
+def test_trained_groups_and_loss_weights_are_the_published_ones(experiment, trainable, weights):
+    module = composed(experiment).module
+    assert list(module.trainable) == trainable
+    assert {name: term.weight for name, term in module.losses.terms.items() if term is not None} == weights
+
+
+@pytest.fixture
+def stand_ins(tmp_path, monkeypatch) -> Path:
+    """Tiny random networks in every file that full-scale experiments read."""
+    monkeypatch.setenv("LIPSYNC_WEIGHTS", str(tmp_path))
+    released = tmp_path / "latentsync-1.6"
+    (released / "auxiliary").mkdir(parents=True)
+    AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    ).save_pretrained(tmp_path / "sd-vae-ft-mse")
+    videomae = VideoMAEFeatures(**TINY_VIDEOMAE, num_frames=FRAMES, tubelet_size=2)
+    torch.save({"module": videomae.state_dict()}, released / "auxiliary" / "vit_g_hybrid_pt_1200e_ssv2_ft.pth")
+    syncnet = {name: {**sizes, "attn_blocks": [0] * 3, "dropout": 0.0, "norm_num_groups": 4} for name, sizes in TINY_SYNCNET.items()}
+    StableSyncNet(**syncnet).save_pretrained(tmp_path / "syncnet")
+    return tmp_path
+
+
+def tiny(experiment: str, weights: Path) -> DictConfig:
+    """The experiment with everything that makes it large made small; what it is stays."""
+    small = [
+        f"clip.resolution={SIDE}",
+        f"clip.num_frames={FRAMES}",
+        "trainer=cpu",
+        "trainer.max_steps=1",
+        "logger=none",
+        "data.batch_size=1",
+    ]
+    if experiment == "syncnet":
+        config = composed(experiment, *small)
+        for name, sizes in TINY_SYNCNET.items():
+            config.module.syncnet[name].update({**sizes, "attn_blocks": [0, 1, 0]})
+            OmegaConf.update(config, f"module.syncnet.{name}", {"norm_num_groups": 4, "attention_heads": 2}, force_add=True)
+        return config
+    small += [f"module.unet.{change}" for change in TINY_UNET] + ["module.unet.motion_num_attention_heads=2"]
+    if experiment.startswith("stage2"):
+        small += ["network/lpips@module.losses.terms.perceptual.loss.metric=untrained", f"module.losses.terms.sync.loss.resolution={SIDE}"]
+        small += [f"module.losses.terms.sync.loss.syncnet.path={weights}/syncnet"]
+    config = composed(experiment, *small)
+    trepa = OmegaConf.select(config, "module.losses.terms.trepa")
+    if trepa is not None:
+        trepa.loss.features.architecture.update(TINY_VIDEOMAE)
+        trepa.loss.resolution = TINY_VIDEOMAE["image_size"]
+    return config
+
+
+def batch(clip: ClipSpec) -> ClipBatch:
+    frames = (2, clip.num_frames, 3, clip.resolution, clip.resolution)
+    return ClipBatch(
+        frames=torch.rand(frames) * 2 - 1,
+        reference=torch.rand(frames) * 2 - 1,
+        keep_mask=keep_mask(clip.resolution).expand(2, 1, -1, -1).clone(),
+        audio=torch.randn(2, clip.num_frames, HEARD["num_tokens"], HEARD["width"]),
+        mel=torch.randn(2, 1, clip.num_mels, clip.mel_columns),
+    )
+
+
+def take_a_step(config: DictConfig) -> Trainer:
+    module: LightningModule = build(config.module)
+    trainer: Trainer = build(
+        config.trainer,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        val_check_interval=1.0,
+        check_val_every_n_epoch=1,
+    )
+    data = DataLoader([batch(build(config.clip))], batch_size=None)  # pyright: ignore[reportArgumentType]
+    trainer.fit(module, data, data)
+    return trainer
+
+
+@pytest.mark.parametrize("experiment", FULL_SCALE)
+def test_a_full_scale_experiment_takes_a_training_step(experiment, stand_ins):
+    trainer = take_a_step(tiny(experiment, stand_ins))
+    assert trainer.global_step == 1
+    assert all(torch.isfinite(value) for name, value in trainer.callback_metrics.items() if "loss" in name)
+    assert {"train/loss", "val/loss"} <= set(trainer.callback_metrics)
+
+
+@pytest.mark.parametrize("experiment", ["demo/stage1", "demo/stage2"])
+def test_a_demo_experiment_takes_a_training_step_on_what_the_earlier_ones_left(experiment, tmp_path):
+    config = composed(experiment, f"demo_dir={tmp_path}", "trainer.max_steps=1", "data.batch_size=1")
+    fitted_to_noise(LinearAutoencoder(patch=4, latent_channels=12)).save_pretrained(tmp_path / "autoencoder" / "autoencoder")
+    if experiment == "demo/stage2":
+        build(composed("demo/syncnet").module.syncnet).save_pretrained(tmp_path / "syncnet" / "syncnet")
+    clip, encoder = build(config.clip), build(config.audio_encoder)
+    tokens = encoder.tokens(torch.randn(clip.num_samples(clip.num_frames)), clip.num_frames, float(clip.fps))
+    demo_batch = {**batch(clip), "audio": tokens.expand(2, -1, -1, -1).clone()}
+    module = build(config.module)
+    trainer = Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(module, DataLoader([demo_batch], batch_size=None))  # pyright: ignore[reportArgumentType]
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+
+
+def fitted_to_noise(autoencoder: LinearAutoencoder) -> LinearAutoencoder:
+    moments = PatchMoments(patch=4)
+    moments.update(torch.rand(4, 3, 64, 64) * 2 - 1)
+    autoencoder.fit_from_moments(moments.count, moments.total, moments.outer)
+    return autoencoder
+
+
+@pytest.mark.parametrize(
+    ("experiment", "part", "command"),
+    [
+        ("stage1", "module", "hf download stabilityai/sd-vae-ft-mse --local-dir"),
+        ("stage1", "audio_encoder", r"hf download ByteDance/LatentSync-1.6 whisper/tiny.pt --local-dir"),
+        ("demo/stage1", "module", "python -m lipsync_lightning.train +experiment=demo/autoencoder demo_dir="),
+    ],
+)
+def test_missing_weights_name_the_command_that_gets_them(experiment, part, command, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIPSYNC_WEIGHTS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exception, match="no ") as caught:
+        build(composed(experiment)[part])
+    assert command in one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        ("syncnet", "python -m lipsync_lightning.train +experiment=syncnet"),
+        ("latentsync-1.6/auxiliary/vit_g_hybrid_pt_1200e_ssv2_ft.pth", "auxiliary/vit_g_hybrid_pt_1200e_ssv2_ft.pth --local-dir"),
+    ],
+)
+def test_a_judge_that_is_missing_names_the_command_that_makes_it(missing, command, stand_ins):
+    Path(stand_ins / missing).rename(stand_ins / "elsewhere")
+    with pytest.raises(Exception, match="no ") as caught:
+        build(tiny("stage2", stand_ins).module)
+    assert command in one_sentence(caught.value)

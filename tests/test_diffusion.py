@@ -1,0 +1,124 @@
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from safetensors.torch import load_file
+
+from lipsync_lightning import diffusion
+from lipsync_lightning.errors import BadConfig
+
+TIMESTEPS = torch.tensor([3, 700])
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, torch.Tensor]:
+    """What the reference computes; (B, T, C, H, W)."""
+    return load_file(Path(__file__).parent / "fixtures" / "diffusion.safetensors")
+
+
+@pytest.fixture(params=["ddim_epsilon", "ddim_velocity"])
+def scheduler(request: pytest.FixtureRequest) -> DDIMScheduler:
+    return request.getfixturevalue(request.param)
+
+
+def test_mixed_noise_is_that_of_the_reference(reference):
+    shared, independent = reference["shared"].expand(-1, 4, -1, -1, -1), reference["independent"]
+    torch.testing.assert_close(diffusion.mix_noise(shared, independent, 1.0), reference["mixed_alpha_1"], rtol=0, atol=1e-6)
+    mixed = diffusion.mix_noise(shared[:1], independent[:1], 2.0)
+    torch.testing.assert_close(mixed, reference["mixed_alpha_2_first_clip"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("alpha", "shared_variance"), [(0.0, 0.0), (1.0, 0.5), (2.0, 0.8)])
+def test_frames_share_the_stated_part_of_a_variance_of_one(alpha, shared_variance):
+    noise = diffusion.draw_mixed_noise(torch.zeros(4, 2, 4, 64, 64), alpha)
+    first, second = noise.unbind(1)
+    assert noise.var().item() == pytest.approx(1.0, abs=0.02)
+    assert (first * second).mean().item() == pytest.approx(shared_variance, abs=0.02)
+    assert (noise[0] * noise[1]).mean().item() == pytest.approx(0.0, abs=0.02)
+
+
+def test_noise_drawn_twice_from_the_same_seed_is_the_same():
+    latents = torch.zeros(1, 2, 3, 4, 4)
+    first, second = (diffusion.draw_mixed_noise(latents, 1.0, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_sampling_starts_from_one_frame_of_noise_for_all_frames_and_another_for_each_clip():
+    noise = diffusion.starting_noise((2, 5, 4, 16, 16), torch.Generator().manual_seed(0), torch.device("cpu"), torch.float32)
+    assert noise.shape == (2, 5, 4, 16, 16)
+    assert torch.equal(noise, noise[:, :1].expand_as(noise))
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_noising_and_the_one_step_estimate_are_those_of_the_reference(reference, ddim_epsilon):
+    noisy = ddim_epsilon.add_noise(reference["clean"], reference["mixed_alpha_1"], reference["timesteps"])
+    torch.testing.assert_close(noisy, reference["noisy"], rtol=0, atol=1e-6)
+    clean = diffusion.predict_clean(ddim_epsilon, reference["predicted_noise"], reference["noisy"], reference["timesteps"])
+    torch.testing.assert_close(clean, reference["one_step_clean"], rtol=1e-5, atol=1e-5)
+
+
+def test_sampling_visits_the_reference_timesteps(reference, ddim_epsilon):
+    visited = []
+
+    def predict(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        visited.append(int(timestep))
+        return torch.zeros_like(latents)
+
+    diffusion.sample(predict, torch.randn(1, 1, 1, 2, 2), ddim_epsilon, 20)
+    assert visited == reference["inference_timesteps_20"].tolist()
+
+
+def test_the_one_step_estimate_of_a_perfect_prediction_is_the_clean_latents(scheduler):
+    clean, noise = torch.randn(2, 2, 3, 4, 5, 5)
+    target = diffusion.training_target(scheduler, clean, noise, TIMESTEPS)
+    noisy = scheduler.add_noise(clean, noise, TIMESTEPS)  # pyright: ignore[reportArgumentType]
+    torch.testing.assert_close(diffusion.predict_clean(scheduler, target, noisy, TIMESTEPS), clean, rtol=0, atol=1e-4)
+
+
+def test_epsilon_is_the_noise_and_velocity_is_not(ddim_epsilon, ddim_velocity):
+    clean, noise = torch.randn(2, 2, 1, 1, 3, 3)
+    assert torch.equal(diffusion.training_target(ddim_epsilon, clean, noise, TIMESTEPS), noise)
+    assert not torch.allclose(diffusion.training_target(ddim_velocity, clean, noise, TIMESTEPS), noise)
+
+
+def test_another_prediction_type_is_refused(ddim_epsilon):
+    other = DDIMScheduler.from_config(ddim_epsilon.config, prediction_type="sample")
+    with pytest.raises(BadConfig, match="epsilon or v_prediction, not 'sample'"):
+        diffusion.training_target(other, *torch.randn(2, 2, 1, 1, 3, 3), TIMESTEPS)
+
+
+def test_the_unet_reads_noisy_mask_masked_reference_in_this_order():
+    noisy, masked, reference = (torch.full((2, 3, 4, 5, 5), value) for value in (1.0, 2.0, 3.0))
+    stacked = diffusion.unet_input(noisy, torch.zeros(2, 1, 5, 5), masked, reference)
+    assert stacked.shape == (2, 13, 3, 5, 5)
+    assert stacked[0, :, 1, 2, 2].tolist() == [1.0] * 4 + [0.0] + [2.0] * 4 + [3.0] * 4
+
+
+def test_guidance_of_one_is_the_conditional_prediction_and_of_zero_the_unconditional():
+    unconditional, conditional = torch.randn(2, 1, 2, 3, 4, 4)
+    torch.testing.assert_close(diffusion.guide(unconditional, conditional, 1.0), conditional)
+    assert torch.equal(diffusion.guide(unconditional, conditional, 0.0), unconditional)
+
+
+def test_guidance_above_one_goes_past_the_conditional_prediction():
+    assert diffusion.guide(torch.tensor(1.0), torch.tensor(2.0), 1.5).item() == 2.5
+
+
+@pytest.mark.parametrize("num_steps", [1, 8, 20])
+def test_sampling_with_a_perfect_predictor_finds_the_clean_latents(ddim_velocity, num_steps):
+    clean, start = torch.randn(2, 1, 2, 3, 4, 4)
+
+    def velocity(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return ddim_velocity.get_velocity(clean, start, timestep[None])
+
+    found = diffusion.sample(velocity, start, ddim_velocity, num_steps)
+    at_first_timestep = ddim_velocity.add_noise(clean, start, torch.tensor([0]))  # where the released schedule ends
+    torch.testing.assert_close(found, at_first_timestep, rtol=0, atol=1e-4)
+    assert (found - clean).square().mean().sqrt() < 0.04
+
+
+def test_sampling_leaves_the_schedule_as_it_was(ddim_epsilon):
+    before = ddim_epsilon.timesteps.clone()
+    diffusion.sample(lambda latents, _: latents, torch.randn(1, 1, 1, 2, 2), ddim_epsilon, 4)
+    assert torch.equal(ddim_epsilon.timesteps, before)

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+
+from command_line import CommandLine
+from lipsync_lightning.errors import BadConfig, WouldOverwrite
+from lipsync_lightning.train import checkpoint_to_resume, main
+
+
+@pytest.fixture
+def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
+    return CommandLine(tmp_path, monkeypatch, capfd)
+
+
+@pytest.fixture
+def used_run(tmp_path: Path) -> Path:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    for step in (90, 100):
+        (run / "checkpoints" / f"step_{step:08d}.ckpt").touch()
+    return run
+
+
+def test_a_new_run_resumes_nothing(tmp_path: Path):
+    assert checkpoint_to_resume(None, tmp_path) is None
+    assert checkpoint_to_resume("last", tmp_path) is None
+
+
+def test_last_is_the_checkpoint_of_the_highest_step(used_run: Path):
+    assert checkpoint_to_resume("last", used_run) == used_run / "checkpoints" / "step_00000100.ckpt"
+
+
+def test_a_used_run_folder_is_not_written_into_again(used_run: Path):
+    with pytest.raises(WouldOverwrite, match=r"already holds a run \(step_00000100.ckpt\); continue it with ckpt_path=last"):
+        checkpoint_to_resume(None, used_run)
+
+
+def test_a_named_checkpoint_must_be_there(used_run: Path):
+    named = used_run / "checkpoints" / "step_00000090.ckpt"
+    assert checkpoint_to_resume(str(named), used_run) == named
+    with pytest.raises(BadConfig, match=r"ckpt_path=nowhere\.ckpt is not a file"):
+        checkpoint_to_resume("nowhere.ckpt", used_run)
+
+
+def test_an_unknown_experiment_is_refused_naming_the_known_ones(command_line: CommandLine):
+    refused = command_line.refusal(main, "+experiment=stage9")
+    assert "experiment/stage9" in refused
+    assert "stage2" in refused
+
+
+def test_a_misspelt_key_is_refused(command_line: CommandLine):
+    assert "batch_sise" in command_line.refusal(main, "+experiment=demo/syncnet", "data.batch_sise=3")
+    assert "batch_sise" in command_line.refusal(main, "+experiment=demo/syncnet", "+data.batch_sise=3")
+
+
+def test_missing_shards_are_told_before_anything_else(command_line: CommandLine):
+    refused = command_line.refusal(main, "+experiment=demo/syncnet", "demo_dir=none")
+    assert refused.startswith("error: no shards at none/shards")
+    assert refused.endswith("out=none/shards")
+
+
+def test_a_used_run_folder_and_a_checkpoint_that_is_nowhere_are_refused(command_line: CommandLine, used_run: Path):
+    assert "already holds a run" in command_line.refusal(main, "+experiment=demo/syncnet", f"run_dir={used_run}")
+    assert "is not a file" in command_line.refusal(main, "+experiment=demo/syncnet", f"run_dir={used_run}", "ckpt_path=nowhere.ckpt")
