@@ -71,7 +71,7 @@ def test_an_export_holds_the_runs_newest_weights_and_its_clip(run: Path, command
 
 
 def test_a_former_export_is_replaced_and_nothing_else(run: Path, tmp_path: Path):
-    pipeline = pipeline_of_run(run, 2, 1.5)
+    pipeline = pipeline_of_run(run, 2, 1.5, "own_frames")
     save_whole(pipeline, tmp_path / "export")
     (tmp_path / "export" / "left over").touch()
     save_whole(pipeline, tmp_path / "export")

@@ -56,16 +56,21 @@ class ClipSpec:
             raise ClipMismatch(f"{mine} and {others} were made for different clips: {listing}; use `clip=` of the one to remake the other")
 
 
-class ClipBatch(TypedDict, total=False):
-    """One batch. SyncNet reads `frames` and `mel`; the U-Net stages read every key."""
+class WindowBatch(TypedDict):
+    """One batch for SyncNet."""
 
     frames: Tensor  # (B, T, 3, H, W), float in [-1, 1]: the target window
-    reference: Tensor  # (B, T, 3, H, W), float in [-1, 1]: a window of the same clip that does not overlap the target
-    keep_mask: Tensor  # (B, 1, H, W), 1 = keep, 0 = to be generated
-    audio: Tensor  # (B, T, A, D): audio tokens of each target frame
     mel: Tensor  # (B, 1, M, L): log-mel heard during the target window
     id: list[str]  # shard id of the clip each row comes from
     first_frame: Tensor  # (B,), int64: where in that clip the target window starts
+
+
+class ClipBatch(WindowBatch):
+    """One batch for the U-Net stages."""
+
+    reference: Tensor  # (B, T, 3, H, W), float in [-1, 1]: a window of the same clip that does not overlap the target
+    keep_mask: Tensor  # (B, 1, H, W), 1 = keep, 0 = to be generated
+    audio: Tensor  # (B, T, A, D): audio tokens of each target frame
 
 
 def lower_half(frames: Tensor) -> Tensor:

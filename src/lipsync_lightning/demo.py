@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lipsync_lightning.entry import entry_point
 from lipsync_lightning.paths import write_atomically
@@ -31,7 +31,7 @@ def run_step(name: str, arguments: list[str]) -> dict[str, Any]:
     command = ["python", "-m", *arguments]
     print(f"\n[{name}] {shlex.join(command)}", flush=True)
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, *command[1:]])
+    process = subprocess.Popen([sys.executable, *command[1:]], env={"WANDB_SILENT": "true", **os.environ})
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except KeyboardInterrupt:
@@ -51,7 +51,8 @@ def main(config: DictConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     done = {step["step"]: step for step in finished_steps(out)}
     record: list[dict[str, Any]] = []
-    for name, arguments in OmegaConf.to_container(config.steps, resolve=True).items():  # pyright: ignore[reportAttributeAccessIssue]
+    steps = {str(name): [str(argument) for argument in arguments] for name, arguments in config.steps.items()}
+    for name, arguments in steps.items():
         command = shlex.join(["python", "-m", *arguments])
         if name in done and done[name]["command"] == command:
             print(f"[{name}] already done", flush=True)

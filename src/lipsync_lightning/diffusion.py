@@ -7,7 +7,7 @@ from collections.abc import Callable
 from copy import deepcopy
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from einops import rearrange, repeat
 from torch import Tensor
 
@@ -51,7 +51,7 @@ def training_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, time
         case "epsilon":
             return noise
         case "v_prediction":
-            return scheduler.get_velocity(clean, noise, timesteps)
+            return scheduler.get_velocity(clean, noise, timesteps)  # pyright: ignore[reportArgumentType]
         case other:
             raise BadConfig(f"prediction_type must be epsilon or v_prediction, not {other!r}; change the scheduler's YAML")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from lipsync_lightning.clip import ClipBatch, ClipSpec
+from lipsync_lightning.clip import ClipSpec, WindowBatch
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.entry import build, entry_point
 from lipsync_lightning.errors import BadConfig, BadMedia
@@ -89,7 +89,7 @@ def chosen_videos(folder: Path, num_videos: int) -> list[Path]:
     return [videos[int(position)] for position in np.linspace(0, len(videos), num_videos, endpoint=False)]
 
 
-def float_batches(data: ClipDataModule, loader: Any) -> Iterator[ClipBatch]:
+def float_batches(data: ClipDataModule, loader: Any) -> Iterator[WindowBatch]:
     return (data.on_after_batch_transfer(batch, 0) for batch in loader)  # pyright: ignore[reportReturnType]
 
 

@@ -29,7 +29,7 @@ def run_config(run: Path) -> DictConfig:
     return config
 
 
-def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float) -> LipSyncPipeline:
+def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float, reference: str) -> LipSyncPipeline:
     """Return the pipeline with a run's newest U-Net. Raises: as `run_config`, and WrongWeights."""
     config = run_config(run)
     unet = build(config.module.unet)
@@ -46,6 +46,7 @@ def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float) 
         clip=clip.as_dict(),
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
+        reference=reference,
     )
 
 
@@ -65,7 +66,7 @@ def save_whole(pipeline: LipSyncPipeline, out: Path) -> None:
 
 @entry_point("export")
 def main(config: DictConfig) -> None:
-    pipeline = pipeline_of_run(Path(config.run), config.num_inference_steps, config.guidance_scale)
+    pipeline = pipeline_of_run(Path(config.run), config.num_inference_steps, config.guidance_scale, config.reference)
     save_whole(pipeline, Path(config.out))
     print(f"exported {config.run} to {config.out}")
 

@@ -48,6 +48,7 @@ def quieten_lightning() -> None:
 @entry_point("train")
 def main(config: DictConfig) -> None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
+    config.run_dir = str(run_dir)  # in a sweep, every job's own folder
     checkpoint = checkpoint_to_resume(config.ckpt_path, run_dir)
     quieten_lightning()
     seed_everything(config.seed, workers=True, verbose=False)

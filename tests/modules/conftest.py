@@ -66,6 +66,7 @@ def make_stage1(make_unet, tiny_autoencoder, ddim_epsilon, training_arguments, n
             "trainable": [""],
             "mixed_noise_alpha": 1.0,
             "audio_dropout": 0.0,
+            "gradient_checkpointing": False,
             **training_arguments,
         }
         return UNetStage1Module(**{**arguments, **changes})
@@ -84,6 +85,7 @@ def make_stage2(make_unet, tiny_autoencoder, ddim_epsilon, training_arguments, a
             "trainable": PUBLISHED_GROUPS,
             "mixed_noise_alpha": 1.0,
             "audio_dropout": 0.0,
+            "gradient_checkpointing": False,
             **training_arguments,
         }
         return UNetStage2Module(**{**arguments, **changes})

@@ -17,7 +17,8 @@ from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.video import probe, read_frames
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.pipeline import lipsync
-from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline, placed_frames
+from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, Sampling, load_pipeline, placed_frames
+from lipsync_lightning.pipeline.reference import OwnFrames
 from lipsync_lightning.pipeline.windows import PlacedFrame
 from tiny_media import POINTS, SIDE, level, numbered_frames, sound_of, write_video
 
@@ -54,7 +55,7 @@ def a_window(num_frames: int = 4, lost: tuple[int, ...] = ()) -> list[PlacedFram
 def spoken(pipeline: LipSyncPipeline, window: list[PlacedFrame], seed: int = 0, steps: int = 2, scale: float = 1.5) -> list[np.ndarray]:
     audio = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        return list(pipeline._speak(window, audio, pipeline._one_frame_of_noise(0), steps, scale))
+        return list(pipeline._speak(window, audio, OwnFrames(), Sampling(pipeline._one_frame_of_noise(0), steps, scale)))
 
 
 def test_the_result_has_the_videos_frames_and_all_the_sound(pipeline: LipSyncPipeline, video: Path, speech: Path, out: Path):
@@ -88,8 +89,8 @@ def test_pixels_outside_the_patch_are_the_inputs(pipeline: LipSyncPipeline):
 
 def test_the_mouth_follows_the_sound_and_the_kept_region_does_not(pipeline: LipSyncPipeline, tiny_clip: ClipSpec):
     frames = torch.rand(4, 3, 32, 32) * 2 - 1
-    noise = pipeline._one_frame_of_noise(0)
-    one, other = (pipeline.generate(frames, torch.randn(4, 3, 8), noise, 2, 1.5) for _ in range(2))
+    sampling = Sampling(pipeline._one_frame_of_noise(0), 2, 1.5)
+    one, other = (pipeline.generate(frames, frames, torch.randn(4, 3, 8), sampling) for _ in range(2))
     keep = keep_mask(tiny_clip.resolution)
     torch.testing.assert_close(one[:, :, keep == 1], frames[:, :, keep == 1], atol=1e-6, rtol=0)
     torch.testing.assert_close(one[:, :, keep == 1], other[:, :, keep == 1])
@@ -102,10 +103,11 @@ def test_every_frame_hears_its_own_sound(pipeline: LipSyncPipeline, make_unet: A
     pipeline.unet = make_unet("none").eval()
     for parameter in pipeline.unet.conv_out.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    audio, noise, frames = torch.randn(4, 3, 8), pipeline._one_frame_of_noise(0), torch.rand(4, 3, 32, 32) * 2 - 1
+    audio, frames = torch.randn(4, 3, 8), torch.rand(4, 3, 32, 32) * 2 - 1
+    sampling = Sampling(pipeline._one_frame_of_noise(0), 2, 1.5)
     changed = audio.clone()
     changed[2] += 1
-    difference = pipeline.generate(frames, changed, noise, 2, 1.5) - pipeline.generate(frames, audio, noise, 2, 1.5)
+    difference = pipeline.generate(frames, frames, changed, sampling) - pipeline.generate(frames, frames, audio, sampling)
     assert int(difference.abs().mean(dim=(1, 2, 3)).argmax()) == 2
 
 
@@ -276,6 +278,6 @@ def test_an_untrained_network_still_fills_only_the_mask(pipeline: LipSyncPipelin
     unet: LipSyncUNet = make_unet().eval()
     pipeline.unet = unet
     frames = torch.from_numpy(numbered_frames(4, 32)).permute(0, 3, 1, 2) / 127.5 - 1
-    made = pipeline.generate(frames, torch.zeros(4, 3, 8), pipeline._one_frame_of_noise(0), 1, 1.0)
+    made = pipeline.generate(frames, frames, torch.zeros(4, 3, 8), Sampling(pipeline._one_frame_of_noise(0), 1, 1.0))
     keep = keep_mask(tiny_clip.resolution)
     torch.testing.assert_close(made[:, :, keep == 1], frames[:, :, keep == 1], atol=1e-6, rtol=0)

@@ -22,11 +22,13 @@ def vgg_lpips(*, path: str) -> nn.Module:
     released = released_file(path, depth=2)
     metric = untrained_lpips()
     # LPIPS calls torchvision's `features.5.weight` `slice2.5.weight`.
-    original_name = {name: "features." + name.split(".", 1)[1] for name in metric.net.state_dict()}
+    original_name = {name: "features." + name.split(".", 1)[1] for name in metric.net.state_dict()}  # pyright: ignore[reportAttributeAccessIssue]
     missing = sorted(set(original_name.values()) - set(released))
     if missing:
         raise WrongWeights(f"{path} is not torchvision's VGG-16: it lacks {missing[:3]} and {max(0, len(missing) - 3)} more")
-    metric.net.load_state_dict({name: released[original] for name, original in original_name.items()})
+    metric.net.load_state_dict(  # pyright: ignore[reportAttributeAccessIssue]
+        {name: released[original] for name, original in original_name.items()}
+    )
     return metric
 
 

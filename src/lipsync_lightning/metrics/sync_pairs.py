@@ -8,13 +8,13 @@ from einops import rearrange
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from lipsync_lightning.clip import ClipBatch, lower_half
+from lipsync_lightning.clip import WindowBatch, lower_half
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.scoring.similarity import best_threshold, matching_and_foreign, pair_accuracy
 
 
 @torch.no_grad()
-def pair_similarities(syncnet: StableSyncNet, batches: Iterable[ClipBatch]) -> tuple[Tensor, Tensor]:
+def pair_similarities(syncnet: StableSyncNet, batches: Iterable[WindowBatch]) -> tuple[Tensor, Tensor]:
     """Return the similarities (P,) of all windows of the batches, as `matching_and_foreign` pairs them."""
     pairs = []
     for batch in batches:
@@ -27,7 +27,7 @@ def pair_similarities(syncnet: StableSyncNet, batches: Iterable[ClipBatch]) -> t
 
 
 def heldout_accuracy(
-    syncnet: StableSyncNet, training: Iterable[ClipBatch], heldout: Iterable[ClipBatch], num_training_batches: int
+    syncnet: StableSyncNet, training: Iterable[WindowBatch], heldout: Iterable[WindowBatch], num_training_batches: int
 ) -> dict[str, float]:
     """Return `syncnet_accuracy`, `syncnet_auc` on held-out windows and the `syncnet_threshold` chosen on training windows."""
     threshold = best_threshold(*pair_similarities(syncnet, islice(training, num_training_batches)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from einops import rearrange
 from lightning import LightningModule
 from torch import Tensor
@@ -28,20 +28,9 @@ LossInputs = dict[str, Callable[[], tuple[Tensor, ...]]]
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """What the U-Net sees beside noise and sound."""
-
-    keep_mask: Tensor  # (B, 1, H, W), on the grid of the latents
-    masked: Tensor  # (B, T, C, H, W), latents of the masked target
-    reference: Tensor  # (B, T, C, H, W)
-
-
-@dataclass(frozen=True)
 class DenoisingStep:
     """What the losses read. Latents are (B, T, C, H, W)."""
 
-    conditions: Conditions
-    noise: Tensor
     prediction: Tensor  # what the network said: noise or velocity, as the schedule has it
     target: Tensor  # what it should have said
     clean_pred: Tensor  # one-step estimate of the clean latents
@@ -63,11 +52,13 @@ class DenoisingModule(LightningModule):
         trainable: Sequence[str],
         mixed_noise_alpha: float,
         audio_dropout: float,
+        gradient_checkpointing: bool,
     ) -> None:
         """Args:
         trainable: parts of parameter names; parameters that contain none of them are frozen. [""] trains all.
         mixed_noise_alpha: how much of the noise the frames of a clip share.
         audio_dropout: share of clips trained without sound, which guidance needs; 0 in the published training.
+        gradient_checkpointing: compute the U-Net's activations again in backward instead of keeping them.
         """
         super().__init__()
         self.losses = losses
@@ -79,6 +70,8 @@ class DenoisingModule(LightningModule):
         self.clip = clip
         self.mixed_noise_alpha = mixed_noise_alpha
         self.audio_dropout = audio_dropout
+        if gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
         for name, parameter in self.unet.named_parameters():
             parameter.requires_grad_(any(part in name for part in trainable))
 
@@ -105,26 +98,19 @@ class DenoisingModule(LightningModule):
 
     def denoise(self, batch: ClipBatch, audio: Tensor, generator: torch.Generator | None = None) -> DenoisingStep:
         """Noise the target frames, let the U-Net undo it, and return what the losses need."""
-        target, conditions = self._encode(batch)
+        target, masked, reference = self._encode(batch)
         noise = diffusion.draw_mixed_noise(target, self.mixed_noise_alpha, generator)
         num_train_timesteps = self.scheduler.config["num_train_timesteps"]
         timesteps_B = torch.randint(num_train_timesteps, (len(target),), device=target.device, generator=generator)
         noisy = self.scheduler.add_noise(target, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
-        prediction = self._predict(noisy, timesteps_B, conditions, audio)
+        mask = latent_keep_mask(batch["keep_mask"], self.autoencoder.downscale)
+        prediction = self.unet(diffusion.unet_input(noisy, mask, masked, reference), timesteps_B, audio)
+        prediction = rearrange(prediction, "b c t h w -> b t c h w").float()
         return DenoisingStep(
-            conditions,
-            noise,
             prediction,
             diffusion.training_target(self.scheduler, target, noise, timesteps_B),
             diffusion.predict_clean(self.scheduler, prediction, noisy, timesteps_B),
         )
-
-    def clean_from_noise(self, step: DenoisingStep, audio: Tensor) -> Tensor:
-        """Return the one-step estimate of clean latents from pure noise, for any audio (B, T, A, D): nothing of the target is seen."""
-        last = self.scheduler.config["num_train_timesteps"] - 1
-        timesteps_B = torch.full((len(audio),), last, device=audio.device)
-        prediction = self._predict(step.noise, timesteps_B, step.conditions, audio)
-        return diffusion.predict_clean(self.scheduler, prediction, step.noise, timesteps_B)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return the (B, T, 3, H, W) frames of (B, T, C, h, w) latents, with gradients."""
@@ -141,18 +127,14 @@ class DenoisingModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         put_back_frozen(checkpoint, self, FROZEN_PARTS, self.clip)
 
-    def _predict(self, noisy: Tensor, timesteps: Tensor, conditions: Conditions, audio: Tensor) -> Tensor:
-        unet_input = diffusion.unet_input(noisy, conditions.keep_mask, conditions.masked, conditions.reference)
-        return rearrange(self.unet(unet_input, timesteps, audio), "b c t h w -> b t c h w").float()
-
     @torch.no_grad()
-    def _encode(self, batch: ClipBatch) -> tuple[Tensor, Conditions]:
-        """Return the target's latents (B, T, C, h, w) and the conditions."""
+    def _encode(self, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return latents (B, T, C, h, w) of the target, the masked target and the reference."""
         masked = batch["frames"] * rearrange(batch["keep_mask"], "b 1 h w -> b 1 1 h w")
         pictures = torch.stack([batch["frames"], masked, batch["reference"]])
         latents_NCHW = self.autoencoder.encode(rearrange(pictures, "k b t c h w -> (k b t) c h w"))
         target, masked, reference = rearrange(latents_NCHW, "(k b t) c h w -> k b t c h w", k=3, b=len(batch["frames"]))
-        return target, Conditions(latent_keep_mask(batch["keep_mask"], self.autoencoder.downscale), masked, reference)
+        return target, masked, reference
 
     def _audio_kept(self, num_clips: int) -> Tensor:
         return (torch.rand(num_clips, 1, 1, 1, device=self.device) >= self.audio_dropout).float()

@@ -6,7 +6,7 @@ from einops import rearrange
 from lightning import LightningModule
 from torch import Tensor
 
-from lipsync_lightning.clip import ClipBatch, ClipSpec
+from lipsync_lightning.clip import ClipSpec, WindowBatch
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
 from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
 
@@ -21,13 +21,13 @@ class LinearAutoencoderModule(LightningModule):
         self.moments = PatchMoments(patch=autoencoder.config["patch"])
         self.clip = clip
 
-    def training_step(self, batch: ClipBatch, batch_idx: int) -> None:
+    def training_step(self, batch: WindowBatch, batch_idx: int) -> None:
         frames_NCHW = rearrange(batch["frames"], "b t c h w -> (b t) c h w")
         self.moments.update(frames_NCHW)
         self.autoencoder.fit_from_moments(self.moments.count, self.moments.total, self.moments.outer)
         self.log("train/psnr", self._psnr(frames_NCHW), prog_bar=True)
 
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         frames_NCHW = rearrange(batch["frames"], "b t c h w -> (b t) c h w")
         self.log("val/psnr", self._psnr(frames_NCHW), batch_size=len(batch["frames"]))
 

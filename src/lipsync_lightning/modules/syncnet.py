@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import CatMetric
 from torchmetrics.functional.classification import binary_auroc
 
-from lipsync_lightning.clip import ClipBatch, ClipSpec, lower_half
+from lipsync_lightning.clip import ClipSpec, WindowBatch, lower_half
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
 from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule
@@ -40,19 +40,19 @@ class SyncNetModule(LightningModule):
         self.matching = CatMetric()
         self.foreign = CatMetric()
 
-    def forward(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
         """Return unit embeddings (B, D) of lips and of sound."""
         faces_BCHW = rearrange(batch["frames"], "b t c h w -> b (t c) h w")
         return self.syncnet(lower_half(faces_BCHW), batch["mel"])
 
-    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         vision_BD, audio_BD = self(batch)
         loss = self.objective(vision_BD, audio_BD)
         self._remember(*matching_and_foreign(vision_BD.detach(), audio_BD.detach()))
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         vision_BD, audio_BD = self(batch)
         self.log("val/loss", self.objective(vision_BD, audio_BD), batch_size=len(vision_BD), sync_dist=True)
         matching_B, foreign_B = matching_and_foreign(vision_BD, audio_BD)

@@ -25,6 +25,7 @@ from lipsync_lightning.media.video import probe, read_frames
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAudioEncoder
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, StableDiffusionAutoencoder
 from lipsync_lightning.models.unet import LipSyncUNet
+from lipsync_lightning.pipeline.reference import REFERENCES, Reference
 from lipsync_lightning.pipeline.windows import PlacedFrame, placed_frames, windows
 
 
@@ -36,6 +37,15 @@ class LipSyncResult:
     num_frames: int
     num_synced: int  # frames with a face; the others were passed through
     sound_seconds: float
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a clip is sampled."""
+
+    noise: Tensor  # (1, 1, C, h, w): every frame of every window starts from it, as published
+    num_inference_steps: int
+    guidance_scale: float
 
 
 class LipSyncPipeline(DiffusionPipeline):
@@ -53,16 +63,23 @@ class LipSyncPipeline(DiffusionPipeline):
         clip: dict[str, int] | None = None,
         num_inference_steps: int = 20,
         guidance_scale: float = 1.5,
+        reference: str = "own_frames",
     ) -> None:
         """Args:
         clip: a `ClipSpec` as a dict, so that it is stored in `model_index.json`. Not optional: it has a default only
             because diffusers takes every argument without one for a network.
         num_inference_steps, guidance_scale: what a call uses unless told otherwise.
-        Raises: WrongWeights, if the U-Net's channels do not fit the autoencoder's; ClipMismatch, if `clip` is no ClipSpec.
+        reference: name of one of `pipeline.reference.REFERENCES`.
+        Raises:
+            BadConfig: there is no such reference.
+            WrongWeights: the U-Net's channels do not fit the autoencoder's.
+            ClipMismatch: `clip` is no ClipSpec.
         """
         super().__init__()
         self.register_modules(unet=unet, autoencoder=autoencoder, audio_encoder=audio_encoder, scheduler=scheduler)
-        self.register_to_config(clip=clip, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+        self.register_to_config(clip=clip, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, reference=reference)
+        if reference not in REFERENCES:
+            raise BadConfig(f"reference={reference!r} is none of {sorted(REFERENCES)}; choose one of them")
         self.clip = ClipSpec.from_dict(clip or {}, "the export's model_index.json")
         expected = 3 * autoencoder.latent_channels + 1
         if unet.config["in_channels"] != expected:
@@ -102,14 +119,15 @@ class LipSyncPipeline(DiffusionPipeline):
         at_most = ceil(info.duration_s * fps) + self.clip.num_frames
         tokens = self.audio_encoder.token_windows(torch.from_numpy(waveform), at_most, fps, self.clip.num_frames)
         placed = placed_frames(read_frames(video, fps=fps), faces.for_video(Path(video)), self.clip.resolution)
-        noise = self._one_frame_of_noise(seed)
         scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
+        sampling = Sampling(self._one_frame_of_noise(seed), steps, scale)
+        reference = REFERENCES[self.config["reference"]]()
         num_frames = num_synced = 0
         bar = tqdm(total=at_most - self.clip.num_frames, desc=Path(out).name, unit="frame")
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         with bar, MuxedVideoWriter(out, width=info.width, height=info.height, fps=fps, sound=audio) as writer:
             for window, audio_TAD in zip(windows(placed, self.clip.num_frames), tokens, strict=False):
-                for frame in self._speak(window, audio_TAD, noise, steps, scale):
+                for frame in self._speak(window, audio_TAD, reference, sampling):
                     writer.write(frame)
                 num_frames += len(window)
                 num_synced += sum(placed.matrix is not None for placed in window)
@@ -119,32 +137,30 @@ class LipSyncPipeline(DiffusionPipeline):
         return LipSyncResult(Path(out), num_frames, num_synced, sound_seconds)
 
     @torch.no_grad()
-    def generate(self, frames: Tensor, audio: Tensor, noise: Tensor, num_inference_steps: int, guidance_scale: float) -> Tensor:
+    def generate(self, frames: Tensor, reference: Tensor, audio: Tensor, sampling: Sampling) -> Tensor:
         """Return aligned faces that say the audio; what the mask keeps is the input's.
 
         Args:
-            frames: (T, 3, H, W) in [-1, 1], aligned faces, also their own reference, as published.
+            frames: (T, 3, H, W) in [-1, 1], aligned faces.
+            reference: like `frames`, the same person unmasked.
             audio: (T, A, D) tokens.
-            noise: (1, 1, C, h, w), the same for every frame of the clip, as published.
         Returns: (T, 3, H, W) in [-1, 1].
         """
         keep_HW = keep_mask(self.clip.resolution).to(frames)
-        masked, reference = (
-            rearrange(self.autoencoder.encode(pictures), "t c h w -> 1 t c h w") for pictures in (frames * keep_HW, frames)
-        )
+        masked, shown = (rearrange(self.autoencoder.encode(pictures), "t c h w -> 1 t c h w") for pictures in (frames * keep_HW, reference))
         mask = rearrange(latent_keep_mask(keep_HW, self.autoencoder.downscale), "h w -> 1 1 h w")
         audio_BTAD = rearrange(audio, "t a d -> 1 t a d")
-        branches = [audio_BTAD] if guidance_scale <= 1 else [torch.zeros_like(audio_BTAD), audio_BTAD]
+        branches = [audio_BTAD] if sampling.guidance_scale <= 1 else [torch.zeros_like(audio_BTAD), audio_BTAD]
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-            unet_input = diffusion.unet_input(latents, mask, masked, reference)
+            unet_input = diffusion.unet_input(latents, mask, masked, shown)
             repeated = repeat(unet_input, "1 c t h w -> k c t h w", k=len(branches))
             prediction = self.unet(repeated, timestep.expand(len(branches)), torch.cat(branches))
             predictions = rearrange(prediction, "k c t h w -> k 1 t c h w")
-            return predictions[0] if len(branches) == 1 else diffusion.guide(predictions[0], predictions[1], guidance_scale)
+            return predictions[0] if len(branches) == 1 else diffusion.guide(predictions[0], predictions[1], sampling.guidance_scale)
 
-        start = repeat(noise, "1 1 c h w -> 1 t c h w", t=len(frames))
-        latents = diffusion.sample(predict, start, self.scheduler, num_inference_steps)
+        start = repeat(sampling.noise, "1 1 c h w -> 1 t c h w", t=len(frames))
+        latents = diffusion.sample(predict, start, self.scheduler, sampling.num_inference_steps)
         generated = self.autoencoder.decode(latents[0]).clamp(-1, 1)
         return frames * keep_HW + generated * (1 - keep_HW)
 
@@ -154,7 +170,7 @@ class LipSyncPipeline(DiffusionPipeline):
         noise = torch.randn((1, 1, self.autoencoder.latent_channels, side, side), generator=generator)
         return noise.to(self.unet.device, self.unet.dtype)
 
-    def _speak(self, window: Sequence[PlacedFrame], audio: Tensor, noise: Tensor, steps: int, scale: float) -> Iterator[np.ndarray]:
+    def _speak(self, window: Sequence[PlacedFrame], audio: Tensor, reference: Reference, sampling: Sampling) -> Iterator[np.ndarray]:
         """Yield the window's frames with new mouths; frames without a face as they are."""
         shown = [index for index, placed in enumerate(window) if placed.matrix is not None]
         if not shown:
@@ -163,8 +179,9 @@ class LipSyncPipeline(DiffusionPipeline):
         # A short window is filled up with its last face, because the U-Net has seen clips of one length only.
         filled = shown + [shown[-1]] * (self.clip.num_frames - len(shown))
         aligned = np.stack([align(window[i].frame, _matrix(window[i]), self.clip.resolution) for i in filled])
-        frames_TCHW = rearrange(torch.from_numpy(aligned), "t h w c -> t c h w").to(noise) / 127.5 - 1
-        faces_TCHW = self.generate(frames_TCHW, audio[torch.tensor(filled)].to(noise), noise, steps, scale)
+        frames_TCHW = rearrange(torch.from_numpy(aligned), "t h w c -> t c h w").to(sampling.noise) / 127.5 - 1
+        audio_TAD = audio[torch.tensor(filled)].to(sampling.noise)
+        faces_TCHW = self.generate(frames_TCHW, reference.of(frames_TCHW), audio_TAD, sampling)
         faces_THWC = rearrange((faces_TCHW.float() * 127.5 + 127.5).round().byte(), "t c h w -> t h w c").cpu().numpy()
         new_face = dict(zip(shown, faces_THWC, strict=False))
         for index, placed in enumerate(window):

@@ -32,7 +32,7 @@ WORDINGS = {
         "Mouth follows new speech",
         "How closely the generated mouth opens and closes with speech that is not the video's own; 1 is exactly, 0 is not at all.",
     ),
-    "mouth_correlation_own": Wording(
+    "mouth_correlation_reconstruction": Wording(
         "Mouth follows own speech", "The same with the video's own speech, which the model could in part read off the untouched face."
     ),
     "mouth_correlation_real": Wording(
@@ -43,7 +43,11 @@ WORDINGS = {
     ),
     "mouth_correlation_old_stage1": Wording(
         "Old mouth shows through, stage 1",
-        "The same before SyncNet supervision: what is left of it after stage 2 is the shortcut that remains.",
+        "The same for the system after stage 1, whose window is its own reference as published.",
+    ),
+    "mouth_correlation_chance": Wording(
+        "Old and new speech by chance",
+        "How far the new speech's true track happens to follow the old one's: what even a perfect mouth would show of the old.",
     ),
     "mouth_correlation_shuffled": Wording(
         "Mouth against shuffled speech",
@@ -58,7 +62,7 @@ WORDINGS = {
     "lpips_mouth_reconstruction": Wording(
         "LPIPS of the mouth", "The same judged by a network's features; 0 is identical, lower is closer."
     ),
-    "sync_confidence": Wording(
+    "sync_confidence_cross": Wording(
         "Sync confidence", "How much better the best alignment of lips and sound fits than a typical wrong one; higher is surer."
     ),
     "av_offset": Wording("Sound offset", "By how many frames the sound seems to run ahead of the lips; 0 is in sync.", 1, " frames"),
