@@ -65,11 +65,19 @@ def test_after_a_failure_it_goes_on_with_the_failed_step(run: Any, tmp_path: Pat
     assert run(a="1", b="1", c="1") == ["b", "c"]
 
 
-def test_what_follows_a_changed_step_is_run_again(run: Any, tmp_path: Path):
-    run(a="1", b="1", c="1")
-    assert run(a="1", b="2", c="1") == ["b", "c"]
+def test_a_new_step_is_run_and_so_is_what_follows_it(run: Any, tmp_path: Path):
+    run(a="1", c="1")
+    assert run(a="1", b="1", c="1") == ["b", "c"]
     assert recorded(tmp_path) == ["a", "b", "c"]
-    assert run(a="1", b="2", c="1") == []
+
+
+def test_a_changed_step_is_refused_because_training_would_not_notice(run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    run(a="1", b="1")
+    capfd.readouterr()
+    with pytest.raises(SystemExit):
+        run(a="1", b="2")
+    assert "whose step b was another" in capfd.readouterr().err
+    assert recorded(tmp_path) == ["a", "b"]
 
 
 def test_the_same_python_runs_the_steps(run: Any, tmp_path: Path):

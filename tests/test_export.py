@@ -55,8 +55,7 @@ def run(tmp_path: Path, tiny_autoencoder: LinearAutoencoder, make_unet) -> Path:
             "scheduler": {"_target_": "diffusers.DDIMScheduler"},
         },
     }
-    (folder / ".hydra").mkdir()
-    OmegaConf.save(OmegaConf.create(configuration), folder / ".hydra" / "config.yaml")
+    OmegaConf.save(OmegaConf.create(configuration), folder / "config.yaml")
     return folder
 
 
@@ -78,12 +77,12 @@ def test_a_former_export_is_replaced_and_nothing_else(run: Path, tmp_path: Path)
     assert not (tmp_path / "export" / "left over").exists()
     with pytest.raises(WouldOverwrite, match="exists and is no export"):
         save_whole(pipeline, run)
-    assert (run / ".hydra" / "config.yaml").is_file()
+    assert (run / "config.yaml").is_file()
 
 
 def test_what_is_no_run_of_a_unet_is_refused_in_one_sentence(run: Path, command_line: CommandLine):
     assert "holds no training run" in command_line.refusal(main, "run=nowhere", "out=x")
-    config = run / ".hydra" / "config.yaml"
+    config = run / "config.yaml"
     text = config.read_text()
     config.write_text(text.replace("layers_per_block: 1", "layers_per_block: 2"))
     assert "its weights are not those of the U-Net" in command_line.refusal(main, f"run={run}", "out=x")

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lipsync_lightning.entry import entry_point
+from lipsync_lightning.errors import WouldOverwrite
 from lipsync_lightning.paths import write_atomically
 
 STEPS_FILE = "steps.json"  # what was done, how long it took, what it needed
@@ -54,7 +55,11 @@ def main(config: DictConfig) -> None:
     steps = {str(name): [str(argument) for argument in arguments] for name, arguments in config.steps.items()}
     for name, arguments in steps.items():
         command = shlex.join(["python", "-m", *arguments])
-        if name in done and done[name]["command"] == command:
+        if name in done:
+            if done[name]["command"] != command:
+                raise WouldOverwrite(
+                    f"{out} holds a demo whose step {name} was another: {done[name]['command']}; choose another out=, or delete {out}"
+                )
             print(f"[{name}] already done", flush=True)
             record.append(done[name])
             continue

@@ -78,7 +78,10 @@ def headline(rows: list[Row], systems: list[str]) -> dict[str, float]:
             ("lpips_mouth_reconstruction", "lpips", "own speech"),
         ):
             figures[key + suffix] = mean_of(rows, column, system=system, condition=condition)
-    return {key: value for key, value in figures.items() if value is not None}
+    figures = {key: value for key, value in figures.items() if value is not None}
+    if {"mouth_correlation_cross", "mouth_correlation_real"} <= set(figures):
+        figures["mouth_correlation_cross_share"] = figures["mouth_correlation_cross"] / figures["mouth_correlation_real"]
+    return figures
 
 
 def chosen_videos(folder: Path, num_videos: int) -> list[Path]:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.entry import build, entry_point
 from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite, WrongWeights
-from lipsync_lightning.modules.weights import network_weights
+from lipsync_lightning.modules.weights import RUN_CONFIG, network_weights
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline
 
 
@@ -17,7 +17,7 @@ def run_config(run: Path) -> DictConfig:
 
     Raises: MissingWeights, if the folder holds no run; BadConfig, if the run trained no U-Net.
     """
-    path = run / ".hydra" / "config.yaml"
+    path = run / RUN_CONFIG
     if not path.is_file():
         raise MissingWeights(f"run={run} holds no training run (no {path.relative_to(run)}); give the run_dir of a training")
     config = OmegaConf.load(path)

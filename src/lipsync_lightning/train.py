@@ -6,11 +6,12 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from lightning import seed_everything
-from omegaconf import DictConfig
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
 
 from lipsync_lightning.entry import build, entry_point
 from lipsync_lightning.errors import BadConfig, WouldOverwrite
-from lipsync_lightning.modules.weights import newest_checkpoint
+from lipsync_lightning.modules.weights import RUN_CONFIG, newest_checkpoint, require_weights, save_networks
 
 
 def checkpoint_to_resume(ckpt_path: str | None, run_dir: Path) -> Path | None:
@@ -38,11 +39,19 @@ def quieten_lightning() -> None:
     for message in (
         ".*does not have many workers.*",  # the YAML says how many
         ".*Found .* module.* in eval mode at the start of training.*",  # frozen networks are
-        ".*Experiment logs directory .* exists and is not empty.*",  # a resumed run
+        ".*Experiment logs directory .* exists and is not empty.*",  # the log in it was moved aside
         ".*configure_optimizers` returned `None`.*",  # the closed-form fit
         ".*LeafSpec.* is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+@rank_zero_only
+def keep_former_log(run_dir: Path) -> None:
+    """Move the log of the part of a run that is now resumed aside, because Lightning's logger deletes what it finds."""
+    log = run_dir / "metrics.csv"
+    if log.is_file():
+        log.rename(run_dir / f"metrics.{len(list(run_dir.glob('metrics.*.csv'))):03d}.csv")
 
 
 @entry_point("train")
@@ -54,14 +63,20 @@ def main(config: DictConfig) -> None:
     seed_everything(config.seed, workers=True, verbose=False)
     data = build(config.data)
     data.require_shards("train")  # before weights are loaded and GPUs are taken
+    if config.init_from is not None and checkpoint is None:
+        require_weights(config.init_from)  # before a large network is built
+    OmegaConf.save(config, run_dir / RUN_CONFIG)
+    keep_former_log(run_dir)
     module = build(config.module)
     if config.init_from is not None and checkpoint is None:
         module.load_weights(config.init_from)
     callbacks, loggers = build(config.callbacks), build(config.logger)
+    if not loggers:
+        callbacks.pop("learning_rate", None)  # Lightning's monitor refuses to run without a logger
     trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted:
-        raise SystemExit(130)
+    if trainer.is_global_zero:
+        save_networks(module, run_dir, config.networks)
 
 
 if __name__ == "__main__":

@@ -69,15 +69,15 @@ def test_a_resumed_run_reads_another_order(shards: Path, tiny_clip: ClipSpec):
 
 
 def test_shards_are_asked_for_before_training(tmp_path: Path, shards: Path, tiny_clip: ClipSpec):
-    data_of(shards, tiny_clip).require_shards()
+    data_of(shards, tiny_clip).require_shards("train")
     with pytest.raises(MissingShards, match="make them with"):
-        data_of(tmp_path, tiny_clip).require_shards()
+        data_of(tmp_path, tiny_clip).require_shards("train")
     (tmp_path / "train").mkdir()
-    with pytest.raises(MissingShards, match="holds no training clips"):
-        data_of(tmp_path, tiny_clip).require_shards()
+    with pytest.raises(MissingShards, match="holds no train clips"):
+        data_of(tmp_path, tiny_clip).require_shards("train")
     other = ClipSpec(**(tiny_clip.as_dict() | {"resolution": 64}))
     with pytest.raises(ClipMismatch, match="resolution 32 against 64"):
-        data_of(shards, other).require_shards()
+        data_of(shards, other).require_shards("train")
 
 
 def test_an_error_in_a_data_worker_is_told_in_one_sentence(shards: Path, tiny_clip: ClipSpec):

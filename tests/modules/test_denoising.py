@@ -139,7 +139,7 @@ def test_networks_that_judge_stay_in_eval_mode_through_training_and_validation(m
 
 
 def test_starting_from_a_folder_without_weights_is_refused(make_stage1, tmp_path):
-    with pytest.raises(MissingWeights, match=r"no checkpoint, no export and no unet there"):
+    with pytest.raises(MissingWeights, match=r"no checkpoint, no export and no network there"):
         make_stage1().load_weights(str(tmp_path))
 
 

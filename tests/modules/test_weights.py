@@ -36,7 +36,7 @@ def test_an_export_and_the_networks_own_folder_give_its_weights(tmp_path, tiny_u
 
 
 def test_an_empty_folder_is_refused_with_what_would_do(tmp_path):
-    with pytest.raises(MissingWeights, match="no checkpoint, no export and no unet there; give a run's folder"):
+    with pytest.raises(MissingWeights, match="no checkpoint, no export and no network there; give a run's folder"):
         network_weights(str(tmp_path), "unet")
 
 

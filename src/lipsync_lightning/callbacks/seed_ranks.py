@@ -1,5 +1,6 @@
 """Random numbers of a run that are its own on every rank, and new after every resume."""
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
@@ -11,5 +12,5 @@ class SeedRanks(Callback):
         self.seed = seed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Seeds far apart, because generators seeded alike are not: a rank's steps never reach the next rank's seed.
-        torch.manual_seed((self.seed * 1_000_003 + trainer.global_rank) * 100_000_007 + trainer.global_step)
+        own = np.random.SeedSequence([self.seed, trainer.global_rank, trainer.global_step])
+        torch.manual_seed(int(own.generate_state(1, np.uint64)[0]))

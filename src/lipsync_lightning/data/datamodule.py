@@ -40,14 +40,23 @@ class ClipDataModule(LightningDataModule):
                 raise MissingShards(f"{self.shards} holds no {split} clips; {self.shards}/ledger.jsonl says what became of each source")
 
     def train_dataloader(self) -> DataLoader:
-        stream = self._stream(self._split("train"), first_epoch=self.first_epoch, num_epochs=None, shuffle_buffer=self.shuffle_buffer)
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        stream = self._stream(
+            self._split("train"),
+            first_epoch=self.first_epoch,
+            num_epochs=None,
+            shuffle_buffer=self.shuffle_buffer,
+            rank=rank,
+            world_size=world_size,
+        )
         return self._loader(stream, drop_last=True)
 
     def val_dataloader(self) -> DataLoader | list:
         shards = self._split("heldout")
         if not shards:
             return []
-        return self._loader(self._stream(shards, first_epoch=0, num_epochs=1, shuffle_buffer=0), drop_last=False)
+        # Every rank reads all of it: were it divided, ranks with fewer batches would leave the others waiting.
+        return self._loader(self._stream(shards, first_epoch=0, num_epochs=1, shuffle_buffer=0, rank=0, world_size=1), drop_last=False)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Return the batch with its frames as float in [-1, 1]."""
@@ -64,17 +73,8 @@ class ClipDataModule(LightningDataModule):
     def _split(self, split: str) -> list[Shard]:
         return find_shards(self.shards, split, self.clip)
 
-    def _stream(self, shards: list[Shard], *, first_epoch: int, num_epochs: int | None, shuffle_buffer: int) -> WindowStream:
-        return WindowStream(
-            shards=shards,
-            samples=self.samples,
-            seed=self.seed,
-            first_epoch=first_epoch,
-            num_epochs=num_epochs,
-            shuffle_buffer=shuffle_buffer,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-        )
+    def _stream(self, shards: list[Shard], **order: Any) -> WindowStream:
+        return WindowStream(shards=shards, samples=self.samples, seed=self.seed, **order)
 
     def _loader(self, stream: WindowStream, *, drop_last: bool) -> DataLoader:
         return DataLoader(

@@ -13,7 +13,7 @@ from webdataset.filters import shuffle
 from webdataset.tariterators import tarfile_samples
 
 from lipsync_lightning.data.samples import Samples, Window
-from lipsync_lightning.errors import BrokenShard, MissingShards
+from lipsync_lightning.errors import BadMedia, BrokenShard, MissingShards
 from lipsync_lightning.preparation.shards import Shard
 
 
@@ -84,7 +84,11 @@ class WindowStream(IterableDataset):
         if self.shuffle_buffer:
             clips = shuffle(self.shuffle_buffer, rng=random.Random(f"{self.seed}/{epoch}/{consumer}"))(clips)
         for clip in clips:
-            yield from self.samples(clip, np.random.default_rng([self.seed, epoch, crc32(clip["__key__"].encode())]))
+            rng = np.random.default_rng([self.seed, epoch, crc32(clip["__key__"].encode())])
+            try:
+                yield from self.samples(clip, rng)
+            except BadMedia as error:  # which only knows the bytes it was given
+                raise BrokenShard(f"{clip['__key__']} in {clip['__url__']}: {error}") from error
 
 
 def _part_of(shard: Shard, part: int, parts: int) -> Iterator[dict[str, Any]]:

@@ -15,15 +15,18 @@ from lipsync_lightning.scoring.similarity import best_threshold, matching_and_fo
 
 @torch.no_grad()
 def pair_similarities(syncnet: StableSyncNet, batches: Iterable[WindowBatch]) -> tuple[Tensor, Tensor]:
-    """Return the similarities (P,) of all windows of the batches, as `matching_and_foreign` pairs them."""
-    pairs = []
+    """Return the similarities (P,) of all windows, as `matching_and_foreign` pairs them when they stand in one row.
+
+    Paired over all batches at once, so that the figure does not depend on the batch size.
+    """
+    embeddings = []
     for batch in batches:
         vision_BD, audio_BD = syncnet(
             lower_half(rearrange(batch["frames"], "b t c h w -> b (t c) h w")).to(syncnet.device), batch["mel"].to(syncnet.device)
         )
-        pairs.append(matching_and_foreign(vision_BD, audio_BD))
-    matching, foreign = zip(*pairs, strict=True)
-    return torch.cat(matching), torch.cat(foreign)
+        embeddings.append((vision_BD, audio_BD))
+    vision, audio = zip(*embeddings, strict=True)
+    return matching_and_foreign(torch.cat(vision), torch.cat(audio))
 
 
 def heldout_accuracy(

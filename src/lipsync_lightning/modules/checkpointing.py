@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.errors import WrongWeights
 
 
 def leave_out_frozen(checkpoint: dict[str, Any], frozen_parts: Sequence[str], clip: ClipSpec) -> None:
@@ -18,8 +19,10 @@ def leave_out_frozen(checkpoint: dict[str, Any], frozen_parts: Sequence[str], cl
 def put_back_frozen(checkpoint: dict[str, Any], module: nn.Module, frozen_parts: Sequence[str], clip: ClipSpec) -> None:
     """Fill the frozen weights back in from `module` itself, so that loading can be strict.
 
-    Raises: ClipMismatch, if the checkpoint was trained for other clips.
+    Raises: WrongWeights, if the checkpoint is not of one of our runs; ClipMismatch, if it was trained for other clips.
     """
+    if "clip" not in checkpoint:
+        raise WrongWeights("ckpt_path names a checkpoint that no run of this library wrote; give one from the run's checkpoints folder")
     ClipSpec.from_dict(checkpoint["clip"], "the checkpoint").require_equal(clip, "the checkpoint", "this run")
     prefixes = tuple(f"{part}." for part in frozen_parts)
     checkpoint["state_dict"] |= {n: t for n, t in module.state_dict().items() if n.startswith(prefixes)}

@@ -132,7 +132,7 @@ class DenoisingModule(LightningModule):
         """Return latents (B, T, C, h, w) of the target, the masked target and the reference."""
         masked = batch["frames"] * rearrange(batch["keep_mask"], "b 1 h w -> b 1 1 h w")
         pictures = torch.stack([batch["frames"], masked, batch["reference"]])
-        latents_NCHW = self.autoencoder.encode(rearrange(pictures, "k b t c h w -> (k b t) c h w"))
+        latents_NCHW = self.autoencoder.encode(rearrange(pictures, "k b t c h w -> (k b t) c h w")).float()  # bf16 has no room for ᾱ near 1
         target, masked, reference = rearrange(latents_NCHW, "(k b t) c h w -> k b t c h w", k=3, b=len(batch["frames"]))
         return target, masked, reference
 

@@ -10,6 +10,7 @@ from torchmetrics import CatMetric
 from torchmetrics.functional.classification import binary_auroc
 
 from lipsync_lightning.clip import ClipSpec, WindowBatch, lower_half
+from lipsync_lightning.models.latentsync import load_matching
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
 from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule
@@ -54,6 +55,8 @@ class SyncNetModule(LightningModule):
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         vision_BD, audio_BD = self(batch)
+        if len(vision_BD) < 2:
+            return  # a last batch of one has no neighbour to borrow foreign sound from
         self.log("val/loss", self.objective(vision_BD, audio_BD), batch_size=len(vision_BD), sync_dist=True)
         matching_B, foreign_B = matching_and_foreign(vision_BD, audio_BD)
         self.matching.update(matching_B)
@@ -84,7 +87,7 @@ class SyncNetModule(LightningModule):
 
     def load_weights(self, path: str) -> None:
         """Start from another run's SyncNet. Raises: MissingWeights, WrongWeights."""
-        self.syncnet.load_state_dict(network_weights(path, "syncnet"))
+        load_matching(self.syncnet, network_weights(path, "syncnet"), allowed_missing=())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         leave_out_frozen(checkpoint, (), self.clip)

@@ -1,14 +1,16 @@
 """Weights of a former run, as the start of a new one: `init_from`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lipsync_lightning.errors import MissingWeights, WrongWeights
 from lipsync_lightning.models.released import unpickled
 
+RUN_CONFIG = "config.yaml"  # in a run's folder: the configuration it was trained with
 CHECKPOINTS = "checkpoints"  # folder of a run that holds its checkpoints
 
 
@@ -34,7 +36,27 @@ def network_weights(path: str, network: str) -> dict[str, Tensor]:
         files = sorted(candidate.glob("*.safetensors"))
         if files:
             return _from_safetensors(files)
-    raise MissingWeights(f"{path}: no checkpoint, no export and no {network} there; give a run's folder, a .ckpt file or an export folder")
+    raise _nothing_at(path)
+
+
+def require_weights(path: str) -> None:
+    """Raises: MissingWeights, if there is nothing at `path` that `network_weights` could read."""
+    folder = Path(path)
+    if not (folder.is_file() or newest_checkpoint(folder) or any(folder.glob("**/*.safetensors"))):
+        raise _nothing_at(path)
+
+
+def save_networks(module: nn.Module, run_dir: Path, names: Sequence[str]) -> None:
+    """Save the named networks of a trained module, diffusers models, each as `run_dir/<name>` for `from_pretrained`."""
+    for name in names:
+        getattr(module, name).save_pretrained(run_dir / name)
+
+
+def _nothing_at(path: str) -> MissingWeights:
+    return MissingWeights(
+        f"init_from={path}: no checkpoint, no export and no network there; give a run's folder, a .ckpt file or an export folder, "
+        "or train the stage before, such as python -m lipsync_lightning.train +experiment=stage1"
+    )
 
 
 def _from_safetensors(files: list[Path]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lipsync_lightning import diffusion
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.errors import BadConfig, MissingWeights, NoFace, WouldOverwrite, WrongWeights
+from lipsync_lightning.errors import BadConfig, BadMedia, MissingWeights, NoFace, WouldOverwrite, WrongWeights
 from lipsync_lightning.media.audio import read_audio
 from lipsync_lightning.media.faces import FacePoints, align, paste_back
 from lipsync_lightning.media.masks import keep_mask, latent_keep_mask
@@ -126,7 +126,10 @@ class LipSyncPipeline(DiffusionPipeline):
         bar = tqdm(total=at_most - self.clip.num_frames, desc=Path(out).name, unit="frame")
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         with bar, MuxedVideoWriter(out, width=info.width, height=info.height, fps=fps, sound=audio) as writer:
-            for window, audio_TAD in zip(windows(placed, self.clip.num_frames), tokens, strict=False):
+            for window in windows(placed, self.clip.num_frames):
+                audio_TAD = next(tokens, None)
+                if audio_TAD is None:
+                    raise BadMedia(f"{video} has more frames than the {info.duration_s:.2f} s it states; write it anew with any video tool")
                 for frame in self._speak(window, audio_TAD, reference, sampling):
                     writer.write(frame)
                 num_frames += len(window)
@@ -147,28 +150,31 @@ class LipSyncPipeline(DiffusionPipeline):
         Returns: (T, 3, H, W) in [-1, 1].
         """
         keep_HW = keep_mask(self.clip.resolution).to(frames)
-        masked, shown = (rearrange(self.autoencoder.encode(pictures), "t c h w -> 1 t c h w") for pictures in (frames * keep_HW, reference))
+        masked, shown = (
+            rearrange(self.autoencoder.encode(pictures.to(self.autoencoder.dtype)).float(), "t c h w -> 1 t c h w")
+            for pictures in (frames * keep_HW, reference)
+        )
         mask = rearrange(latent_keep_mask(keep_HW, self.autoencoder.downscale), "h w -> 1 1 h w")
-        audio_BTAD = rearrange(audio, "t a d -> 1 t a d")
+        audio_BTAD = rearrange(audio, "t a d -> 1 t a d").to(self.unet.dtype)
         branches = [audio_BTAD] if sampling.guidance_scale <= 1 else [torch.zeros_like(audio_BTAD), audio_BTAD]
 
         def predict(latents: Tensor, timestep: Tensor) -> Tensor:
             unet_input = diffusion.unet_input(latents, mask, masked, shown)
             repeated = repeat(unet_input, "1 c t h w -> k c t h w", k=len(branches))
-            prediction = self.unet(repeated, timestep.expand(len(branches)), torch.cat(branches))
+            prediction = self.unet(repeated.to(self.unet.dtype), timestep.expand(len(branches)), torch.cat(branches)).float()
             predictions = rearrange(prediction, "k c t h w -> k 1 t c h w")
             return predictions[0] if len(branches) == 1 else diffusion.guide(predictions[0], predictions[1], sampling.guidance_scale)
 
         start = repeat(sampling.noise, "1 1 c h w -> 1 t c h w", t=len(frames))
         latents = diffusion.sample(predict, start, self.scheduler, sampling.num_inference_steps)
-        generated = self.autoencoder.decode(latents[0]).clamp(-1, 1)
+        generated = self.autoencoder.decode(latents[0].to(self.autoencoder.dtype)).float().clamp(-1, 1)
         return frames * keep_HW + generated * (1 - keep_HW)
 
     def _one_frame_of_noise(self, seed: int) -> Tensor:
         side = self.clip.resolution // self.autoencoder.downscale
         generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device gets the same
         noise = torch.randn((1, 1, self.autoencoder.latent_channels, side, side), generator=generator)
-        return noise.to(self.unet.device, self.unet.dtype)
+        return noise.to(self.unet.device)  # float32: a schedule has no room in half precision
 
     def _speak(self, window: Sequence[PlacedFrame], audio: Tensor, reference: Reference, sampling: Sampling) -> Iterator[np.ndarray]:
         """Yield the window's frames with new mouths; frames without a face as they are."""

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, BrokenShard, NoFace, WouldOverwrite
+from lipsync_lightning.paths import write_atomically
 from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.preparation.shards import FinishedClip, Sidecar, read_sidecar, sidecar_path, write_shard
 from lipsync_lightning.preparation.source import prepare_source
@@ -68,7 +69,7 @@ def prepare(recipe: Recipe, clip: ClipSpec, out: Path, *, sources_per_shard: int
         for task in _run_all(missing, num_workers):
             bar.update(len(task.names))
     ledger = [row for task in tasks for row in read_sidecar(task.path).ledger]
-    (out / "ledger.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ledger))
+    write_atomically(out / "ledger.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ledger).encode())
     if not any(row["clips"] for row in ledger):
         reasons = Counter(reason for row in ledger for reason in row["rejected"]).most_common(3)
         raise NoFace(

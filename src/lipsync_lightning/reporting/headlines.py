@@ -38,12 +38,20 @@ WORDINGS = {
     "mouth_correlation_real": Wording(
         "Real mouths follow their speech", "The same measured on the untouched videos: the ceiling for every other correlation here."
     ),
+    "mouth_correlation_cross_share": Wording(
+        "Share of the ceiling", "The new-speech figure as a share of the real mouths' one: how near generated mouths come to real ones."
+    ),
     "mouth_correlation_old": Wording(
         "Old mouth shows through", "How much the generated mouth still moves like the replaced one; near 0 means that the sound is obeyed."
     ),
     "mouth_correlation_old_stage1": Wording(
         "Old mouth shows through, stage 1",
         "The same for the system after stage 1, whose window is its own reference as published.",
+    ),
+    "mouth_correlation_old_stage2_own_frames": Wording(
+        "Old mouth shows through, stage 2 with own frames",
+        "The same after stage 2, but with the window as its own reference: beside the one above it shows what training changed, "
+        "beside the first what the choice of reference changed.",
     ),
     "mouth_correlation_chance": Wording(
         "Old and new speech by chance",

@@ -7,6 +7,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lipsync_lightning.errors import BadConfig, BadMedia
 from lipsync_lightning.reporting.curves import Series, read_csv_log
 
@@ -60,11 +62,22 @@ def is_number(value: Any) -> bool:
 
 def _logs(path: Path) -> dict[str, dict[str, Series]]:
     # A single stage trained by hand keeps its log at the top of its own folder.
-    files = {file.parent.name if file.parent != path else path.resolve().name: file for file in path.glob("*/metrics.csv")}
+    folders = {folder.name: folder for folder in path.iterdir() if (folder / "metrics.csv").is_file()}
     if (path / "metrics.csv").is_file():
-        files[path.resolve().name] = path / "metrics.csv"
+        folders[path.resolve().name] = path
     rank = {name: place for place, name in enumerate(STAGE_ORDER)}
-    return {name: read_csv_log(files[name]) for name in sorted(files, key=lambda name: (rank.get(name, len(rank)), name))}
+    return {name: _whole_log(folders[name]) for name in sorted(folders, key=lambda name: (rank.get(name, len(rank)), name))}
+
+
+def _whole_log(folder: Path) -> dict[str, Series]:
+    """The log of a stage; each time it was resumed, the part before was moved to `metrics.<number>.csv`."""
+    parts = [read_csv_log(file) for file in (*sorted(folder.glob("metrics.*.csv")), folder / "metrics.csv")]
+    whole: dict[str, Series] = {}
+    for part in parts:
+        for name, (steps, values) in part.items():
+            former_steps, former_values = whole.get(name, (np.empty(0), np.empty(0)))
+            whole[name] = (np.concatenate([former_steps, steps]), np.concatenate([former_values, values]))
+    return whole
 
 
 def _read_json(path: Path, kind: type) -> Any:
