@@ -1,9 +1,10 @@
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lipsync_lightning.entry import build, one_sentence
+from lipsync_lightning.entry import build, one_sentence, quoted
 from lipsync_lightning.errors import BrokenShard, WrongWeights
 
 
@@ -39,3 +40,16 @@ def test_a_workers_traceback_is_left_out():
     told = "Caught BrokenShard in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File ...\n"
     error = BrokenShard(told + "lipsync_lightning.errors.BrokenShard: d/0: no mp4\nin it; run prepare\n")
     assert one_sentence(error) == "d/0: no mp4 in it; run prepare"
+
+
+@pytest.mark.parametrize("path", ["runs/Gespräch 1 – ä.mp4", "a & b#1.mp4", "плёнка.mp4", "~/x;y.mp4"])
+def test_paths_with_any_letters_reach_the_configuration_as_they_are(path: str):
+    (override,) = OverridesParser.create().parse_overrides([quoted(f"video={path}")])
+    assert override.value() == path
+
+
+@pytest.mark.parametrize(
+    "argument", ["a=1,2", "x=[1,2]", "y='ä'", "+experiment=demo/stage1", "runs/a b.mp4", "v=plain path.mp4", "-m", "~a.b"]
+)
+def test_what_hydra_understands_is_left_alone(argument: str):
+    assert quoted(argument) == argument

@@ -1,6 +1,7 @@
 """What every entry point shares: Hydra in front, errors as one sentence behind."""
 
 import functools
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lipsync_lightning.errors import LipSyncError
 from lipsync_lightning.paths import CONF_DIR, weights_dir
+
+_UNKNOWN_TO_HYDRA = re.compile(r"[^\w\s/\-+.$%*@:?|=,()\[\]{}'\"\\]|[^\x00-\x7f]")
 
 OmegaConf.register_new_resolver("where_gpus", lambda with_gpu, without: with_gpu if torch.cuda.is_available() else without, replace=True)
 OmegaConf.register_new_resolver("weights", lambda name: str(weights_dir() / name), replace=True)
@@ -33,9 +36,28 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
                 print(f"error: {one_sentence(error)}", file=sys.stderr)
                 raise SystemExit(1) from None
 
-        return hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(with_readable_errors)
+        hydra_main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(with_readable_errors)
+
+        @functools.wraps(with_readable_errors)
+        def main() -> None:
+            sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
+            hydra_main()
+
+        return main
 
     return decorate
+
+
+def quoted(argument: str) -> str:
+    """Return a command-line override that Hydra's grammar takes: a value with letters it does not know, such as ä or &, in quotes.
+
+    Values that are already quoted, lists and mappings are left as they are, and so is what has a meaning: commas sweep.
+    """
+    key, equals, value = argument.partition("=")
+    if not equals or value.startswith(("'", '"', "[", "{")) or not _UNKNOWN_TO_HYDRA.search(value):
+        return argument
+    escaped = value.replace('"', '\\"')
+    return f'{key}="{escaped}"'
 
 
 def one_sentence(error: BaseException) -> str:

@@ -68,7 +68,7 @@ WORDINGS = {
         "SSIM of the mouth", "The same judged by local structure instead of single pixels; 1 is identical."
     ),
     "lpips_mouth_reconstruction": Wording(
-        "LPIPS of the mouth", "The same judged by a network's features; 0 is identical, lower is closer."
+        "LPIPS of the mouth", "The same judged by the features of a network, untrained ones in the demo; 0 is identical, lower is closer."
     ),
     "sync_confidence_cross": Wording(
         "Sync confidence", "How much better the best alignment of lips and sound fits than a typical wrong one; higher is surer."
@@ -98,8 +98,19 @@ def headlines(metrics: Mapping[str, object], bars: Mapping[str, float]) -> list[
     return [_headline(key, figures.get(key), bars.get(key)) for key in ordered]
 
 
+def _wording(key: str) -> Wording:
+    """The words for a figure; `<figure>_<system>` is the figure of another system than the one under test."""
+    if key in WORDINGS:
+        return WORDINGS[key]
+    figure = max((known for known in WORDINGS if key.startswith(f"{known}_")), key=len, default=None)
+    if figure is None:
+        return Wording(key.replace("_", " "), _UNDESCRIBED)
+    system = key.removeprefix(f"{figure}_").replace("_", " ")
+    return WORDINGS[figure]._replace(label=f"{WORDINGS[figure].label}, {system}")
+
+
 def _headline(key: str, value: float | None, bar: float | None) -> Headline:
-    wording = WORDINGS.get(key, Wording(key.replace("_", " "), _UNDESCRIBED))
+    wording = _wording(key)
     shown = number(value, wording.digits, wording.unit)
     if bar is None:
         return Headline(wording.label, shown, wording.meaning, "", "")
