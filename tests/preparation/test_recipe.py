@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from lipsync_lightning.errors import BadConfig, BadMedia
-from lipsync_lightning.preparation.recipe import SplitByFolder, SplitByHash, sample_id
+from lipsync_lightning.preparation.recipe import SplitByFolder, SplitByHash, may_be_video, sample_id
 from tiny_media import folder_recipe
 
 NAMES = [f"person_{person}/clip_{clip}.mp4" for person in range(6) for clip in range(2)]
@@ -69,3 +69,10 @@ def test_an_empty_or_missing_source_folder_is_refused(tmp_path: Path):
 def test_lengths_that_contradict_each_other_are_refused(tmp_path: Path):
     with pytest.raises(BadConfig, match="min_seconds <= max_seconds"):
         folder_recipe(tmp_path, min_seconds=3, max_seconds=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("a.mp4", True), ("b/c.MOV", True), ("no suffix", True), ("speech.wav", False), ("README.md", False)]
+)
+def test_only_what_may_be_a_video_can_be_held_out(name: str, expected: bool):
+    assert may_be_video(name) is expected

@@ -1,6 +1,7 @@
 """Which videos become shards, and by which settings."""
 
 import hashlib
+import mimetypes
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,12 @@ class Recipe:
         if not visible:
             raise BadMedia(f"recipe.source={self.source!r} holds no files; give the folder that holds the videos")
         return visible
+
+
+def may_be_video(name: str) -> bool:
+    """Return whether a file's name does not say that it is something else, which would make a poor held-out clip."""
+    kind, _ = mimetypes.guess_type(name)
+    return kind is None or kind.startswith("video/")
 
 
 def sample_id(dataset: str, source_name: str, segment: int) -> str:

@@ -45,7 +45,7 @@ class ShardTask:
 def plan_shards(recipe: Recipe, clip: ClipSpec, out: Path, sources_per_shard: int) -> list[ShardTask]:
     """Return the shards that this recipe makes, held-out ones apart."""
     names = recipe.sources()
-    heldout = recipe.split.heldout(names)
+    heldout = recipe.split.heldout([name for name in names if may_be_video(name)])
     tasks = []
     for split, members in (("train", [n for n in names if n not in heldout]), ("heldout", sorted(heldout))):
         for number, first in enumerate(range(0, len(members), sources_per_shard)):
