@@ -21,7 +21,7 @@ from tqdm import tqdm
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, BrokenShard, NoFace, WouldOverwrite
 from lipsync_lightning.paths import write_atomically
-from lipsync_lightning.preparation.recipe import Recipe
+from lipsync_lightning.preparation.recipe import Recipe, may_be_video
 from lipsync_lightning.preparation.shards import FinishedClip, Sidecar, read_sidecar, sidecar_path, write_shard
 from lipsync_lightning.preparation.source import prepare_source
 
