@@ -44,13 +44,6 @@ def test_noise_drawn_twice_from_the_same_seed_is_the_same():
     assert torch.equal(first, second)
 
 
-def test_sampling_starts_from_one_frame_of_noise_for_all_frames_and_another_for_each_clip():
-    noise = diffusion.starting_noise((2, 5, 4, 16, 16), torch.Generator().manual_seed(0), torch.device("cpu"), torch.float32)
-    assert noise.shape == (2, 5, 4, 16, 16)
-    assert torch.equal(noise, noise[:, :1].expand_as(noise))
-    assert not torch.equal(noise[0], noise[1])
-
-
 def test_noising_and_the_one_step_estimate_are_those_of_the_reference(reference, ddim_epsilon):
     noisy = ddim_epsilon.add_noise(reference["clean"], reference["mixed_alpha_1"], reference["timesteps"])
     torch.testing.assert_close(noisy, reference["noisy"], rtol=0, atol=1e-6)

@@ -35,13 +35,6 @@ def draw_mixed_noise(latents: Tensor, alpha: float, generator: torch.Generator |
     return mix_noise(normal(), normal(), alpha)
 
 
-def starting_noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return (B, T, C, H, W) noise from which sampling starts: one frame of noise repeated over the clip."""
-    batch, num_frames, *frame = shape
-    one_frame = torch.randn((batch, 1, *frame), generator=generator).to(device, dtype)
-    return repeat(one_frame, "b 1 c h w -> b t c h w", t=num_frames)
-
-
 def training_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """Return what the network should predict, as the schedule's prediction type says: the noise, or the velocity.
 
