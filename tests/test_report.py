@@ -16,6 +16,7 @@ from lipsync_lightning.report import main, write_report
 from lipsync_lightning.reporting.curves import read_csv_log, smoothed
 from lipsync_lightning.reporting.headlines import number
 from lipsync_lightning.reporting.page import duration, means_table
+from lipsync_lightning.reporting.run_folder import read_run
 from lipsync_lightning.reporting.strips import film_strip, save_png
 
 CSV_LOG = """epoch,step,train/loss,train/loss_noise,train/loss_sync,val/accuracy,val/loss
@@ -247,3 +248,13 @@ def test_a_missing_run_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monke
 def test_making_a_page_does_not_wait_for_torch():
     code = "import sys, lipsync_lightning.reporting.page, lipsync_lightning.reporting.strips; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_parts_of_a_resumed_stages_log_are_one_curve(tmp_path: Path):
+    stage = tmp_path / "stage1"
+    stage.mkdir()
+    (stage / "metrics.000.csv").write_text("step,train/loss\n0,3\n1,2\n")
+    assert read_run(tmp_path).stages["stage1"]["train/loss"][1].tolist() == [3, 2]
+    (stage / "metrics.csv").write_text("step,train/loss\n2,1\n")
+    steps, values = read_run(tmp_path).stages["stage1"]["train/loss"]
+    assert (steps.tolist(), values.tolist()) == ([0, 1, 2], [3, 2, 1])

@@ -62,16 +62,20 @@ def is_number(value: Any) -> bool:
 
 def _logs(path: Path) -> dict[str, dict[str, Series]]:
     # A single stage trained by hand keeps its log at the top of its own folder.
-    folders = {folder.name: folder for folder in path.iterdir() if (folder / "metrics.csv").is_file()}
-    if (path / "metrics.csv").is_file():
+    folders = {folder.name: folder for folder in path.iterdir() if log_files(folder)}
+    if log_files(path):
         folders[path.resolve().name] = path
     rank = {name: place for place, name in enumerate(STAGE_ORDER)}
     return {name: _whole_log(folders[name]) for name in sorted(folders, key=lambda name: (rank.get(name, len(rank)), name))}
 
 
+def log_files(folder: Path) -> list[Path]:
+    """Return the parts of a stage's log, oldest first: when it was resumed, the part before was moved to `metrics.<number>.csv`."""
+    return [*sorted(folder.glob("metrics.*.csv")), *folder.glob("metrics.csv")]
+
+
 def _whole_log(folder: Path) -> dict[str, Series]:
-    """The log of a stage; each time it was resumed, the part before was moved to `metrics.<number>.csv`."""
-    parts = [read_csv_log(file) for file in (*sorted(folder.glob("metrics.*.csv")), folder / "metrics.csv")]
+    parts = [read_csv_log(file) for file in log_files(folder)]
     whole: dict[str, Series] = {}
     for part in parts:
         for name, (steps, values) in part.items():
