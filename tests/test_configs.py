@@ -31,6 +31,7 @@ UNET_STAGES = [name for name in FULL_SCALE if name.startswith("stage")]
 SIDE, FRAMES = 64, 4
 HEARD = {"num_tokens": 6, "width": 16}
 TINY_VIDEOMAE = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_width": 32}
+RELEASED_TINY_VIDEOMAE = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2, "tubelet_size": 2}
 TINY_UNET = ["block_out_channels=[32,32,32,32]", "num_attention_heads=2", "layers_per_block=1", f"cross_attention_dim={HEARD['width']}"]
 TINY_SYNCNET = {
     "audio_encoder": {"in_channels": 1, "block_out_channels": [8, 8, 16], "downsample_factors": [2, 2, [20, 3]]},
@@ -184,10 +185,8 @@ def tiny(experiment: str, weights: Path) -> DictConfig:
         small += ["network/lpips@module.losses.terms.perceptual.loss.metric=untrained", f"module.losses.terms.sync.loss.resolution={SIDE}"]
         small += [f"module.losses.terms.sync.loss.syncnet.path={weights}/syncnet"]
     config = composed(experiment, *small)
-    trepa = OmegaConf.select(config, "module.losses.terms.trepa")
-    if trepa is not None:
-        trepa.loss.features.architecture.update(TINY_VIDEOMAE)
-        trepa.loss.resolution = TINY_VIDEOMAE["image_size"]
+    if OmegaConf.select(config, "module.losses.terms.trepa") is not None:
+        OmegaConf.update(config, "module.losses.terms.trepa.loss.features.config", RELEASED_TINY_VIDEOMAE, force_add=True)
     return config
 
 
@@ -250,8 +249,8 @@ def fitted_to_noise(autoencoder: LinearAutoencoder) -> LinearAutoencoder:
 @pytest.mark.parametrize(
     ("experiment", "part", "command"),
     [
-        ("stage1", "module", "hf download stabilityai/sd-vae-ft-mse --local-dir"),
-        ("stage1", "audio_encoder", r"hf download ByteDance/LatentSync-1.6 whisper/tiny.pt --local-dir"),
+        ("stage1", "module", "python -m lipsync_lightning.convert fetch=latentsync-1.6"),
+        ("stage1", "audio_encoder", "python -m lipsync_lightning.convert fetch=latentsync-1.6"),
         ("demo/stage1", "module", "python -m lipsync_lightning.train +experiment=demo/autoencoder demo_dir="),
     ],
 )
@@ -267,7 +266,10 @@ def test_missing_weights_name_the_command_that_gets_them(experiment, part, comma
     ("missing", "command"),
     [
         ("syncnet", "python -m lipsync_lightning.train +experiment=syncnet"),
-        ("latentsync-1.6/auxiliary/vit_g_hybrid_pt_1200e_ssv2_ft.pth", "auxiliary/vit_g_hybrid_pt_1200e_ssv2_ft.pth --local-dir"),
+        (
+            "latentsync-1.6/auxiliary/vit_g_hybrid_pt_1200e_ssv2_ft.pth",
+            "python -m lipsync_lightning.convert fetch=latentsync-1.6 needs=training",
+        ),
     ],
 )
 def test_a_judge_that_is_missing_names_the_command_that_makes_it(missing, command, stand_ins):

@@ -5,8 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from command_line import CommandLine
-from lipsync_lightning.errors import WouldOverwrite
-from lipsync_lightning.export import main, pipeline_of_run, save_whole
+from lipsync_lightning.export import main
 from lipsync_lightning.models.autoencoder import LinearAutoencoder
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.pipeline.lipsync import load_pipeline
@@ -69,14 +68,12 @@ def test_an_export_holds_the_runs_newest_weights_and_its_clip(run: Path, command
     assert [path.name for path in Path("exports").iterdir()] == ["mine"]
 
 
-def test_a_former_export_is_replaced_and_nothing_else(run: Path, tmp_path: Path):
-    pipeline = pipeline_of_run(run, 2, 1.5, "own_frames")
-    save_whole(pipeline, tmp_path / "export")
+def test_a_former_export_is_replaced_and_nothing_else(run: Path, tmp_path: Path, command_line: CommandLine):
+    command_line.run(main, f"run={run}", f"out={tmp_path / 'export'}")
     (tmp_path / "export" / "left over").touch()
-    save_whole(pipeline, tmp_path / "export")
+    command_line.run(main, f"run={run}", f"out={tmp_path / 'export'}")
     assert not (tmp_path / "export" / "left over").exists()
-    with pytest.raises(WouldOverwrite, match="exists and is no export"):
-        save_whole(pipeline, run)
+    assert "holds something else" in command_line.refusal(main, f"run={run}", f"out={run}")
     assert (run / "config.yaml").is_file()
 
 

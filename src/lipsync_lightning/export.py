@@ -1,14 +1,14 @@
 """`python -m lipsync_lightning.export run=runs/stage2 out=exports/mine`: a run becomes a folder that diffusers and the pipeline load."""
 
-import shutil
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.entry import build, entry_point
-from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite, WrongWeights
+from lipsync_lightning.errors import BadConfig, MissingWeights, WrongWeights
 from lipsync_lightning.modules.weights import RUN_CONFIG, network_weights
+from lipsync_lightning.paths import whole_folder
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline
 
 
@@ -50,24 +50,11 @@ def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float, 
     )
 
 
-def save_whole(pipeline: LipSyncPipeline, out: Path) -> None:
-    """Write an export whole or not at all; a former export at `out` is replaced.
-
-    Raises: WouldOverwrite, if `out` is something else.
-    """
-    if out.exists() and not (out / "model_index.json").is_file():
-        raise WouldOverwrite(f"out={out} exists and is no export; choose another name")
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    pipeline.save_pretrained(part)
-    shutil.rmtree(out, ignore_errors=True)
-    part.rename(out)
-
-
 @entry_point("export")
 def main(config: DictConfig) -> None:
     pipeline = pipeline_of_run(Path(config.run), config.num_inference_steps, config.guidance_scale, config.reference)
-    save_whole(pipeline, Path(config.out))
+    with whole_folder(Path(config.out), marker="model_index.json") as folder:
+        pipeline.save_pretrained(folder)
     print(f"exported {config.run} to {config.out}")
 
 

@@ -31,7 +31,7 @@ def test_the_gradient_reaches_every_generated_frame_and_no_parameter(loss, clip_
 
 
 def test_missing_vgg_weights_name_the_command_that_gets_them(tmp_path):
-    with pytest.raises(MissingWeights, match=r"hf download \S+ auxiliary/vgg16\.pth --local-dir"):
+    with pytest.raises(MissingWeights, match=r"lipsync_lightning\.convert fetch=latentsync-1\.6 needs=training$"):
         vgg_lpips(path=str(tmp_path / "auxiliary" / "vgg16.pth"))
 
 

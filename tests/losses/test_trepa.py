@@ -1,9 +1,14 @@
 import pytest
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from lipsync_lightning.losses.trepa import TREPALoss
 from lipsync_lightning.models.videomae import VideoMAEFeatures
+from oracle import fill_state_dict, uniform
+
+VIDEOS = ("videos", "videos_b")
+REFERENCE_VALUE = 0.000163928561960347  # of the reference's code with the weights and clips that `oracle` rebuilds
 
 
 @pytest.fixture
@@ -11,10 +16,14 @@ def loss(tiny_clip) -> TREPALoss:
     features = VideoMAEFeatures(
         image_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, mlp_width=32, num_frames=tiny_clip.num_frames, tubelet_size=2
     )
-    return TREPALoss(features, resolution=16)
+    return TREPALoss(features)
 
 
 class Remembering(nn.Module):
+    def __init__(self, image_size: int) -> None:
+        super().__init__()
+        self.image_size = image_size
+
     def forward(self, video: Tensor) -> Tensor:
         self.video = video
         return video.flatten(1)
@@ -30,8 +39,8 @@ def test_the_order_of_frames_matters(loss, clip_batch):
 
 
 def test_features_see_clips_of_their_size_between_zero_and_one(clip_batch):
-    remembering = Remembering()
-    TREPALoss(remembering, resolution=16)(clip_batch["frames"] * 3, clip_batch["frames"])
+    remembering = Remembering(16)
+    TREPALoss(remembering)(clip_batch["frames"] * 3, clip_batch["frames"])
     assert remembering.video.shape == (2, 4, 3, 16, 16)
     assert remembering.video.min() == 0
     assert remembering.video.max() == 1
@@ -40,7 +49,7 @@ def test_features_see_clips_of_their_size_between_zero_and_one(clip_batch):
 def test_only_the_direction_of_the_features_counts():
     video = torch.zeros(1, 1, 3, 4, 4)
     brighter, darker = video + 0.8, video - 0.8
-    assert TREPALoss(Remembering(), resolution=4)(brighter, darker).item() == pytest.approx(0.0, abs=1e-9)
+    assert TREPALoss(Remembering(4))(brighter, darker).item() == pytest.approx(0.0, abs=1e-9)
 
 
 def test_the_gradient_reaches_generated_frames_and_neither_real_ones_nor_parameters(loss, clip_batch):
@@ -50,3 +59,20 @@ def test_the_gradient_reaches_generated_frames_and_neither_real_ones_nor_paramet
     assert generated.grad.abs().amax(dim=(2, 3, 4)).min() > 0
     assert real.grad is None
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in loss.parameters())
+
+
+def test_the_value_is_the_references():
+    network = VideoMAEFeatures(
+        image_size=56, patch_size=14, embed_dim=32, depth=3, num_heads=4, mlp_width=139, num_frames=16, tubelet_size=2
+    )
+    network.load_state_dict(fill_state_dict(network.state_dict()))
+    generated, real = (rearrange(torch.from_numpy(uniform(name, (2, 3, 16, 56, 56))).float(), "b c t h w -> b t c h w") for name in VIDEOS)
+    assert TREPALoss(network)(generated, real).item() == pytest.approx(REFERENCE_VALUE, abs=1e-9)
+
+
+def test_features_that_do_not_say_what_they_read_are_shown_224_pixels(clip_batch):
+    features = nn.Flatten()
+    seen = []
+    features.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    TREPALoss(features)(clip_batch["frames"], clip_batch["frames"])
+    assert seen[0] == (2, 4, 3, 224, 224)

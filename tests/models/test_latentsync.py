@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lipsync_lightning.errors import BadConfig, WrongWeights
-from lipsync_lightning.models.latentsync import load_matching, unet_arguments_from_reference, unet_from_reference, unet_to_reference
+from lipsync_lightning.models.latentsync import unet_from_reference, unet_to_reference
+from lipsync_lightning.models.matching import load_matching
+from lipsync_lightning.models.reference_unet import unet_arguments_from_reference
 from lipsync_lightning.models.unet import LipSyncUNet
 from oracle import fill_state_dict
 
@@ -128,11 +130,12 @@ def test_full_size_names_and_shapes_are_the_released_ones_in_both_directions(mot
     assert sum(parameter.numel() for parameter in unet_from_reference(named, config).parameters()) == num_parameters
 
 
-def test_a_loaded_network_is_in_eval_mode_and_float32_whatever_the_file_holds():
-    halves = {name: tensor.half() for name, tensor in reference_weights("up").items()}
-    unet = unet_from_reference(halves, reference_config("up"))
+@pytest.mark.parametrize(("dtype", "loaded"), [("float16", "float32"), ("bfloat16", "float32"), ("float64", "float64")])
+def test_a_loaded_network_is_in_eval_mode_and_at_least_single_precision(dtype, loaded):
+    weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in reference_weights("up").items()}
+    unet = unet_from_reference(weights, reference_config("up"))
     assert not unet.training
-    assert {tensor.dtype for tensor in unet.state_dict().values()} == {torch.float32}
+    assert {tensor.dtype for tensor in unet.state_dict().values()} == {getattr(torch, loaded)}
 
 
 def test_what_does_not_fit_is_listed_with_its_number_and_the_dropped_copies_named():
@@ -143,10 +146,17 @@ def test_what_does_not_fit_is_listed_with_its_number_and_the_dropped_copies_name
     with pytest.raises(WrongWeights) as caught:
         unet_from_reference(weights, reference_config("up"))
     message = str(caught.value)
-    assert "2 missing: up_blocks.0.motion_modules.0.proj_in.bias, conv_out.bias" in message
+    assert f"2 missing: {TEMPORAL}.proj_in.bias, conv_out.bias" in message
     assert "1 unexpected: conv_extra.bias" in message
     assert "1 misshapen: conv_in.weight (32, 9, 3, 3) instead of (32, 13, 3, 3)" in message
     assert f"8 left out on purpose: {POSITIONS.format(1)}" in message
+
+
+@pytest.mark.parametrize("name", sorted(set(reference_weights("up")))[::40])
+def test_no_entry_of_a_checkpoint_may_be_missing(name):
+    weights = {key: tensor for key, tensor in reference_weights("up").items() if key != name}
+    with pytest.raises(WrongWeights, match=rf"1 missing: {name}"):
+        unet_from_reference(weights, reference_config("up"))
 
 
 def test_at_most_ten_names_of_a_kind_are_listed():
@@ -158,7 +168,7 @@ def test_at_most_ten_names_of_a_kind_are_listed():
 
 
 def test_weights_with_temporal_modules_are_refused_by_a_configuration_without():
-    with pytest.raises(WrongWeights, match="unexpected"):
+    with pytest.raises(WrongWeights, match=r"they are of stage 2 efficient.*the configuration is of stage 1"):
         unet_from_reference(reference_weights("up"), reference_config("none"))
 
 
@@ -169,11 +179,51 @@ def test_a_second_table_of_positions_that_differs_is_not_dropped():
         unet_from_reference(weights, reference_config("up"))
 
 
+def test_weights_of_a_wrapped_network_load_without_the_wrapper():
+    wrapped = {f"module.{name}": tensor for name, tensor in reference_weights("none").items()}
+    assert torch.equal(unet_from_reference(wrapped, reference_config("none")).conv_in.weight, reference_weights("none")["conv_in.weight"])
+
+
+STRANGERS = {
+    "Wav2Lip's generator": {"face_encoder_blocks.0.0.conv_block.0.weight": (16, 6, 7, 7)},
+    "Stable Diffusion in one file": {"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
+    "OpenAI's Whisper": {"encoder.blocks.0.attn.query.weight": (384, 384)},
+    "StableSyncNet": {"visual_encoder.down_blocks.0.conv1.weight": (64, 64, 3, 3)},
+    "nothing known here": {"layer1.weight": (1, 1)},
+}
+
+
+@pytest.mark.parametrize("owner", STRANGERS)
+def test_weights_of_another_project_are_refused_by_whose_they_are(owner):
+    weights = {name: torch.zeros(shape) for name, shape in STRANGERS[owner].items()}
+    with pytest.raises(WrongWeights, match=f"they look like {owner}, wanted is a U-Net of Stable Diffusion's shape"):
+        unet_from_reference(weights, reference_config("all"))
+
+
+def test_stable_diffusions_own_unet_is_refused_by_its_input_channels():
+    weights = dict(reference_weights("none"))
+    weights["conv_in.weight"] = torch.zeros(32, 4, 3, 3)
+    with pytest.raises(WrongWeights, match="they read 4 input channels instead of 13"):
+        unet_from_reference(weights, reference_config("all"))
+
+
+def test_a_unet_that_the_reference_could_not_compute_does_not_go_back():
+    arguments = unet_arguments_from_reference(reference_config("all"))
+    with pytest.raises(BadConfig, match="16 groups in their norm, the reference's always 32"):
+        unet_to_reference(LipSyncUNet(**arguments, motion_norm_num_groups=16))
+
+
+def test_stage_one_needs_no_section_on_temporal_modules():
+    config = {key: value for key, value in reference_config("none").items() if not key.startswith("motion_module")}
+    assert unet_arguments_from_reference(config) == unet_arguments_from_reference(reference_config("none"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"act_fn": "gelu"}, "act_fn is 'gelu', must be 'silu'"),
-        ({"only_cross_attention": True}, "only_cross_attention is unknown"),
+        ({"only_cross_attention": True}, "only_cross_attention is True, must be False"),
+        ({"sharpness": 3}, "sharpness is unknown"),
         ({"motion_module_resolutions": [1, 2]}, "motion_module_resolutions"),
         ({"up_block_types": ["CrossAttnUpBlock3D"] * LEVELS}, "mirror"),
         ({"down_block_types": ["Oddity"] * LEVELS}, "'Oddity'"),
@@ -194,23 +244,3 @@ def test_temporal_modules_added_to_stage_one_change_nothing_at_first(inputs):
     arguments = inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"]
     with torch.no_grad():
         assert torch.equal(stage_two(*arguments), stage_one(*arguments))
-
-
-def test_load_matching_copies_the_weights():
-    stage_one, other = reference_unet("none"), LipSyncUNet(**unet_arguments_from_reference(reference_config("none")))
-    assert load_matching(other, stage_one.state_dict()) == []
-    assert all(torch.equal(tensor, stage_one.state_dict()[name]) for name, tensor in other.state_dict().items())
-    assert other.conv_in.weight.data_ptr() != stage_one.conv_in.weight.data_ptr()
-
-
-@pytest.mark.parametrize(
-    ("name", "tensor", "message"), [("conv_out.bias", None, "1 missing: conv_out.bias"), ("extra", torch.zeros(1), "1 unexpected: extra")]
-)
-def test_load_matching_refuses_what_it_was_not_told_to_allow_and_loads_nothing(name, tensor, message):
-    weights = reference_unet("none").state_dict()
-    weights = {**weights, name: tensor} if tensor is not None else {key: value for key, value in weights.items() if key != name}
-    unet = LipSyncUNet(**unet_arguments_from_reference(reference_config("up")))
-    before = unet.conv_in.weight.clone()
-    with pytest.raises(WrongWeights, match=message):
-        load_matching(unet, weights)
-    assert torch.equal(unet.conv_in.weight, before)

@@ -2,8 +2,11 @@ import pytest
 import torch
 from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.models.reference_unet import unet_arguments_from_reference
+from lipsync_lightning.models.released_configs import unet_config
 from lipsync_lightning.models.unet import LipSyncUNet, clip_group_norm
 
 TINY = {
@@ -191,3 +194,63 @@ def test_gradient_checkpointing_keeps_less_than_half_the_memory_for_backward():
     everything = kept_bytes()
     unet.enable_gradient_checkpointing()
     assert kept_bytes() < everything / 2
+
+
+def test_backward_of_full_size_stage_two_keeps_at_most_one_and_a_half_gibibytes():
+    with torch.device("meta"):  # shapes without values: the same tensors are kept as on a device, in a second instead of minutes
+        unet = LipSyncUNet(**unet_arguments_from_reference(unet_config("all"))).train()
+        clip = torch.randn(1, 13, 16, 32, 32), torch.tensor([500]), torch.randn(1, 16, 50, 384)
+
+    def kept_gibibytes() -> float:
+        weights = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
+        kept: dict[int, Tensor] = {}
+
+        def remember(tensor: Tensor) -> Tensor:
+            kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+            unet(*clip)
+        return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights) / 2**30
+
+    assert kept_gibibytes() > 5
+    unet.enable_gradient_checkpointing()
+    assert kept_gibibytes() < 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("motion", "training"), [("none", False), ("all", False), ("up", True)])
+def test_the_network_compiles_as_one_graph(motion, training):
+    unet = random_unet(motion=motion).train(training)
+    unet.enable_gradient_checkpointing()
+    compiled = torch.compile(unet, fullgraph=True, backend="aot_eager")
+    sample, timestep, audio = clip_inputs()
+    with torch.set_grad_enabled(training):
+        output, expected = (network(sample.requires_grad_(), timestep, audio) for network in (compiled, unet))
+        torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+    if training:
+        gradients = [torch.autograd.grad(result.sum(), [sample, *unet.parameters()]) for result in (output, expected)]
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+class SinglePrecision(TorchDispatchMode):
+    """Counts results in float32."""
+
+    num_results = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        result = operation(*arguments, **(keywords or {}))
+        self.num_results += isinstance(result, Tensor) and result.dtype == torch.float32
+        return result
+
+
+@pytest.mark.parametrize("motion", ["none", "all", "up"])
+def test_in_double_precision_only_the_sinusoids_of_the_timestep_are_single(motion):
+    unet = random_unet(motion=motion).double()
+    sample, timestep, audio = clip_inputs()
+    with SinglePrecision() as sinusoids:
+        unet.time_proj(timestep)
+    with SinglePrecision() as all_of_it:
+        output = unet(sample.double(), timestep, audio.double())
+    assert output.dtype == torch.float64
+    assert all_of_it.num_results == sinusoids.num_results > 0

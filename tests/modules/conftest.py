@@ -48,7 +48,7 @@ def all_losses(make_syncnet, tiny_clip) -> Callable[[], WeightedLosses]:
                 "noise": WeightedLoss(weight=1.0, loss=nn.MSELoss()),
                 "sync": WeightedLoss(weight=0.05, loss=SyncLoss(syncnet=make_syncnet(), resolution=32)),
                 "perceptual": WeightedLoss(weight=0.1, loss=PerceptualLoss(metric=ColourDistance())),
-                "trepa": WeightedLoss(weight=10.0, loss=TREPALoss(features(num_frames=tiny_clip.num_frames), resolution=16)),
+                "trepa": WeightedLoss(weight=10.0, loss=TREPALoss(features(num_frames=tiny_clip.num_frames))),
             }
         )
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lipsync_lightning.errors import WrongWeights
 from lipsync_lightning.models.frozen import frozen
-from lipsync_lightning.models.released import released_file
+from lipsync_lightning.models.released import FETCH_ALL, released_file
 
 
 def untrained_lpips() -> nn.Module:
@@ -19,7 +19,7 @@ def vgg_lpips(*, path: str) -> nn.Module:
 
     Raises: MissingWeights, WrongWeights.
     """
-    released = released_file(path, depth=2)
+    released = released_file(path, get_with=FETCH_ALL)
     metric = untrained_lpips()
     # LPIPS calls torchvision's `features.5.weight` `slice2.5.weight`.
     original_name = {name: "features." + name.split(".", 1)[1] for name in metric.net.state_dict()}  # pyright: ignore[reportAttributeAccessIssue]

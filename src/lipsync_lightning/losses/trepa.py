@@ -7,6 +7,8 @@ from torch.nn import functional
 
 from lipsync_lightning.models.frozen import frozen
 
+RESOLUTION = 224  # pixels, of VideoMAE-v2's frames
+
 
 class TREPALoss(nn.Module):
     """Squared distance of the normalised video features of a generated and a real clip.
@@ -14,14 +16,13 @@ class TREPALoss(nn.Module):
     Source: LatentSync (arXiv 2412.09262), section on TREPA: VideoMAE-v2 features, l2-normalised, mean squared error.
     """
 
-    def __init__(self, features: nn.Module, *, resolution: int = 224) -> None:
+    def __init__(self, features: nn.Module) -> None:
         """Args:
-        features: (B, T, 3, H, W) in [0, 1] -> (B, D); kept frozen.
-        resolution: height and width that `features` expects.
+        features: (B, T, 3, H, W) in [0, 1] -> (B, D), reading frames of its `image_size`, 224 where it names none; kept frozen.
         """
         super().__init__()
         self.features = frozen(features)
-        self.resolution = resolution
+        self.resolution = int(getattr(features, "image_size", RESOLUTION))
 
     def forward(self, generated: Tensor, real: Tensor) -> Tensor:
         """Return the scalar loss of two (B, T, 3, H, W) videos in [-1, 1]; 0 for equal clips."""

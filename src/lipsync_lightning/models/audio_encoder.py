@@ -1,9 +1,9 @@
 """What the U-Net hears: audio tokens for each video frame."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from math import ceil, floor
-from typing import Any, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -15,7 +15,7 @@ from transformers import WhisperConfig
 from transformers.audio_utils import mel_filter_bank
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from lipsync_lightning.errors import WrongWeights
+from lipsync_lightning.errors import ClipTooShort
 from lipsync_lightning.media.mel import log_mel
 
 WHISPER_RATE_HZ = 16000  # this and the next three: Robust Speech Recognition (arXiv 2212.04356), section 2.2
@@ -31,21 +31,6 @@ LOG_MEL_STD = 0.9
 _LOG_MEL_CHUNK_S = 30
 _LOG_MEL_CONTEXT_S = 0.1  # the log-mel's Fourier window reaches 25 ms to either side
 
-_OPENAI_TO_TRANSFORMERS = {
-    "positional_embedding": "embed_positions.weight",
-    "ln_post.": "layer_norm.",
-    "blocks.": "layers.",
-    "attn_ln.": "self_attn_layer_norm.",
-    "attn.query.": "self_attn.q_proj.",
-    "attn.key.": "self_attn.k_proj.",
-    "attn.value.": "self_attn.v_proj.",
-    "attn.out.": "self_attn.out_proj.",
-    "mlp_ln.": "final_layer_norm.",
-    "mlp.0.": "fc1.",
-    "mlp.2.": "fc2.",
-}
-_DROPPED_PREFIX = "decoder."  # Whisper's writer of text
-
 
 class AudioEncoder(Protocol):
     """Turns a whole utterance into (A, D) audio tokens for each video frame."""
@@ -54,7 +39,7 @@ class AudioEncoder(Protocol):
         """Return (num_frames, A, D).
 
         Args:
-            waveform: (N,), mono sound in [-1, 1]. Where it ends before the video, silence follows; past the video's end it is not read out.
+            waveform: (N,), mono sound in [-1, 1]. What a frame hears past its ends is up to the encoder: pad the sound where it matters.
             num_frames: of the video.
             fps: video frames per second.
         """
@@ -77,7 +62,7 @@ class ChunkedAudioEncoder(ModelMixin, ConfigMixin):
     """Base of the encoders that compute states at a fixed rate and read a few of them for each frame."""
 
     def sound_states(self, waveform: Tensor, num_frames: int, fps: float) -> SoundStates:
-        """Return the states of the utterance, padded with silence to the video's end."""
+        """Return the states of the utterance, as far as `num_frames` of video need them."""
         raise NotImplementedError
 
     def frame_rows(self, frame: int, fps: float) -> range:
@@ -115,6 +100,7 @@ class WhisperAudioEncoder(ChunkedAudioEncoder):
     """Returns (10 * (n_audio_layer + 1), n_audio_state) tokens a frame: states of Whisper's encoder around it.
 
     The states are the embedding and the output of each block, before the final norm; tokens run through time first, then through layers.
+    Past the ends of the sound the first or the last state is heard again, as published.
 
     Args:
         n_mels, n_audio_ctx, n_audio_state, n_audio_head, n_audio_layer: as in the `dims` of an OpenAI checkpoint.
@@ -140,23 +126,12 @@ class WhisperAudioEncoder(ChunkedAudioEncoder):
         self.register_buffer("mel_filters", rearrange(torch.from_numpy(filters).float(), "f m -> m f"), persistent=False)
         self.mel_filters: Tensor
 
-    @classmethod
-    def from_openai(cls, state_dict: Mapping[str, Tensor], dims: Mapping[str, Any]) -> Self:
-        """Return the encoder of an OpenAI checkpoint (`model_state_dict` and `dims` of `tiny.pt`).
-
-        Raises: WrongWeights, if a weight is missing, unknown, or of another shape.
-        """
-        names = ("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer")
-        network = cls(**{name: int(dims[name]) for name in names})
-        renamed = {_transformers_name(name): weight for name, weight in state_dict.items() if not name.startswith(_DROPPED_PREFIX)}
-        try:
-            network.encoder.load_state_dict(renamed, strict=True)
-        except RuntimeError as error:
-            raise WrongWeights(f"not the weights of a Whisper with {dict(dims)}: {error}; give the file that holds both") from error
-        return network
-
     def sound_states(self, waveform: Tensor, num_frames: int, fps: float) -> SoundStates:
-        waveform_N = _with_silence(waveform.to(self.mel_filters.device, torch.float32), num_frames / fps * WHISPER_RATE_HZ)
+        waveform_N = waveform.to(self.mel_filters.device, torch.float32)
+        if len(waveform_N) < WHISPER_FFT:
+            raise ClipTooShort(
+                f"Whisper needs {WHISPER_FFT} samples of sound or more, got {len(waveform_N)}; give a longer sound, or pad it"
+            )
         columns_per_chunk = 2 * self.rows_per_chunk
         log_mel_ML = whisper_log_mel(waveform_N, self.mel_filters.float())
         num_columns = log_mel_ML.shape[1]
@@ -190,15 +165,6 @@ class WhisperAudioEncoder(ChunkedAudioEncoder):
         return rearrange(rows, "t rows layers d -> t (rows layers) d")
 
 
-def _transformers_name(name: str) -> str:
-    """What transformers calls a weight of OpenAI's encoder."""
-    renamed = name.removeprefix("encoder.")
-    for theirs, ours in _OPENAI_TO_TRANSFORMERS.items():
-        if renamed.startswith(theirs) or f".{theirs}" in renamed:
-            renamed = renamed.replace(theirs, ours, 1)
-    return renamed
-
-
 def whisper_log_mel(waveform: Tensor, mel_filters: Tensor, columns_per_step: int = 3000) -> Tensor:
     """Return Whisper's log-mel (n_mels, N // 160): a range of at most 2 below the whole sound's maximum.
 
@@ -223,6 +189,8 @@ def whisper_log_mel(waveform: Tensor, mel_filters: Tensor, columns_per_step: int
 
 class LogMelAudioEncoder(ChunkedAudioEncoder):
     """Returns (num_tokens, columns_per_token * num_mels) tokens a frame: the log-mel around it, without any weights.
+
+    Past the ends of the sound there is silence.
 
     Args:
         num_tokens: of each frame.

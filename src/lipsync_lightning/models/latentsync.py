@@ -1,208 +1,179 @@
-"""The one door for weights released by LatentSync: their names and configuration to and from this library's networks."""
+"""The one door for released weights: each function takes a state dict and returns this library's network, or refuses with the reason.
 
-import re
-from collections.abc import Iterable, Mapping
+All of them are strict: every name is used or dropped on purpose, every shape fits. Names that DistributedDataParallel or torch.compile
+put a prefix before are read without it; half-precision weights become float32, which changes no value; float64 stays.
+The networks come in eval mode, on the weights' device, and share the tensors they were given.
+"""
+
+import logging
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipsync_lightning.errors import BadConfig, WrongWeights
-from lipsync_lightning.models.unet import LipSyncUNet, Motion
-
-_MOTION_MODULE = re.compile(r"(\bmotion_modules\.\d+)\.temporal_transformer\.")
-_OUR_MOTION_MODULE = re.compile(r"(\bmotion_modules\.\d+)\.")
-_KEPT_POSITIONS = ".attention_blocks.0.pos_encoder.pe"
-_COPIED_POSITIONS = ".attention_blocks.1.pos_encoder.pe"  # the same table again: dropped
-_MOTION_PARTS = {  # the reference's name: ours; the first that matches counts
-    _KEPT_POSITIONS: ".pos_embed.pe",
-    ".attention_blocks.0.": ".attn1.",
-    ".attention_blocks.1.": ".attn2.",
-    ".norms.0.": ".norm1.",
-    ".norms.1.": ".norm2.",
-    ".ff_norm.": ".norm3.",
-}
-
-_FIXED = {  # what every released U-Net has and `LipSyncUNet` computes
-    "act_fn": "silu",
-    "add_audio_layer": True,
-    "center_input_sample": False,
-    "mid_block_type": "UNetMidBlock3DCrossAttn",
-    "downsample_padding": 1,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "mid_block_scale_factor": 1,
-    "norm_eps": 1e-5,
-    "resnet_time_scale_shift": "default",
-    "motion_module_mid_block": False,
-    "motion_module_type": "Vanilla",
-}
-_FIXED_MOTION = {
-    "num_transformer_block": 1,
-    "attention_block_types": ["Temporal_Self", "Temporal_Self"],
-    "temporal_position_encoding": True,
-    "temporal_attention_dim_div": 1,
-}
-_CHOSEN = (  # what may differ between released U-Nets
-    "in_channels",
-    "out_channels",
-    "block_out_channels",
-    "down_block_types",
-    "up_block_types",
-    "layers_per_block",
-    "attention_head_dim",
-    "cross_attention_dim",
-    "norm_num_groups",
-    "use_motion_module",
-    "motion_module_decoder_only",
-    "motion_module_resolutions",
-    "motion_module_kwargs",
+from lipsync_lightning.models.audio_encoder import WhisperAudioEncoder
+from lipsync_lightning.models.hyperiqa import HyperIQA
+from lipsync_lightning.models.judge_syncnet import JudgeSyncNet
+from lipsync_lightning.models.matching import filled, plain_weights, require_match
+from lipsync_lightning.models.reference_unet import (
+    COPIED_POSITIONS,
+    KEPT_POSITIONS,
+    named_as_reference,
+    reference_names,
+    unet_arguments_from_reference,
 )
-_CHOSEN_MOTION = ("num_attention_heads", "temporal_position_encoding_max_len")
-_WITHOUT_EFFECT = ("sample_size", "zero_initialize")  # on what a network with given weights computes
-_HAS_ATTENTION = {"CrossAttnDownBlock3D": True, "DownBlock3D": False, "CrossAttnUpBlock3D": True, "UpBlock3D": False}
-_NUM_LISTED = 10
+from lipsync_lightning.models.reference_whisper import DIMS, DROPPED_PREFIX, named_as_openai, openai_name
+from lipsync_lightning.models.syncnet import StableSyncNet
+from lipsync_lightning.models.unet import LipSyncUNet
+from lipsync_lightning.models.videomae import DROPPED_KEYS, VideoMAEFeatures
+
+_REFERENCE_MOTION_GROUPS = 32
+_FIXED_VIDEOMAE = {"qkv_bias": True, "use_mean_pooling": True, "layer_norm_eps": 1e-6}  # of every released VideoMAE-v2
+_VIDEOMAE_WITHOUT_EFFECT = ("num_classes", "drop_path_rate")  # on features in eval mode
+
+log = logging.getLogger(__name__)
 
 
 def unet_from_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> LipSyncUNet:
-    """Return the U-Net that a released checkpoint describes, in eval mode and float32, on the weights' device.
+    """Return the U-Net of a `latentsync_unet.pt`.
 
     Args:
-        state_dict: the checkpoint's `state_dict`, names as released; tensors that are float32 already are shared, not copied.
+        state_dict: the checkpoint's `state_dict`, names as released.
         config: the `model` section of the YAML file it was trained with, as a plain dict.
     Raises: WrongWeights, if names or shapes do not fit; BadConfig, if the configuration asks for what no released U-Net has.
     """
-    arguments = unet_arguments_from_reference(config)
-    with torch.device("meta"):
-        unet = LipSyncUNet(**arguments)
-    dropped = [key for key in state_dict if key.endswith(_COPIED_POSITIONS)]
-    _check_copied_positions(state_dict, dropped)
-    given = {_our_key(key): tensor.float() for key, tensor in state_dict.items() if not key.endswith(_COPIED_POSITIONS)}
-    _compare_keys(expected=unet.state_dict(), given=given, dropped=dropped)
-    unet.load_state_dict(given, assign=True)
-    return unet.eval()
+    build = partial(LipSyncUNet, **unet_arguments_from_reference(config))
+    weights = plain_weights(state_dict)
+    expected = _state_dict_of(build)
+    dropped = [key for key in weights if key.endswith(COPIED_POSITIONS)]
+    require_match(named_as_reference(expected), weights, "LatentSync's U-Net", dropped)
+    _check_copied_positions(weights, dropped)
+    _log_dropped(dropped)
+    return filled(build, {ours: weights[reference_names(ours)[0]] for ours in expected})
 
 
 def unet_to_reference(unet: LipSyncUNet) -> dict[str, Tensor]:
-    """Return the U-Net's weights under the names of the released checkpoints, bit for bit (shared, not copied)."""
-    return {name: tensor for key, tensor in unet.state_dict().items() for name in _reference_keys(key)}
+    """Return the U-Net's weights under the names of the released checkpoints, bit for bit (shared, not copied).
+
+    Raises: BadConfig, if the reference could not compute what this U-Net does.
+    """
+    groups = unet.config["motion_norm_num_groups"]
+    if unet.config["motion"] != "none" and groups != _REFERENCE_MOTION_GROUPS:
+        raise BadConfig(
+            f"this U-Net's temporal modules have {groups} groups in their norm, the reference's always {_REFERENCE_MOTION_GROUPS}"
+        )
+    return named_as_reference(unet.state_dict())
 
 
-def load_matching(unet: nn.Module, state_dict: Mapping[str, Tensor], allowed_missing: tuple[str, ...] = ("motion_modules.",)) -> list[str]:
-    """Load the weights into a U-Net and return the names it keeps as they were.
+def syncnet_from_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> StableSyncNet:
+    """Return the StableSyncNet of a `stable_syncnet.pt`; `net(frames, mel)` gives unit embeddings of both.
 
     Args:
-        state_dict: weights under the network's own names.
-        allowed_missing: weights whose name contains one of these may be absent: by default temporal modules, as when stage 2 starts from
-            stage 1. Everything else has to be there, in the right shape, and nothing more.
-    Raises: WrongWeights, if names or shapes do not fit.
+        state_dict: the checkpoint's `state_dict`, names as released.
+        config: the `model` section of its YAML file: `audio_encoder` and `visual_encoder`. Where `attn_blocks` is not given there are none.
+    Raises: WrongWeights, if names or shapes do not fit; BadConfig, if the configuration is not that of a StableSyncNet.
     """
-    expected = unet.state_dict()
-    kept = [key for key in expected if key not in state_dict and any(part in key for part in allowed_missing)]
-    _compare_keys(expected={key: tensor for key, tensor in expected.items() if key not in kept}, given=state_dict)
-    unet.load_state_dict(dict(state_dict), strict=False)
-    return kept
-
-
-def unet_arguments_from_reference(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `LipSyncUNet` that a released YAML file's `model` section describes.
-
-    Raises: BadConfig, naming the values that no released U-Net has.
-    """
-    _check_section(config, _FIXED, _CHOSEN)
-    motion_config = config["motion_module_kwargs"]
-    _check_section(motion_config, _FIXED_MOTION, _CHOSEN_MOTION)
-    levels = len(config["block_out_channels"])
-    attention = tuple(_has_attention(block) for block in config["down_block_types"])
-    if attention != tuple(_has_attention(block) for block in reversed(config["up_block_types"])):
-        raise BadConfig(f"up_block_types {config['up_block_types']} do not mirror down_block_types {config['down_block_types']}")
-    motion = _motion(config)
-    if motion != "none" and not {2**level for level in range(levels)} <= set(config["motion_module_resolutions"]):
-        raise BadConfig(f"motion_module_resolutions {config['motion_module_resolutions']} leave out some of the {levels} levels; name all")
-    return {
-        "in_channels": config["in_channels"],
-        "out_channels": config["out_channels"],
-        "block_out_channels": tuple(config["block_out_channels"]),
-        "attention": attention,
-        "layers_per_block": config["layers_per_block"],
-        "num_attention_heads": config["attention_head_dim"],  # the reference's name for a number of heads
-        "cross_attention_dim": config["cross_attention_dim"],
-        "norm_num_groups": config["norm_num_groups"],
-        "motion": motion,
-        "motion_num_attention_heads": motion_config["num_attention_heads"],
-        "motion_max_seq_length": motion_config["temporal_position_encoding_max_len"],
-    }
-
-
-def _motion(config: Mapping[str, Any]) -> Motion:
-    if not config["use_motion_module"]:
-        return "none"
-    return "up" if config["motion_module_decoder_only"] else "all"
-
-
-def _has_attention(block_type: str) -> bool:
-    if block_type not in _HAS_ATTENTION:
-        raise BadConfig(f"unknown block type {block_type!r}; the released U-Nets use {sorted(_HAS_ATTENTION)}")
-    return _HAS_ATTENTION[block_type]
-
-
-def _check_section(section: Mapping[str, Any], fixed: Mapping[str, Any], chosen: tuple[str, ...]) -> None:
-    known = {*fixed, *chosen, *_WITHOUT_EFFECT}
-    problems = [f"{key} is missing" for key in chosen if key not in section]
-    problems += [f"{key} is unknown" for key in section if key not in known]
-    problems += [f"{key} is {section[key]!r}, must be {value!r}" for key, value in fixed.items() if section.get(key, value) != value]
-    if problems:
+    if set(config) != {"audio_encoder", "visual_encoder"}:
         raise BadConfig(
-            f"this is not the `model` section of a LatentSync U-Net: {'; '.join(problems)}; use the YAML file of the checkpoint"
+            f"a StableSyncNet is configured by audio_encoder and visual_encoder, found {sorted(config)}; give its `model` section"
         )
+    encoders = {name: {"attn_blocks": [0] * len(section["block_out_channels"]), **section} for name, section in config.items()}
+    return _same_names(partial(StableSyncNet, **encoders), plain_weights(state_dict), "StableSyncNet")
 
 
-def _our_key(reference_key: str) -> str:
-    key, num_found = _MOTION_MODULE.subn(r"\1.", reference_key)
-    if num_found:
-        for theirs, ours in _MOTION_PARTS.items():
-            if theirs in key or key.endswith(theirs):
-                return key.replace(theirs, ours)
-    return key
+def syncnet_to_reference(syncnet: StableSyncNet) -> dict[str, Tensor]:
+    """Return the SyncNet's weights under the names of the released checkpoints, bit for bit (shared, not copied)."""
+    return dict(syncnet.state_dict())
 
 
-def _reference_keys(our_key: str) -> list[str]:
-    """The released name of one of our entries; two for the table of positions, which the reference stores twice."""
-    key, num_found = _OUR_MOTION_MODULE.subn(r"\1.temporal_transformer.", our_key)
-    if num_found:
-        for theirs, ours in _MOTION_PARTS.items():
-            if ours in key:
-                copies = (_KEPT_POSITIONS, _COPIED_POSITIONS) if theirs == _KEPT_POSITIONS else (theirs,)
-                return [key.replace(ours, name) for name in copies]
-    return [key]
+def whisper_encoder_from_reference(state_dict: Mapping[str, Tensor], dims: Mapping[str, Any]) -> WhisperAudioEncoder:
+    """Return the encoder of an OpenAI Whisper such as `tiny.pt`; the decoder is dropped.
+
+    Args: state_dict, dims: the checkpoint's `model_state_dict` and `dims`.
+    Raises: WrongWeights, if names or shapes do not fit; BadConfig, if `dims` are not those of a Whisper.
+    """
+    missing = [name for name in DIMS if name not in dims]
+    if missing:
+        raise BadConfig(f"Whisper's dims lack {missing}, found {sorted(dims)}; give the `dims` of the checkpoint")
+    build = partial(WhisperAudioEncoder, **{name: int(dims[name]) for name in DIMS})
+    weights = plain_weights(state_dict)
+    dropped = [key for key in weights if key.startswith(DROPPED_PREFIX)]
+    kept = {key: tensor for key, tensor in weights.items() if not key.startswith(DROPPED_PREFIX)}
+    expected = _state_dict_of(build)
+    require_match(named_as_openai(expected), kept, "Whisper's encoder", dropped)
+    _log_dropped(dropped)
+    return filled(build, {ours: kept[openai_name(ours)] for ours in expected})
 
 
-def _check_copied_positions(state_dict: Mapping[str, Tensor], copies: list[str]) -> None:
-    """Dropping a second table of positions is right only while it equals the first."""
+def videomae_from_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> VideoMAEFeatures:
+    """Return the features of a VideoMAE-v2; its classifier of actions is dropped.
+
+    Args:
+        state_dict: names as released.
+        config: what the network was built with, in its authors' terms: `img_size`, `patch_size`, `embed_dim`, `depth`, `num_heads`,
+            `mlp_ratio`, `all_frames`, `tubelet_size`.
+    Raises: WrongWeights, if names or shapes do not fit; BadConfig, if the configuration asks for what VideoMAE-v2 has not.
+    """
+    build = partial(VideoMAEFeatures, **_videomae_arguments(config))
+    weights = plain_weights(state_dict)
+    dropped = [key for key in weights if key in DROPPED_KEYS]
+    kept = {key: tensor for key, tensor in weights.items() if key not in DROPPED_KEYS}
+    _log_dropped(dropped)
+    return _same_names(build, kept, "VideoMAE", dropped)
+
+
+def judge_syncnet_from_reference(state_dict: Mapping[str, Tensor]) -> JudgeSyncNet:
+    """Return the evaluation SyncNet of a `syncnet_v2.model`. Raises: WrongWeights, if names or shapes do not fit."""
+    return _same_names(JudgeSyncNet, plain_weights(state_dict), "the evaluation SyncNet")
+
+
+def hyperiqa_from_reference(state_dict: Mapping[str, Tensor]) -> HyperIQA:
+    """Return the visual-quality network of a `koniq_pretrained.pkl`. Raises: WrongWeights, if names or shapes do not fit."""
+    return _same_names(HyperIQA, plain_weights(state_dict), "HyperIQA")
+
+
+def _same_names(build, weights: dict[str, Tensor], network: str, dropped: list[str] | None = None):
+    require_match(_state_dict_of(build), weights, network, dropped or [])
+    return filled(build, weights)
+
+
+def _state_dict_of(build) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return build().state_dict()
+
+
+def _log_dropped(dropped: list[str]) -> None:
+    if dropped:
+        log.info("left out on purpose: %d entries, such as %s", len(dropped), dropped[0])
+
+
+def _check_copied_positions(weights: Mapping[str, Tensor], copies: list[str]) -> None:
+    """Raises: WrongWeights: dropping a second table of positions is right only while it equals the first."""
     for copy in copies:
-        kept = state_dict.get(copy.replace(_COPIED_POSITIONS, _KEPT_POSITIONS))
-        if kept is not None and not kept.is_meta and not torch.equal(kept, state_dict[copy]):
+        kept = weights[copy.replace(COPIED_POSITIONS, KEPT_POSITIONS)]
+        if not kept.is_meta and not torch.equal(kept, weights[copy]):
             raise WrongWeights(f"{copy} differs from the table of positions before it; a LatentSync U-Net has the same in both")
 
 
-def _compare_keys(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], dropped: Iterable[str] = ()) -> None:
-    """Raises: WrongWeights, listing what is missing, unexpected or misshapen, and what was left out on purpose."""
-    missing = [key for key in expected if key not in given]
-    unexpected = [key for key in given if key not in expected]
-    misshapen = [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(tensor.shape)}"
-        for key, tensor in expected.items()
-        if key in given and given[key].shape != tensor.shape
+def _videomae_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "all_frames", "tubelet_size"}
+    problems = [f"{key} is missing" for key in sorted(chosen - set(config))]
+    problems += [f"{key} is unknown" for key in config if key not in {*chosen, *_FIXED_VIDEOMAE, *_VIDEOMAE_WITHOUT_EFFECT}]
+    problems += [
+        f"{key} is {config[key]!r}, must be {value!r}" for key, value in _FIXED_VIDEOMAE.items() if config.get(key, value) != value
     ]
-    if not (missing or unexpected or misshapen):
-        return
-    parts = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen, "left out on purpose": list(dropped)}
-    listing = "\n".join(f"  {len(keys)} {what}: {_shortened(keys)}" for what, keys in parts.items() if keys)
-    raise WrongWeights(
-        f"these weights do not fit the network ({len(expected)} entries expected, {len(given)} given):\n{listing}\n"
-        "give the weights that belong to this configuration, or the configuration that belongs to these weights"
-    )
-
-
-def _shortened(keys: list[str]) -> str:
-    return ", ".join(keys[:_NUM_LISTED]) + (", ..." if len(keys) > _NUM_LISTED else "")
+    if problems:
+        raise BadConfig(f"this is not the configuration of a VideoMAE-v2: {'; '.join(problems)}; give what it was built with")
+    return {
+        "image_size": config["img_size"],
+        "patch_size": config["patch_size"],
+        "embed_dim": config["embed_dim"],
+        "depth": config["depth"],
+        "num_heads": config["num_heads"],
+        "mlp_width": int(config["embed_dim"] * config["mlp_ratio"]),
+        "num_frames": config["all_frames"],
+        "tubelet_size": config["tubelet_size"],
+    }

@@ -51,6 +51,7 @@ class VideoMAEFeatures(ModelMixin, ConfigMixin):
         tubelet_size: int,
     ):
         super().__init__()
+        self.image_size = image_size
         self.patch_embed = TubeletEmbedding(patch_size=patch_size, tubelet_size=tubelet_size, embed_dim=embed_dim)
         self.blocks = nn.ModuleList(TransformerBlock(embed_dim, num_heads, mlp_width) for _ in range(depth))
         self.fc_norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
@@ -141,6 +142,8 @@ def sinusoidal_positions(num_tokens: int, embed_dim: int) -> Tensor:
 
     Source: Attention Is All You Need (arXiv 1706.03762), section 3.5. VideoMAE's are not trained and not in its file.
     """
-    exponents_D = torch.arange(0, embed_dim, 2, dtype=torch.float64) / embed_dim
-    angles_AD = repeat(torch.arange(num_tokens, dtype=torch.float64), "a -> a d", d=len(exponents_D)) / _POSITION_BASE**exponents_D
+    exponents_D = torch.arange(0, embed_dim, 2, dtype=torch.float64, device="cpu") / embed_dim  # a constant, even of a meta network
+    angles_AD = (
+        repeat(torch.arange(num_tokens, dtype=torch.float64, device="cpu"), "a -> a d", d=len(exponents_D)) / _POSITION_BASE**exponents_D
+    )
     return rearrange([angles_AD.sin(), angles_AD.cos()], "two a d -> a (d two)").float()

@@ -16,7 +16,7 @@ from lipsync_lightning.losses.weighted import WeightedLosses
 from lipsync_lightning.media.masks import latent_keep_mask
 from lipsync_lightning.models.autoencoder import Autoencoder
 from lipsync_lightning.models.frozen import frozen
-from lipsync_lightning.models.latentsync import load_matching
+from lipsync_lightning.models.matching import load_matching
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
 from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule

@@ -10,7 +10,7 @@ from torchmetrics import CatMetric
 from torchmetrics.functional.classification import binary_auroc
 
 from lipsync_lightning.clip import ClipSpec, WindowBatch, lower_half
-from lipsync_lightning.models.latentsync import load_matching
+from lipsync_lightning.models.matching import load_matching
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
 from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lipsync_lightning.errors import MissingWeights, WrongWeights
-from lipsync_lightning.models.released import unpickled
+from lipsync_lightning.models.checkpoint_file import read_file
 
 RUN_CONFIG = "config.yaml"  # in a run's folder: the configuration it was trained with
 CHECKPOINTS = "checkpoints"  # folder of a run that holds its checkpoints
@@ -67,7 +67,7 @@ def _from_safetensors(files: list[Path]) -> dict[str, Tensor]:
 
 
 def _from_checkpoint(path: Path, network: str) -> dict[str, Tensor]:
-    checkpoint = unpickled(path)
+    checkpoint = read_file(path)
     if "state_dict" not in checkpoint:
         raise WrongWeights(f"{path} is not a checkpoint of a training run: no 'state_dict' in it; give one that `train` wrote")
     state = checkpoint["state_dict"]

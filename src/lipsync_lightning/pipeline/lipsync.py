@@ -12,6 +12,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from einops import rearrange, repeat
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from lipsync_lightning import diffusion
@@ -117,7 +118,8 @@ class LipSyncPipeline(DiffusionPipeline):
         fps = float(info.fps)
         # One window more than the container promises; the stream of frames decides where to stop.
         at_most = ceil(info.duration_s * fps) + self.clip.num_frames
-        tokens = self.audio_encoder.token_windows(torch.from_numpy(waveform), at_most, fps, self.clip.num_frames)
+        heard = with_silence(torch.from_numpy(waveform), info.duration_s * self.clip.sample_rate_hz)
+        tokens = self.audio_encoder.token_windows(heard, at_most, fps, self.clip.num_frames)
         placed = placed_frames(read_frames(video, fps=fps), faces.for_video(Path(video)), self.clip.resolution)
         scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
         sampling = Sampling(self._one_frame_of_noise(seed), steps, scale)
@@ -207,6 +209,11 @@ def load_pipeline(folder: str) -> LipSyncPipeline:
         return LipSyncPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise WrongWeights(f"{folder} is not a whole export: {str(error).splitlines()[0]}; export the run again") from error
+
+
+def with_silence(waveform: Tensor, num_samples: float) -> Tensor:
+    """Return the (N,) sound with zeros after it where it is shorter than `num_samples`: the mouth then speaks silence."""
+    return functional.pad(waveform, (0, max(0, ceil(num_samples) - len(waveform))))
 
 
 def refuse_to_overwrite_inputs(out: Path, inputs: Sequence[Path]) -> None:

@@ -1,0 +1,105 @@
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from einops import rearrange, repeat
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lipsync_lightning.errors import ClipMismatch
+from lipsync_lightning.models.hyperiqa import HyperIQA
+from oracle import fill_state_dict, uniform
+
+EXPECTED = load_file(Path(__file__).parents[1] / "fixtures" / "hyperiqa.safetensors")
+
+
+@pytest.fixture(scope="module")
+def network() -> HyperIQA:
+    network = HyperIQA().requires_grad_(False)
+    network.load_state_dict(fill_state_dict(network.state_dict()))
+    return network
+
+
+def normalised_images() -> Tensor:
+    return torch.from_numpy(np.sqrt(3) * uniform("iqa_images", (2, 3, 224, 224))).float()
+
+
+@cache
+def images() -> Tensor:
+    """The middle of three uint8 frames, each coarse patches of its own strength under noise of its own strength, in [0, 1]."""
+    coarse = repeat(uniform("iqa_coarse", (3, 8, 8, 3)), "b h w c -> b (h h2) (w w2) c", h2=32, w2=32)
+    coarse_strength, fine_strength = (rearrange(np.array(values), "b -> b 1 1 1") for values in ([96, 48, 16], [8, 64, 24]))
+    levels = np.floor(128 + coarse_strength * coarse + fine_strength * uniform("iqa_fine", (3, 256, 256, 3))).clip(0, 255)
+    return torch.from_numpy(rearrange(levels[:, 16:240, 16:240], "b h w c -> b c h w")).float() / 255
+
+
+def assert_scores(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=0)
+
+
+def assert_within(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+
+
+def test_scores_are_those_of_the_reference_network(network):
+    assert_scores(network(images()), EXPECTED["scores"])
+
+
+def test_scores_of_normalised_images_are_those_of_the_reference_network(network):
+    assert_scores(network.score_normalised(normalised_images()), EXPECTED["scores_normalised"])
+
+
+def test_distortions_are_those_of_the_reference_backbone(network):
+    distortions, content = network.res(normalised_images())
+    assert content.shape == (2, 2048, 7, 7)
+    assert_within(distortions, EXPECTED["distortions_normalised"])
+
+
+def test_the_layers_made_for_each_image_are_those_of_the_reference_network(network):
+    mean, std = (rearrange(torch.tensor(values), "c -> c 1 1") for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    distortions, content = network.res((images() - mean) / std)
+    assert_within(distortions, EXPECTED["distortions"])
+    layers = network.target_layers(content)
+    assert [tuple(weight.shape) for weight, _ in layers] == [(3, 112, 224), (3, 56, 112), (3, 28, 56), (3, 14, 28), (3, 1, 14)]
+    for number, (weight, bias) in enumerate(layers, start=1):
+        assert_within(bias, EXPECTED[f"bias{number}"])
+        if number in (4, 5):
+            assert_within(weight, EXPECTED[f"weight{number}"])
+
+
+def test_an_image_alone_has_the_score_it_has_in_a_batch_and_keeps_its_dimension(network):
+    alone = network(images()[:1])
+    assert alone.shape == (1,)
+    assert_scores(alone, EXPECTED["scores"][:1])
+
+
+def test_keys_shapes_and_types_are_those_of_the_released_network():
+    with torch.device("meta"):
+        weights = HyperIQA().state_dict()
+    lines = sorted(f"{name} {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in weights.items())
+    assert len(lines) == 355
+    assert sha256("\n".join(lines).encode()).hexdigest() == "58bbc4a89a51519c86c2af31d9c9e927623246756c61817d2936037b158a4e9f"
+
+
+def test_a_network_made_without_memory_works_once_it_is_given_weights(network):
+    with torch.device("meta"):
+        empty = HyperIQA()
+    empty.load_state_dict(network.state_dict(), assign=True)
+    assert {tensor.device.type for tensor in [*empty.parameters(), *empty.buffers()]} == {"cpu"}
+    assert_scores(empty(images()[:1]), EXPECTED["scores"][:1])
+
+
+def test_a_saved_network_loads_with_the_same_scores(network, tmp_path):
+    network.save_pretrained(tmp_path)
+    assert_within(HyperIQA.from_pretrained(tmp_path)(images()[:1]), network(images()[:1]), 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 256, 256), (2, 1, 224, 224), (3, 224, 224)])
+def test_images_of_another_shape_are_refused_with_both_shapes(network, shape):
+    for judge in (network, network.score_normalised):
+        with pytest.raises(ClipMismatch) as caught:
+            judge(torch.zeros(shape))
+        assert f"(B, 3, 224, 224), got {shape}" in str(caught.value)

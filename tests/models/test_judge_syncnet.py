@@ -1,0 +1,95 @@
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lipsync_lightning.errors import ClipMismatch
+from lipsync_lightning.models.judge_syncnet import JudgeSyncNet
+from oracle import fill_state_dict, uniform
+
+EXPECTED = load_file(Path(__file__).parents[1] / "fixtures" / "judge_syncnet.safetensors")
+# The stored lips are single precision too: they lie 1.9e-4 (embeddings, up to 103) from this network's in float64, this network's own
+# 7e-5. Features reach 178.
+FEATURE_TOLERANCE, LIPS_TOLERANCE, SOUND_TOLERANCE = 1e-3, 5e-4, 5e-5
+
+
+@pytest.fixture(scope="module")
+def network() -> JudgeSyncNet:
+    network = JudgeSyncNet().requires_grad_(False)
+    network.load_state_dict(fill_state_dict(network.state_dict()))
+    return network
+
+
+def lips() -> Tensor:
+    values = torch.from_numpy(uniform("lips", (1, 3, 5, 224, 224))).float()  # as the reference had them: rounded before the floor
+    return torch.floor((values + 1) * 127.5)
+
+
+def sound() -> Tensor:
+    return torch.from_numpy(20 * uniform("mfcc", (4, 1, 13, 20))).float()
+
+
+def assert_within(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+
+
+def test_embeddings_are_those_of_the_reference_network(network):
+    assert_within(network.forward_aud(sound()), EXPECTED["forward_aud"], SOUND_TOLERANCE)
+    assert_within(network.forward_lip(lips()), EXPECTED["forward_lip"], LIPS_TOLERANCE)
+    assert_within(network.forward_lipfeat(lips()), EXPECTED["forward_lipfeat"], FEATURE_TOLERANCE)
+
+
+def test_the_references_features_of_lips_give_its_embedding(network):
+    assert_within(network.netfclip(EXPECTED["forward_lipfeat"]), EXPECTED["forward_lip"], SOUND_TOLERANCE)
+
+
+def test_lips_and_sound_are_judged_together_as_apart(network):
+    vision, audio = network(lips(), sound()[:1])
+    assert vision.shape == audio.shape == (1, 1024)
+    assert_within(vision, network.forward_lip(lips()), 0)
+    assert_within(audio, network.forward_aud(sound()[:1]), 0)
+
+
+def test_a_window_alone_is_embedded_as_in_a_batch(network):
+    assert_within(network.forward_aud(sound()[:1]), network.forward_aud(sound())[:1], 1e-5)
+
+
+def test_keys_shapes_and_types_are_those_of_the_released_network():
+    with torch.device("meta"):
+        weights = JudgeSyncNet().state_dict()
+    lines = sorted(f"{name} {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in weights.items())
+    assert len(lines) == 102
+    assert sha256("\n".join(lines).encode()).hexdigest() == "3c599dfcbd48905ea1c16a4f40c1a25c9d005b07478f203f285429ddf8044210"
+
+
+def test_a_network_made_without_memory_works_once_it_is_given_weights(network):
+    with torch.device("meta"):
+        empty = JudgeSyncNet()
+    empty.load_state_dict(network.state_dict(), assign=True)
+    assert {tensor.device.type for tensor in [*empty.parameters(), *empty.buffers()]} == {"cpu"}
+    for actual, expected in zip(empty(lips(), sound()[:1]), network(lips(), sound()[:1]), strict=True):
+        assert_within(actual, expected, 0)
+
+
+def test_a_saved_network_loads_with_the_same_embeddings(network, tmp_path):
+    network.save_pretrained(tmp_path)
+    for actual, expected in zip(JudgeSyncNet.from_pretrained(tmp_path)(lips(), sound()), network(lips(), sound()), strict=True):
+        assert_within(actual, expected, 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 224, 224), (1, 3, 5, 96, 96), (3, 5, 224, 224)])
+def test_lips_of_another_shape_are_refused_with_both_shapes(network, shape):
+    for judge in (network.forward_lip, network.forward_lipfeat):
+        with pytest.raises(ClipMismatch) as caught:
+            judge(torch.zeros(shape))
+        assert f"(B, 3, 5, 224, 224), got {shape}" in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 13, 19), (2, 1, 80, 20), (1, 13, 20)])
+def test_sound_of_another_shape_is_refused_with_both_shapes(network, shape):
+    with pytest.raises(ClipMismatch) as caught:
+        network.forward_aud(torch.zeros(shape))
+    assert f"(B, 1, 13, 20), got {shape}" in str(caught.value)
