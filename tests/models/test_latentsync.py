@@ -9,10 +9,26 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lipsync_lightning.errors import BadConfig, WrongWeights
-from lipsync_lightning.models.latentsync import unet_from_reference, unet_to_reference
+from lipsync_lightning.models.audio_encoder import WhisperAudioEncoder
+from lipsync_lightning.models.hyperiqa import HyperIQA
+from lipsync_lightning.models.judge_syncnet import JudgeSyncNet
+from lipsync_lightning.models.latentsync import (
+    hyperiqa_from_reference,
+    judge_syncnet_from_reference,
+    syncnet_from_reference,
+    syncnet_to_reference,
+    unet_from_reference,
+    unet_to_reference,
+    videomae_from_reference,
+    whisper_encoder_from_reference,
+)
 from lipsync_lightning.models.matching import load_matching
 from lipsync_lightning.models.reference_unet import unet_arguments_from_reference
+from lipsync_lightning.models.reference_whisper import named_as_openai
+from lipsync_lightning.models.released_configs import SYNCNET_CONFIGS, VIDEOMAE_CONFIG, syncnet_config_of, unet_config, unet_config_of
+from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.unet import LipSyncUNet
+from lipsync_lightning.models.videomae import VideoMAEFeatures
 from oracle import fill_state_dict
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -244,3 +260,110 @@ def test_temporal_modules_added_to_stage_one_change_nothing_at_first(inputs):
     arguments = inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"]
     with torch.no_grad():
         assert torch.equal(stage_two(*arguments), stage_one(*arguments))
+
+
+def listing(weights: dict[str, Tensor]) -> str:
+    """The beginning of the sha256 of all names, shapes and types."""
+    lines = sorted(f"{name} {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in weights.items())
+    return sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def on_meta(build: Any) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return build().state_dict()
+
+
+# The released networks at full size, as the files list them: without Whisper's decoder and VideoMAE's classifier.
+SYNCNETS = {
+    "16_pixel_attn": "765b8819d8ec5c25",
+    "16_pixel": "018180c9a5d0898d",
+    "16_latent": "70c82b4b79f8933b",
+    "25_pixel": "018326b40ed5abae",
+}
+WHISPER_TINY = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": 384, "n_audio_head": 6, "n_audio_layer": 4}
+VIT_G = {"image_size": 224, "patch_size": 14, "embed_dim": 1408, "depth": 40, "num_heads": 16, "mlp_width": 6144, "num_frames": 16}
+
+
+@pytest.mark.parametrize("name", SYNCNETS)
+def test_full_size_syncnets_are_the_released_ones_in_both_directions(name):
+    weights = on_meta(lambda: StableSyncNet(**SYNCNET_CONFIGS[name]))
+    assert listing(weights) == SYNCNETS[name]
+    assert listing(syncnet_to_reference(syncnet_from_reference(weights, SYNCNET_CONFIGS[name]))) == SYNCNETS[name]
+    assert syncnet_config_of(weights) is SYNCNET_CONFIGS[name]
+
+
+def test_a_syncnets_configuration_may_leave_attention_out():
+    sections = {
+        name: {key: value for key, value in section.items() if key != "attn_blocks"}
+        for name, section in SYNCNET_CONFIGS["25_pixel"].items()
+    }
+    weights = on_meta(lambda: StableSyncNet(**SYNCNET_CONFIGS["25_pixel"]))
+    assert listing(dict(syncnet_from_reference(weights, sections).state_dict())) == SYNCNETS["25_pixel"]
+
+
+def test_full_size_whisper_tiny_is_the_released_one_without_its_decoder():
+    weights = named_as_openai(on_meta(lambda: WhisperAudioEncoder(**WHISPER_TINY)))
+    assert listing(weights) == "8440a4cf907653b2"
+    with_decoder = {**weights, "decoder.token_embedding.weight": torch.empty(51865, 384, device="meta")}
+    loaded = whisper_encoder_from_reference(with_decoder, {**WHISPER_TINY, "n_vocab": 51865})
+    assert sum(parameter.numel() for parameter in loaded.parameters()) - 1500 * 384 == 7_632_384  # positions are no parameter there
+
+
+def test_full_size_videomae_is_the_released_one_without_its_classifier():
+    weights = on_meta(lambda: VideoMAEFeatures(**VIT_G, tubelet_size=2))
+    assert listing(weights) == "520003522efbe34e"
+    classifier = {"head.weight": torch.empty(174, 1408, device="meta"), "head.bias": torch.empty(174, device="meta")}
+    loaded = videomae_from_reference({**weights, **classifier}, VIDEOMAE_CONFIG)
+    assert listing(dict(loaded.state_dict())) == "520003522efbe34e"
+    assert not loaded.positions_AD.is_meta
+
+
+@pytest.mark.parametrize(
+    ("load", "network", "digest"),
+    [(judge_syncnet_from_reference, JudgeSyncNet, "3c599dfcbd48905e"), (hyperiqa_from_reference, HyperIQA, "58bbc4a89a51519c")],
+)
+def test_judges_are_the_released_ones(load, network, digest):
+    weights = on_meta(network)
+    assert listing(weights) == digest
+    assert listing(dict(load(weights).state_dict())) == digest
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_the_variant_of_a_released_unet_is_told_by_its_names(motion):
+    assert unet_config_of(reference_weights(motion)) == unet_config(motion)
+
+
+LOADERS = {
+    "StableSyncNet": lambda weights: syncnet_from_reference(weights, SYNCNET_CONFIGS["16_latent"]),
+    "Whisper's encoder": lambda weights: whisper_encoder_from_reference(weights, WHISPER_TINY),
+    "VideoMAE": lambda weights: videomae_from_reference(weights, VIDEOMAE_CONFIG),
+    "the evaluation SyncNet": judge_syncnet_from_reference,
+    "HyperIQA": hyperiqa_from_reference,
+}
+
+
+@pytest.mark.parametrize("network", LOADERS)
+def test_every_network_refuses_a_unets_weights_by_whose_they_are(network):
+    with pytest.raises(WrongWeights, match=f"do not fit {network}: they look like a U-Net of Stable Diffusion's shape"):
+        LOADERS[network](reference_weights("none"))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: syncnet_from_reference({}, {"model": {}}), r"configured by audio_encoder and visual_encoder, found \['model'\]"),
+        (lambda: whisper_encoder_from_reference({}, {"n_mels": 80}), r"dims lack \['n_audio_ctx'"),
+        (lambda: videomae_from_reference({}, {**VIDEOMAE_CONFIG, "qkv_bias": False}), "qkv_bias is False, must be True"),
+        (lambda: videomae_from_reference({}, {**VIDEOMAE_CONFIG, "depht": 3}), "depht is unknown"),
+        (lambda: videomae_from_reference({}, {"depth": 3}), "embed_dim is missing"),
+    ],
+)
+def test_a_configuration_of_something_else_is_refused(call, message):
+    with pytest.raises(BadConfig, match=message):
+        call()
+
+
+def test_what_is_dropped_is_logged(caplog):
+    caplog.set_level("INFO")
+    unet_from_reference(reference_weights("up"), reference_config("up"))
+    assert f"left out on purpose: 8 entries, such as {POSITIONS.format(1)}" in caplog.text
