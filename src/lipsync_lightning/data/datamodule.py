@@ -1,27 +1,46 @@
 """The one datamodule of all modules; which windows it serves is its `samples` argument."""
 
+import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.data.index import ClipIndex
+from lipsync_lightning.data.order import WindowOrder
 from lipsync_lightning.data.samples import Samples, to_float
-from lipsync_lightning.data.stream import WindowStream
-from lipsync_lightning.errors import MissingShards
+from lipsync_lightning.data.windows import ClipWindows, EndlessBatches, OnePass, collate
+from lipsync_lightning.errors import ClipTooShort, MissingShards
 from lipsync_lightning.preparation.shards import Shard, find_shards
 
 
 class ClipDataModule(LightningDataModule):
-    """Streams windows from a prepared data set: `train` shards for ever, `heldout` shards once a validation."""
+    """Streams windows from a prepared data set: `train` shards for ever, `heldout` shards once a validation.
+
+    The order depends on the seed and on how many windows all ranks have read, not on the number of ranks or workers. Its state in a
+    checkpoint is that number, so that a resumed run, on however many ranks, reads exactly what it had not read.
+    """
 
     def __init__(
-        self, *, shards: str, clip: ClipSpec, samples: Samples, batch_size: int, num_workers: int, seed: int, shuffle_buffer: int
+        self,
+        *,
+        shards: str,
+        clip: ClipSpec,
+        samples: Samples,
+        batch_size: int,
+        num_workers: int,
+        seed: int,
+        shuffle_buffer: int,
+        max_bad_clips: int,
     ) -> None:
         """Args:
         shards: folder that `prepare` made.
         batch_size: windows per batch and rank.
+        shuffle_buffer: clips of shards that are mixed together; shards are shuffled as a whole.
+        max_bad_clips: clips that may prove unreadable in one worker before training stops; until then others stand in.
         """
         super().__init__()
         self.shards = shards
@@ -31,7 +50,8 @@ class ClipDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.shuffle_buffer = shuffle_buffer
-        self.first_epoch = 0
+        self.max_bad_clips = max_bad_clips
+        self.resumed = {"windows_read": 0, "global_step": 0}  # by all ranks together, when training began or was resumed
 
     def require_shards(self, *splits: str) -> None:
         """Raises: MissingShards, BrokenShard or ClipMismatch now, instead of when work has begun, for any of `splits`."""
@@ -41,22 +61,19 @@ class ClipDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        stream = self._stream(
-            self._split("train"),
-            first_epoch=self.first_epoch,
-            num_epochs=None,
-            shuffle_buffer=self.shuffle_buffer,
-            rank=rank,
-            world_size=world_size,
+        windows, order = self._windows(self._split("train"), self.shuffle_buffer)
+        batches = EndlessBatches(
+            order=order, position=self.resumed["windows_read"], batch_size=self.batch_size, rank=rank, world_size=world_size
         )
-        return self._loader(stream, drop_last=True)
+        return self._loader(windows, batches)
 
     def val_dataloader(self) -> DataLoader | list:
         shards = self._split("heldout")
         if not shards:
             return []
         # Every rank reads all of it: were it divided, ranks with fewer batches would leave the others waiting.
-        return self._loader(self._stream(shards, first_epoch=0, num_epochs=1, shuffle_buffer=0, rank=0, world_size=1), drop_last=False)
+        windows, order = self._windows(shards, shuffle_buffer=0)
+        return self._loader(windows, OnePass(order=order, batch_size=self.batch_size))
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Return the batch with its frames as float in [-1, 1]."""
@@ -64,24 +81,40 @@ class ClipDataModule(LightningDataModule):
         return batch | pictures
 
     def state_dict(self) -> dict[str, Any]:
-        return {"global_step": self.trainer.global_step if self.trainer else 0}
+        """Return how much has been read in optimizer steps that are done: what was read for an unfinished one is read again."""
+        if self.trainer is None:
+            return dict(self.resumed)
+        steps = self.trainer.global_step - self.resumed["global_step"]
+        windows = steps * self.trainer.accumulate_grad_batches * self.trainer.world_size * self.batch_size
+        return {"windows_read": self.resumed["windows_read"] + windows, "global_step": self.trainer.global_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """A resumed run goes on in an order it has not read yet, instead of repeating the first epochs."""
-        self.first_epoch = int(state_dict["global_step"])
+        self.resumed = {key: int(state_dict[key]) for key in self.resumed}
 
     def _split(self, split: str) -> list[Shard]:
         return find_shards(self.shards, split, self.clip)
 
-    def _stream(self, shards: list[Shard], **order: Any) -> WindowStream:
-        return WindowStream(shards=shards, samples=self.samples, seed=self.seed, **order)
+    def _windows(self, shards: list[Shard], shuffle_buffer: int) -> tuple[ClipWindows, WindowOrder]:
+        index = ClipIndex(shards)
+        lengths, which = np.unique(index.num_frames, return_inverse=True)
+        num_windows = np.array([self.samples.num_windows(int(length)) for length in lengths])[which]
+        num_short = int((num_windows == 0).sum())
+        if num_short == len(index):
+            raise ClipTooShort(
+                f"all {num_short} clips at {self.shards} are too short: the longest has {lengths.max()} frames, windows have "
+                f"{self.clip.num_frames} (the U-Net stages need two of them); prepare with longer min_seconds"
+            )
+        if num_short:
+            warnings.warn(f"{num_short} of {len(index)} clips at {self.shards} are too short for a window and are left out", stacklevel=2)
+        windows = ClipWindows(index=index, samples=self.samples, num_windows=num_windows, seed=self.seed, max_bad_clips=self.max_bad_clips)
+        return windows, WindowOrder(num_windows=num_windows, shard_of=index.shard_of, seed=self.seed, shuffle_buffer=shuffle_buffer)
 
-    def _loader(self, stream: WindowStream, *, drop_last: bool) -> DataLoader:
+    def _loader(self, windows: ClipWindows, batches: Sampler) -> DataLoader:
         return DataLoader(
-            stream,
-            batch_size=self.batch_size,
+            windows,
+            batch_sampler=batches,
+            collate_fn=collate,
             num_workers=self.num_workers,
-            drop_last=drop_last,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_use_one_thread,

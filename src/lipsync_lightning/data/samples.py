@@ -3,6 +3,7 @@
 Frames stay uint8 until they are on the device; `to_float` makes them [-1, 1].
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -12,11 +13,10 @@ from einops import rearrange
 from torch import Tensor
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.errors import BrokenShard, ClipTooShort
 from lipsync_lightning.media.audio import decode_flac
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.mel import log_mel, mel_window
-from lipsync_lightning.media.video import count_frames, decode_windows
+from lipsync_lightning.media.video import decode_windows
 from lipsync_lightning.models.audio_encoder import AudioEncoder
 
 Window = dict[str, Any]  # one row of a ClipBatch, before collation
@@ -25,7 +25,16 @@ Window = dict[str, Any]  # one row of a ClipBatch, before collation
 class Samples(Protocol):
     """Turns one shard sample into windows."""
 
-    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> list[Window]: ...
+    def num_windows(self, num_frames: int) -> int:
+        """Return how many windows a clip of so many frames gives; 0 where it is too short."""
+        ...
+
+    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
+        """Return those of the clip's windows, counted from 0, that are wanted; the same of them whichever others are wanted too.
+
+        Args: rng: draws where the windows lie.
+        """
+        ...
 
 
 class SyncNetSamples:
@@ -37,19 +46,17 @@ class SyncNetSamples:
         self.windows_per_clip = windows_per_clip
         self.min_gap_frames = min_gap_frames
 
-    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> list[Window]:
-        """Return at most `windows_per_clip` windows: `frames` (T, 3, H, W) uint8, `mel` (1, M, L), `id`, `first_frame`.
+    def num_windows(self, num_frames: int) -> int:
+        last_start = usable_frames(num_frames, self.clip) - self.clip.num_frames
+        return 0 if last_start < 0 else min(self.windows_per_clip, last_start // self.min_gap_frames + 1)
 
-        Raises: ClipTooShort, if there is not one; BrokenShard, if a member is missing.
-        """
-        video, mel = _member(sample, "mp4"), clip_mel(sample, self.clip)
-        num_frames = usable_frames(video, mel, self.clip)
-        if num_frames < self.clip.num_frames:
-            raise ClipTooShort(
-                f"{sample['__key__']}: {num_frames} frames with sound, {self.clip.num_frames} needed; prepare with longer min_seconds"
-            )
-        starts = spread_starts(num_frames, self.windows_per_clip, self.min_gap_frames, self.clip, rng)
-        windows = decode_windows(video, starts, self.clip.num_frames)
+    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
+        """Return windows: `frames` (T, 3, H, W) uint8, `mel` (1, M, L), `id`, `first_frame`. Raises: BadMedia, ClipTooShort."""
+        num_frames = stated_frames(sample)
+        last_start = usable_frames(num_frames, self.clip) - self.clip.num_frames
+        starts = spread_starts(last_start, self.num_windows(num_frames), self.min_gap_frames, rng)[wanted.start : wanted.stop]
+        mel = clip_mel(sample, self.clip)
+        windows = decode_windows(sample["mp4"], starts, self.clip.num_frames)
         return [
             {
                 "frames": frames_tensor(frames),
@@ -70,13 +77,16 @@ class UNetSamples:
         self.windows_per_clip = windows_per_clip
         self.keep_mask = rearrange(keep_mask(clip.resolution), "h w -> 1 h w")
 
-    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator) -> list[Window]:
-        """Return `windows_per_clip` rows of every key of `ClipBatch`, frames as uint8."""
-        video, mel = _member(sample, "mp4"), clip_mel(sample, self.clip)
-        num_frames = usable_frames(video, mel, self.clip)
-        tokens = self.audio_encoder.tokens(clip_waveform(sample), num_frames, fps=float(self.clip.fps))
-        pairs = [target_and_reference(num_frames, self.clip, rng, sample["__key__"]) for _ in range(self.windows_per_clip)]
-        windows = iter(decode_windows(video, [start for pair in pairs for start in pair], self.clip.num_frames))
+    def num_windows(self, num_frames: int) -> int:
+        return self.windows_per_clip if usable_frames(num_frames, self.clip) >= 2 * self.clip.num_frames else 0
+
+    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
+        """Return rows of every key of `ClipBatch`, frames as uint8. Raises: BadMedia, ClipTooShort."""
+        usable = usable_frames(stated_frames(sample), self.clip)
+        pairs = [target_and_reference(usable, self.clip, rng) for _ in range(self.windows_per_clip)][wanted.start : wanted.stop]
+        mel = clip_mel(sample, self.clip)
+        tokens = self.audio_encoder.tokens(clip_waveform(sample), usable, fps=float(self.clip.fps))
+        windows = iter(decode_windows(sample["mp4"], [start for pair in pairs for start in pair], self.clip.num_frames))
         return [
             {
                 "frames": frames_tensor(next(windows)),
@@ -102,7 +112,7 @@ def frames_tensor(frames: np.ndarray) -> Tensor:
 
 
 def clip_waveform(sample: Mapping[str, Any]) -> Tensor:
-    return torch.from_numpy(decode_flac(_member(sample, "flac")))
+    return torch.from_numpy(decode_flac(sample["flac"]))
 
 
 def clip_mel(sample: Mapping[str, Any], clip: ClipSpec) -> Tensor:
@@ -110,39 +120,29 @@ def clip_mel(sample: Mapping[str, Any], clip: ClipSpec) -> Tensor:
     return log_mel(clip_waveform(sample), sample_rate_hz=clip.sample_rate_hz, mel_hz=clip.mel_hz, num_mels=clip.num_mels)
 
 
-def usable_frames(video: bytes, mel: Tensor, clip: ClipSpec) -> int:
-    """Return how many frames have both picture and a full mel window."""
-    last_column = mel.shape[-1] - clip.mel_columns
+def stated_frames(sample: Mapping[str, Any]) -> int:
+    """Return how many frames a sample's own facts say it has."""
+    return int(json.loads(sample["json"])["num_frames"])
+
+
+def usable_frames(num_frames: int, clip: ClipSpec) -> int:
+    """Return how many frames of a clip have a full mel window as well."""
+    num_columns = 1 + clip.num_samples(num_frames) // (clip.sample_rate_hz // clip.mel_hz)
+    last_column = num_columns - clip.mel_columns
     last_start = ((last_column + 1) * clip.fps - 1) // clip.mel_hz  # the greatest f with clip.mel_start(f) <= last_column
-    return min(count_frames(video), last_start + clip.num_frames)
+    return min(num_frames, last_start + clip.num_frames)
 
 
-def target_and_reference(num_frames: int, clip: ClipSpec, rng: np.random.Generator, key: str) -> tuple[int, int]:
-    """Return first frames of two windows that do not overlap, the order drawn too.
-
-    Raises: ClipTooShort, if the clip cannot hold two windows.
-    """
+def target_and_reference(num_frames: int, clip: ClipSpec, rng: np.random.Generator) -> tuple[int, int]:
+    """Return first frames of two windows that do not overlap, the order drawn too, of a clip that can hold both."""
     slack = num_frames - 2 * clip.num_frames
-    if slack < 0:
-        raise ClipTooShort(
-            f"{key}: {num_frames} frames, {2 * clip.num_frames} needed for a target and a reference; prepare with longer min_seconds"
-        )
     early, late = sorted(int(x) for x in rng.integers(0, slack + 1, size=2))
     pair = (early, late + clip.num_frames)
     return pair if rng.random() < 0.5 else (pair[1], pair[0])
 
 
-def spread_starts(num_frames: int, count: int, min_gap: int, clip: ClipSpec, rng: np.random.Generator) -> list[int]:
-    """Return 1 to `count` random window starts of a clip that holds one, each at least `min_gap` frames from the next, in random order."""
-    last_start = num_frames - clip.num_frames
-    count = min(count, last_start // min_gap + 1)
+def spread_starts(last_start: int, count: int, min_gap: int, rng: np.random.Generator) -> list[int]:
+    """Return `count` random window starts from 0 to `last_start`, each at least `min_gap` frames from the next, in random order."""
     slack = last_start - (count - 1) * min_gap
     starts = np.sort(rng.integers(0, slack + 1, size=count)) + min_gap * np.arange(count)
     return [int(start) for start in rng.permutation(starts)]
-
-
-def _member(sample: Mapping[str, Any], suffix: str) -> bytes:
-    if suffix not in sample:
-        members = sorted(name for name in sample if not name.startswith("__"))
-        raise BrokenShard(f"{sample['__key__']} in {sample['__url__']}: no {suffix!r} member (has {members}); run `prepare` again")
-    return sample[suffix]
