@@ -47,6 +47,7 @@ def make_clip_batch(tiny_clip: ClipSpec) -> Callable[[int], ClipBatch]:
             mel=torch.randn(num_clips, 1, tiny_clip.num_mels, tiny_clip.mel_columns),
             id=[f"clip_{index}" for index in range(num_clips)],
             first_frame=torch.zeros(num_clips, dtype=torch.int64),
+            seed=torch.randint(1 << 40, (num_clips,)),
         )
 
     return make

@@ -1,9 +1,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from command_line import CommandLine
-from lipsync_lightning.errors import BadConfig, WouldOverwrite
+from lipsync_lightning.errors import BadConfig, WouldOverwrite, WrongWeights
 from lipsync_lightning.train import checkpoint_to_resume, main
 
 
@@ -17,7 +18,7 @@ def used_run(tmp_path: Path) -> Path:
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     for step in (90, 100):
-        (run / "checkpoints" / f"step_{step:08d}.ckpt").touch()
+        torch.save({"state_dict": {}}, run / "checkpoints" / f"step_{step:08d}.ckpt")
     return run
 
 
@@ -28,6 +29,16 @@ def test_a_new_run_resumes_nothing(tmp_path: Path):
 
 def test_last_is_the_checkpoint_of_the_highest_step(used_run: Path):
     assert checkpoint_to_resume("last", used_run) == used_run / "checkpoints" / "step_00000100.ckpt"
+
+
+def test_a_broken_newest_checkpoint_falls_back_to_the_one_before_with_a_warning(used_run: Path):
+    newest, before = (used_run / "checkpoints" / f"step_{step:08d}.ckpt" for step in (100, 90))
+    newest.write_bytes(newest.read_bytes()[:-200])
+    with pytest.warns(UserWarning, match=r"step_00000100\.ckpt is not a readable checkpoint.*the checkpoint before it is taken"):
+        assert checkpoint_to_resume("last", used_run) == before
+    before.write_bytes(b"")
+    with pytest.warns(UserWarning), pytest.raises(WrongWeights, match="none of the 2 checkpoints"):
+        checkpoint_to_resume("last", used_run)
 
 
 def test_a_used_run_folder_is_not_written_into_again(used_run: Path):

@@ -63,6 +63,7 @@ class WindowBatch(TypedDict):
     mel: Tensor  # (B, 1, M, L): log-mel heard during the target window
     id: list[str]  # shard id of the clip each row comes from
     first_frame: Tensor  # (B,), int64: where in that clip the target window starts
+    seed: Tensor  # (B,), int64: of what is drawn for this window, another one each epoch
 
 
 class ClipBatch(WindowBatch):

@@ -26,15 +26,6 @@ def mix_noise(shared: Tensor, independent: Tensor, alpha: float) -> Tensor:
     return (alpha**2 / (1 + alpha**2)) ** 0.5 * shared[:, :1] + (1 / (1 + alpha**2)) ** 0.5 * independent
 
 
-def draw_mixed_noise(latents: Tensor, alpha: float, generator: torch.Generator | None = None) -> Tensor:
-    """Return mixed noise of the shape, dtype and device of `latents` (B, T, C, H, W)."""
-
-    def normal() -> Tensor:
-        return torch.randn(latents.shape, generator=generator, device=latents.device, dtype=latents.dtype)
-
-    return mix_noise(normal(), normal(), alpha)
-
-
 def training_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """Return what the network should predict, as the schedule's prediction type says: the noise, or the velocity.
 

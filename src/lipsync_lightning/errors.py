@@ -47,3 +47,7 @@ class BadConfig(LipSyncError):
 
 class WouldOverwrite(LipSyncError):
     """An output that is already there and would be lost."""
+
+
+class Diverged(LipSyncError):
+    """A training whose numbers are no longer finite."""

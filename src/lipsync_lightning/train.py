@@ -1,17 +1,25 @@
 """`python -m lipsync_lightning.train +experiment=stage2`: train a module."""
 
 import logging
+import signal
 import warnings
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from lightning import seed_everything
+from lightning import Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from lipsync_lightning.callbacks.stop_cleanly import StopCleanly
 from lipsync_lightning.entry import build, entry_point
 from lipsync_lightning.errors import BadConfig, WouldOverwrite
-from lipsync_lightning.modules.weights import RUN_CONFIG, newest_checkpoint, require_weights, save_networks
+from lipsync_lightning.modules.weights import (
+    RUN_CONFIG,
+    newest_checkpoint,
+    newest_readable_checkpoint,
+    require_weights,
+    save_networks,
+)
 
 
 def checkpoint_to_resume(ckpt_path: str | None, run_dir: Path) -> Path | None:
@@ -23,7 +31,7 @@ def checkpoint_to_resume(ckpt_path: str | None, run_dir: Path) -> Path | None:
     """
     newest = newest_checkpoint(run_dir)
     if ckpt_path == "last":
-        return newest
+        return newest_readable_checkpoint(run_dir)
     if ckpt_path is not None:
         if not Path(ckpt_path).is_file():
             raise BadConfig(f"ckpt_path={ckpt_path} is not a file; give a checkpoint of this run, or ckpt_path=last")
@@ -44,6 +52,15 @@ def quieten_lightning() -> None:
         ".*LeafSpec.* is deprecated.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def leave_if_stopped(trainer: Trainer) -> None:
+    """End the process where a signal ended the training: with status 0 after SIGTERM and SIGUSR1, as schedulers expect, else 130."""
+    stopped_by = next((callback.stopped_by for callback in trainer.callbacks if isinstance(callback, StopCleanly)), None)  # pyright: ignore[reportAttributeAccessIssue]
+    if stopped_by is not None:
+        if trainer.is_global_zero:
+            print(f"stopped by {stopped_by.name} after step {trainer.global_step}; the same command with ckpt_path=last goes on")
+        raise SystemExit(128 + stopped_by if stopped_by == signal.SIGINT else 0)
 
 
 @rank_zero_only
@@ -75,6 +92,7 @@ def main(config: DictConfig) -> None:
         callbacks.pop("learning_rate", None)  # Lightning's monitor refuses to run without a logger
     trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    leave_if_stopped(trainer)
     if trainer.is_global_zero:
         save_networks(module, run_dir, config.networks)
 

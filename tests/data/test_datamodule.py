@@ -81,7 +81,7 @@ def test_a_resumed_run_reads_what_the_first_would_have_read_next(shards: Path, t
 def test_a_data_set_of_clips_that_are_all_too_short_is_refused(shards: Path, tiny_clip: ClipSpec):
     data = data_of(shards, tiny_clip)
     data.samples.clip = ClipSpec(**(tiny_clip.as_dict() | {"num_frames": 16}))  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(ClipTooShort, match="all 3 clips at .* are too short: the longest has 14 frames"):
+    with pytest.raises(ClipTooShort, match=r"all 3 clips at .* are too short: the longest has 14 frames"):
         data.train_dataloader()
 
 

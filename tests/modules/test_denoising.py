@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from lipsync_lightning import diffusion
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import ClipMismatch, MissingWeights, WrongWeights
+from lipsync_lightning.modules.draws import ClipDraws
 
 
 class RecordingUNet(nn.Module):
@@ -79,10 +80,9 @@ def test_a_perfect_prediction_costs_nothing_and_decodes_to_what_was_encoded(requ
 
     original = diffusion.training_target
     monkeypatch.setattr(diffusion, "training_target", remembered)
-    generator = torch.Generator()
-    module.denoise(clip_batch, clip_batch["audio"], generator.manual_seed(1))
+    module.denoise(clip_batch, clip_batch["audio"], ClipDraws(clip_batch["seed"], "cpu"))
     monkeypatch.setattr(module.unet, "forward", lambda *_: truth["target"].transpose(1, 2))
-    step = module.denoise(clip_batch, clip_batch["audio"], generator.manual_seed(1))
+    step = module.denoise(clip_batch, clip_batch["audio"], ClipDraws(clip_batch["seed"], "cpu"))
     torch.testing.assert_close(step.prediction, step.target)
     torch.testing.assert_close(step.clean_pred, truth["clean"], rtol=0, atol=1e-3)
 

@@ -3,6 +3,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from lipsync_lightning.modules.draws import ClipDraws
 from lipsync_lightning.paths import CONF_DIR
 
 PUBLISHED = {"stage2": 674_792_320, "stage2_efficient": 284_660_480}
@@ -47,7 +48,7 @@ def test_the_gradient_of_every_term_reaches_temporal_and_attention_layers(term, 
     with torch.no_grad():
         for parameter in module.unet.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))  # past the layers that start at zero
-    step = module.denoise(clip_batch, clip_batch["audio"])
+    step = module.denoise(clip_batch, clip_batch["audio"], ClipDraws(clip_batch["seed"], "cpu"))
     module.losses.terms[term].loss(*module.loss_inputs(clip_batch, step)[term]()).backward()
     for group in ("motion_modules.", "attentions."):
         gradients = [p.grad for name, p in module.unet.named_parameters() if group in name and p.grad is not None]

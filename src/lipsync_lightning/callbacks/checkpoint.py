@@ -1,11 +1,29 @@
-"""When a run's state is written."""
+"""When a run's state is written, and how."""
 
+import os
 from pathlib import Path
+from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lipsync_lightning.modules.weights import CHECKPOINTS
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there when it is on the disk. Lightning's own keeps a second copy in memory."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        final = Path(path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        part = final.with_name(final.name + ".part")
+        with part.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(final)
 
 
 class StepCheckpoint(ModelCheckpoint):
@@ -28,3 +46,13 @@ class StepCheckpoint(ModelCheckpoint):
         super().on_train_end(trainer, pl_module)
         if self._last_global_step_saved != trainer.global_step:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Count no batch of an unfinished step as done: its gradients are not saved, so it is read again."""
+        if not pl_module.automatic_optimization:
+            return
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        whole = trainer.global_step * trainer.accumulate_grad_batches
+        for counts in (progress["total"], progress["current"]):
+            if counts["processed"] != whole:
+                counts.update(ready=whole, started=whole, processed=whole, completed=max(whole - 1, 0))

@@ -17,13 +17,16 @@ RGB = 3
 _SMALLEST_STD = 1e-6  # of a latent channel, in pixel values; below it the channel is constant and must not be blown up
 
 
+Generators = torch.Generator | list[torch.Generator] | None  # one for all frames, one for each, or the global one
+
+
 class Autoencoder(Protocol):
     """Turns frames into latents of about unit variance, and back."""
 
     latent_channels: int
     downscale: int  # pixels of a frame for one of the latents, along height and along width
 
-    def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, frames: Tensor, generator: Generators = None) -> Tensor:
         """Return latents (N, latent_channels, H / downscale, W / downscale) of frames (N, 3, H, W) in [-1, 1]."""
         ...
 
@@ -52,12 +55,12 @@ class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
         self.scaling_factor = float(vae.config["scaling_factor"])
         self.shift_factor = float(vae.config["shift_factor"] or 0.0)
 
-    def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, frames: Tensor, generator: Generators = None) -> Tensor:
         """Return latents (N, latent_channels, H / downscale, W / downscale), a sample of the posterior and not its mode.
 
         Args:
             frames: (N, 3, H, W) in [-1, 1].
-            generator: of the sample, the global one if absent.
+            generator: of the sample; a list has one for each frame.
         Source: LatentSync trains and runs on samples; High-Resolution Image Synthesis (arXiv 2112.10752), section G, for the scale.
         """
         _require_divisible(frames, self.downscale)
@@ -144,7 +147,7 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
         self.scale.copy_(variance_P[strongest].clamp(min=0).sqrt().clamp(min=_SMALLEST_STD))
         self.is_fitted.fill_(True)
 
-    def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, frames: Tensor, generator: Generators = None) -> Tensor:
         """Return latents (N, latent_channels, H / patch, W / patch) of unit variance; nothing is drawn, `generator` is not read.
 
         Args:

@@ -19,11 +19,11 @@ from lipsync_lightning.models.frozen import frozen
 from lipsync_lightning.models.matching import load_matching
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
+from lipsync_lightning.modules.draws import ClipDraws
 from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule
 from lipsync_lightning.modules.weights import network_weights
 
 FROZEN_PARTS = ("autoencoder", "losses")
-VALIDATION_SEED = 20241212  # noise and timesteps of validation are the same every time
 LossInputs = dict[str, Callable[[], tuple[Tensor, ...]]]
 
 
@@ -80,15 +80,15 @@ class DenoisingModule(LightningModule):
         raise TypeError(f"{type(self).__name__} must say which tensors its losses read")
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        step = self.denoise(batch, batch["audio"] * self._audio_kept(len(batch["audio"])))
+        draws = ClipDraws(batch["seed"], self.device)
+        step = self.denoise(batch, batch["audio"] * self._audio_kept(draws), draws)
         total, terms = self.losses(self.loss_inputs(batch, step))
         self.log("train/loss", total, prog_bar=True)
         self.log_dict({f"train/loss_{name}": value for name, value in terms.items()})
         return total
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        generator = torch.Generator(self.device).manual_seed(VALIDATION_SEED + batch_idx)
-        step = self.denoise(batch, batch["audio"], generator)
+        step = self.denoise(batch, batch["audio"], ClipDraws(batch["seed"], self.device))  # the same every time
         total, terms = self.losses(self.loss_inputs(batch, step))
         values = {"val/loss": total, **{f"val/loss_{name}": value for name, value in terms.items()}}
         self.log_dict(values, batch_size=len(batch["audio"]), sync_dist=True)
@@ -96,12 +96,11 @@ class DenoisingModule(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return optimizer_with_schedule(self.unet.parameters(), self.optimizer, self.schedule)
 
-    def denoise(self, batch: ClipBatch, audio: Tensor, generator: torch.Generator | None = None) -> DenoisingStep:
+    def denoise(self, batch: ClipBatch, audio: Tensor, draws: ClipDraws) -> DenoisingStep:
         """Noise the target frames, let the U-Net undo it, and return what the losses need."""
-        target, masked, reference = self._encode(batch)
-        noise = diffusion.draw_mixed_noise(target, self.mixed_noise_alpha, generator)
-        num_train_timesteps = self.scheduler.config["num_train_timesteps"]
-        timesteps_B = torch.randint(num_train_timesteps, (len(target),), device=target.device, generator=generator)
+        target, masked, reference = self._encode(batch, draws)
+        noise = diffusion.mix_noise(draws.normal(target.shape[1:]), draws.normal(target.shape[1:]), self.mixed_noise_alpha)
+        timesteps_B = draws.integers(self.scheduler.config["num_train_timesteps"])
         noisy = self.scheduler.add_noise(target, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
         mask = latent_keep_mask(batch["keep_mask"], self.autoencoder.downscale)
         prediction = self.unet(diffusion.unet_input(noisy, mask, masked, reference), timesteps_B, audio)
@@ -128,13 +127,15 @@ class DenoisingModule(LightningModule):
         put_back_frozen(checkpoint, self, FROZEN_PARTS, self.clip)
 
     @torch.no_grad()
-    def _encode(self, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def _encode(self, batch: ClipBatch, draws: ClipDraws) -> tuple[Tensor, Tensor, Tensor]:
         """Return latents (B, T, C, h, w) of the target, the masked target and the reference."""
         masked = batch["frames"] * rearrange(batch["keep_mask"], "b 1 h w -> b 1 1 h w")
         pictures = torch.stack([batch["frames"], masked, batch["reference"]])
-        latents_NCHW = self.autoencoder.encode(rearrange(pictures, "k b t c h w -> (k b t) c h w")).float()  # bf16 has no room for ᾱ near 1
+        generators = [own for _ in pictures for own in draws.generators for _ in range(batch["frames"].shape[1])]
+        latents_NCHW = self.autoencoder.encode(rearrange(pictures, "k b t c h w -> (k b t) c h w"), generators)
+        latents_NCHW = latents_NCHW.float()  # bf16 has no room for ᾱ near 1
         target, masked, reference = rearrange(latents_NCHW, "(k b t) c h w -> k b t c h w", k=3, b=len(batch["frames"]))
         return target, masked, reference
 
-    def _audio_kept(self, num_clips: int) -> Tensor:
-        return (torch.rand(num_clips, 1, 1, 1, device=self.device) >= self.audio_dropout).float()
+    def _audio_kept(self, draws: ClipDraws) -> Tensor:
+        return rearrange((draws.uniform() >= self.audio_dropout).float(), "b -> b 1 1 1")

@@ -1,5 +1,6 @@
 """Weights of a former run, as the start of a new one: `init_from`."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +15,32 @@ RUN_CONFIG = "config.yaml"  # in a run's folder: the configuration it was traine
 CHECKPOINTS = "checkpoints"  # folder of a run that holds its checkpoints
 
 
+def checkpoints_of(run_dir: Path) -> list[Path]:
+    """Return the checkpoints in a run's folder, the highest step first."""
+    return sorted((run_dir / CHECKPOINTS).glob("step_*.ckpt"), reverse=True)
+
+
 def newest_checkpoint(run_dir: Path) -> Path | None:
     """Return the checkpoint with the highest step in a run's folder, or None."""
-    found = sorted((run_dir / CHECKPOINTS).glob("step_*.ckpt"))
-    return found[-1] if found else None
+    return next(iter(checkpoints_of(run_dir)), None)
+
+
+def newest_readable_checkpoint(run_dir: Path) -> Path | None:
+    """Return the newest checkpoint that can be read, warning of those that cannot, or None where there never was one.
+
+    Raises: WrongWeights, if none of those there can be read.
+    """
+    found = checkpoints_of(run_dir)
+    for checkpoint in found:
+        try:
+            read_file(checkpoint)
+        except WrongWeights as error:
+            warnings.warn(f"{error}; the checkpoint before it is taken", stacklevel=2)
+        else:
+            return checkpoint
+    if found:
+        raise WrongWeights(f"none of the {len(found)} checkpoints in {found[0].parent} can be read; start anew with another run_dir=")
+    return None
 
 
 def network_weights(path: str, network: str) -> dict[str, Tensor]:

@@ -1,0 +1,63 @@
+"""Steps whose gradients are not finite change nothing, are counted, and do not go on for ever."""
+
+import warnings
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from lipsync_lightning.errors import Diverged
+
+_NUM_NAMED = 8
+
+
+class SkipNonfinite(Callback):
+    """Drops the gradients of a step that are not finite, so that the optimizer leaves weights and its own state as they were.
+
+    Logs `train/gradient_norm` (before clipping) and `train/skipped_steps`. All ranks decide alike, because gradients are those of all.
+    """
+
+    def __init__(self, *, most_in_a_row: int) -> None:
+        """Args: most_in_a_row: one more skipped step than this ends the run."""
+        self.most_in_a_row = most_in_a_row
+        self.in_a_row = 0
+        self.skipped = 0
+        self.ids: list[str] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self.ids = []
+        self.ids += batch["id"]
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Raises: Diverged, if too many steps in a row were skipped."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = get_total_norm(gradients) if gradients else torch.zeros(())
+        finite = bool(norm.isfinite())
+        if finite:
+            self.in_a_row = 0
+            pl_module.log("train/gradient_norm", norm)
+        else:
+            self._skip(trainer, optimizer)
+        pl_module.log("train/skipped_steps", float(self.skipped))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+
+    def _skip(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        optimizer.zero_grad(set_to_none=True)  # without gradients an optimizer touches neither weights nor its moments
+        self.skipped += 1
+        self.in_a_row += 1
+        clips = f"{', '.join(self.ids[:_NUM_NAMED])}{', ...' if len(self.ids) > _NUM_NAMED else ''}"
+        told = f"step {trainer.global_step}: the gradient is not finite, the step is left out (clips {clips} on rank {trainer.global_rank})"
+        if self.in_a_row > self.most_in_a_row:
+            raise Diverged(
+                f"{told}; {self.in_a_row} such steps in a row: lower module.optimizer.lr, look at these clips, and go on with "
+                "ckpt_path=<a checkpoint before it>"
+            )
+        warnings.warn(told, stacklevel=2)

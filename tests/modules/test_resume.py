@@ -1,0 +1,185 @@
+"""A run that is stopped anywhere and resumed ends with the weights of one that was never stopped, to the bit."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lipsync_lightning.callbacks.checkpoint import AtomicCheckpointIO, StepCheckpoint
+from lipsync_lightning.callbacks.seed_steps import SeedSteps
+from lipsync_lightning.callbacks.skip_nonfinite import SkipNonfinite
+from lipsync_lightning.callbacks.stop_cleanly import StopCleanly
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.data.datamodule import ClipDataModule
+from lipsync_lightning.data.samples import SyncNetSamples, UNetSamples
+from lipsync_lightning.losses.contrastive import ContrastiveObjective
+from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
+from lipsync_lightning.modules.syncnet import SyncNetModule
+from lipsync_lightning.modules.weights import newest_readable_checkpoint
+from tiny_media import prepared, sound_of, write_video
+
+STEPS = 9
+CLIP = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards to resume from")
+    for index in range(5):
+        write_video(folder / "raw" / f"person {index}.mp4", 20 + index, sound_of(20 + index, loud=range(index, index + 4)))
+    prepared(folder / "raw", folder / "shards", CLIP, sources_per_shard=2)
+    return folder / "shards"
+
+
+class StopAt(Callback):
+    """Calls something when a batch of a step begins, ends, or is about to change the weights."""
+
+    def __init__(self, hook: str, step: int, action: Callable[[], None]) -> None:
+        self.step, self.action = step, action
+        setattr(self, hook, self._act)
+
+    def _act(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            self.action()
+
+
+def fail() -> None:
+    raise OSError("the disk is gone")
+
+
+def interrupt(number: signal.Signals) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def make_module(make_stage1: Callable[..., LightningModule], make_syncnet: Callable, training_arguments: dict[str, Any]):
+    def make(kind: str) -> LightningModule:
+        torch.manual_seed(3)
+        if kind == "stage1":
+            return make_stage1(audio_dropout=0.3)
+        return SyncNetModule(syncnet=make_syncnet(), objective=ContrastiveObjective(initial_temperature=0.1), **training_arguments)
+
+    return make
+
+
+def data_of(shards: Path, kind: str, num_workers: int = 0, batch_size: int = 3) -> ClipDataModule:
+    encoder = LogMelAudioEncoder(num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=80, num_mels=8)
+    samples = {
+        "stage1": UNetSamples(clip=CLIP, audio_encoder=encoder, windows_per_clip=2),
+        "syncnet": SyncNetSamples(clip=CLIP, windows_per_clip=2, min_gap_frames=5),
+    }
+    return ClipDataModule(
+        shards=str(shards), clip=CLIP, samples=samples[kind], batch_size=batch_size, num_workers=num_workers, seed=1, shuffle_buffer=2,
+        max_bad_clips=0,
+    )  # fmt: skip
+
+
+def trained(module: LightningModule, data: ClipDataModule, run: Path, *callbacks: Callback, accumulate: int = 1) -> Trainer:
+    trainer = Trainer(
+        max_steps=STEPS,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=1.0,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=run,
+        callbacks=[
+            SeedSteps(seed=1),
+            StopCleanly(),
+            SkipNonfinite(most_in_a_row=2),
+            StepCheckpoint(run_dir=str(run), every_num_steps=4, num_kept=2),
+            *callbacks,
+        ],
+    )
+    trainer.fit(module, data, ckpt_path=newest_readable_checkpoint(run), weights_only=True)
+    return trainer
+
+
+def learned(module: LightningModule) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def assert_same_weights(module: LightningModule, expected: dict[str, Tensor]) -> None:
+    actual = learned(module)
+    assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
+
+
+KILL_POINTS = {
+    "ctrl-c in a step": ("on_train_batch_start", 3, interrupt(signal.SIGINT)),
+    "sigterm in a step": ("on_train_batch_start", 5, interrupt(signal.SIGTERM)),
+    "sigusr1 after a checkpoint": ("on_train_batch_end", 4, interrupt(signal.SIGUSR1)),
+    "an error while a batch is read": ("on_train_batch_start", 2, fail),
+    "an error in backward": ("on_before_optimizer_step", 6, fail),
+    "an error at the first step": ("on_train_batch_start", 0, fail),
+    "an error after the last step": ("on_train_batch_end", STEPS, fail),
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[tuple[str, int], dict[str, Tensor]]:
+    return {}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("point", KILL_POINTS)
+@pytest.mark.parametrize("kind", ["syncnet", "stage1"])
+def test_a_resumed_run_ends_with_the_weights_of_one_never_stopped(kind, point, accumulate, shards, make_module, tmp_path, uninterrupted):
+    if (kind, accumulate) not in uninterrupted:
+        straight = make_module(kind)
+        trained(straight, data_of(shards, kind), tmp_path / "straight", accumulate=accumulate)
+        uninterrupted[kind, accumulate] = learned(straight)
+    module, run = make_module(kind), tmp_path / "run"
+    hook, step, action = KILL_POINTS[point]
+    if action is fail:
+        with pytest.raises(OSError, match="the disk is gone"):
+            trained(module, data_of(shards, kind), run, StopAt(hook, step, action), accumulate=accumulate)
+    else:
+        trained(module, data_of(shards, kind), run, StopAt(hook, step, action), accumulate=accumulate)
+        assert newest_readable_checkpoint(run) is not None
+    resumed = make_module(kind)
+    trainer = trained(resumed, data_of(shards, kind), run, accumulate=accumulate)
+    assert trainer.global_step == STEPS
+    assert_same_weights(resumed, uninterrupted[kind, accumulate])
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_and_with_another_number_of_workers(shards, make_module, tmp_path):
+    straight = make_module("syncnet")
+    trained(straight, data_of(shards, "syncnet"), tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / f"step_{STEPS:08d}.ckpt").unlink()  # as after kill -9: nothing newer than step 8
+    resumed = make_module("syncnet")
+    trained(resumed, data_of(shards, "syncnet", num_workers=2), tmp_path / "run")
+    assert_same_weights(resumed, learned(straight))
+
+
+def test_a_broken_newest_checkpoint_costs_the_steps_since_the_one_before_and_nothing_else(shards, make_module, tmp_path):
+    straight = make_module("syncnet")
+    trained(straight, data_of(shards, "syncnet"), tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / f"step_{STEPS:08d}.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    resumed = make_module("syncnet")
+    with pytest.warns(UserWarning, match="the checkpoint before it is taken"):
+        trained(resumed, data_of(shards, "syncnet"), tmp_path / "run")
+    assert_same_weights(resumed, learned(straight))
+
+
+def test_an_interrupted_run_without_its_data_state_would_differ(shards, make_module, tmp_path):
+    """The control: what the tests above compare does depend on the order of the data."""
+    straight, resumed = make_module("syncnet"), make_module("syncnet")
+    trained(straight, data_of(shards, "syncnet"), tmp_path / "straight")
+    trained(make_module("syncnet"), data_of(shards, "syncnet"), tmp_path / "run", StopAt(*KILL_POINTS["ctrl-c in a step"]))
+    data = data_of(shards, "syncnet")
+    data.load_state_dict = lambda state_dict: None
+    trained(resumed, data, tmp_path / "run")
+    expected, actual = learned(straight), learned(resumed)
+    assert any(not torch.equal(actual[name], expected[name]) for name in expected)
