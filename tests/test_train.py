@@ -37,7 +37,7 @@ def test_a_broken_newest_checkpoint_falls_back_to_the_one_before_with_a_warning(
     with pytest.warns(UserWarning, match=r"step_00000100\.ckpt is not a readable checkpoint.*the checkpoint before it is taken"):
         assert checkpoint_to_resume("last", used_run) == before
     before.write_bytes(b"")
-    with pytest.warns(UserWarning), pytest.raises(WrongWeights, match="none of the 2 checkpoints"):
+    with pytest.warns(UserWarning, match="the checkpoint before"), pytest.raises(WrongWeights, match="none of the 2 checkpoints"):
         checkpoint_to_resume("last", used_run)
 
 

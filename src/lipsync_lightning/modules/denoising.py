@@ -83,8 +83,8 @@ class DenoisingModule(LightningModule):
         draws = ClipDraws(batch["seed"], self.device)
         step = self.denoise(batch, batch["audio"] * self._audio_kept(draws), draws)
         total, terms = self.losses(self.loss_inputs(batch, step))
-        self.log("train/loss", total, prog_bar=True)
-        self.log_dict({f"train/loss_{name}": value for name, value in terms.items()})
+        self.log("train/loss", total, prog_bar=True, sync_dist=True)
+        self.log_dict({f"train/loss_{name}": value for name, value in terms.items()}, sync_dist=True)
         return total
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:

@@ -47,7 +47,7 @@ class SyncNetModule(LightningModule):
         return self.syncnet(lower_half(faces_BCHW), batch["mel"])
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
-        vision_BD, audio_BD = self(batch)
+        vision_BD, audio_BD = (self._of_all_ranks(embedding_BD) for embedding_BD in self(batch))
         loss = self.objective(vision_BD, audio_BD)
         self._remember(*matching_and_foreign(vision_BD.detach(), audio_BD.detach()))
         self.log("train/loss", loss, prog_bar=True)
@@ -94,6 +94,10 @@ class SyncNetModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         put_back_frozen(checkpoint, self, (), self.clip)
+
+    def _of_all_ranks(self, embedding_BD: Tensor) -> Tensor:
+        """The embeddings of all ranks one after another, with gradients: every rank's negatives are everybody's."""
+        return self.all_gather(embedding_BD, sync_grads=True).flatten(0, -2)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _remember(self, matching_B: Tensor, foreign_B: Tensor) -> None:
         new = torch.stack([matching_B, foreign_B]).to(self.recent_similarity)
