@@ -6,13 +6,13 @@ from torch.nn import functional
 
 from lipsync_lightning.clip import lower_half
 from lipsync_lightning.models.frozen import frozen
-from lipsync_lightning.models.syncnet import StableSyncNet
+from lipsync_lightning.models.syncnet import SyncNet
 
 
 class SyncLoss(nn.Module):
     """How little a frozen SyncNet believes that generated lips and sound belong together."""
 
-    def __init__(self, *, syncnet: StableSyncNet, resolution: int, lowest_similarity: float = 1e-3) -> None:
+    def __init__(self, *, syncnet: SyncNet, resolution: int, lowest_similarity: float = 1e-3) -> None:
         """Args:
         resolution: height and width of the faces `syncnet` was trained on; larger ones are shrunk to it.
         lowest_similarity: floor under the logarithm, where its gradient would be infinite.

@@ -1,6 +1,6 @@
-"""StableSyncNet: says how well the lips in a clip fit the sound of a clip (LatentSync, arXiv 2412.09262, section 3.3).
+"""SyncNets say how well the lips in a clip fit the sound of a clip; StableSyncNet is LatentSync's (arXiv 2412.09262, section 3.3).
 
-Parameter names are those of the released `stable_syncnet.pt`, so that it loads without any mapping.
+Its parameter names are those of the released `stable_syncnet.pt`, so that it loads without any mapping.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,54 @@ _UNCHANGED = (1, 1)
 Factor = int | Sequence[int]
 
 
-class StableSyncNet(ModelMixin, ConfigMixin):
+class SyncNet(ModelMixin, ConfigMixin):
+    """Returns unit embeddings of lips and of sound; their scalar product is the similarity. What training and losses know of a SyncNet.
+
+    A subclass registers two networks, `audio_encoder` and `visual_encoder`: (B, C, H, W) -> (B, D, 1, 1).
+    """
+
+    # Without these, diffusers answers `self.audio_encoder` with the constructor's argument of the same name.
+    @property
+    def audio_encoder(self) -> nn.Module:
+        """The network of sound."""
+        return cast(nn.Module, self._modules["audio_encoder"])
+
+    @property
+    def visual_encoder(self) -> nn.Module:
+        """The network of lips."""
+        return cast(nn.Module, self._modules["visual_encoder"])
+
+    def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the unit embeddings (B, D) of lips and of sound.
+
+        Args:
+            frames: (B, T*3, h, w), the lower half of the face in [-1, 1], the clip's frames one after another in the channels; latents
+                (B, T*C, h, w) of the whole face for a SyncNet that was trained on those.
+            mel: (B, 1, M, L), the log-mel heard during the clip.
+        Raises: ClipMismatch, if the clip is not of the size this SyncNet was built for.
+        """
+        return self.embed_frames(frames), self.embed_mel(mel)
+
+    def embed_frames(self, frames: Tensor) -> Tensor:
+        """Return the unit embeddings (B, D) of lips; `frames` as in `forward`."""
+        return _unit_embedding(self.visual_encoder, frames, "frames")
+
+    def embed_mel(self, mel: Tensor) -> Tensor:
+        """Return the unit embeddings (B, D) of sound; `mel` as in `forward`."""
+        return _unit_embedding(self.audio_encoder, mel, "mel")
+
+
+def _unit_embedding(encoder: nn.Module, images_BCHW: Tensor, name: str) -> Tensor:
+    features_BCHW = encoder(images_BCHW)
+    if tuple(features_BCHW.shape[2:]) != _UNCHANGED:
+        raise ClipMismatch(
+            f"SyncNet's {name} {tuple(images_BCHW.shape)} must shrink to 1x1, became {tuple(features_BCHW.shape[2:])}; "
+            "set its strides (`downsample_factors`) for this clip, or make the clip this SyncNet was built for"
+        )
+    return F.normalize(rearrange(features_BCHW, "b c 1 1 -> b c"), dim=-1)
+
+
+class StableSyncNet(SyncNet):
     """Returns unit embeddings of lips and of sound; their scalar product is the similarity, in [0, 1].
 
     Both end in a ReLU before they are normalised, hence no similarity below 0.
@@ -41,44 +88,6 @@ class StableSyncNet(ModelMixin, ConfigMixin):
         super().__init__()
         self._modules["audio_encoder"] = DownEncoder(**audio_encoder)
         self._modules["visual_encoder"] = DownEncoder(**visual_encoder)
-
-    # Without these, diffusers answers `self.audio_encoder` with the constructor's argument of the same name.
-    @property
-    def audio_encoder(self) -> "DownEncoder":
-        """The network of sound."""
-        return cast(DownEncoder, self._modules["audio_encoder"])
-
-    @property
-    def visual_encoder(self) -> "DownEncoder":
-        """The network of lips."""
-        return cast(DownEncoder, self._modules["visual_encoder"])
-
-    def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the unit embeddings (B, D) of lips and of sound.
-
-        Args:
-            frames: (B, T*3, h, w), the lower half of the face in [-1, 1], the clip's frames one after another in the channels.
-            mel: (B, 1, M, L), the log-mel heard during the clip.
-        """
-        return self.embed_frames(frames), self.embed_mel(mel)
-
-    def embed_frames(self, frames: Tensor) -> Tensor:
-        """Return the unit embeddings (B, D) of lips; `frames` as in `forward`."""
-        return _unit_embedding(self.visual_encoder, frames, "frames")
-
-    def embed_mel(self, mel: Tensor) -> Tensor:
-        """Return the unit embeddings (B, D) of sound; `mel` as in `forward`."""
-        return _unit_embedding(self.audio_encoder, mel, "mel")
-
-
-def _unit_embedding(encoder: "DownEncoder", images_BCHW: Tensor, name: str) -> Tensor:
-    features_BCHW = encoder(images_BCHW)
-    if tuple(features_BCHW.shape[2:]) != _UNCHANGED:
-        raise ClipMismatch(
-            f"SyncNet's {name} {tuple(images_BCHW.shape)} must shrink to 1x1, became {tuple(features_BCHW.shape[2:])}; "
-            "set `downsample_factors` for this clip, or make the clip this SyncNet was built for"
-        )
-    return F.normalize(rearrange(features_BCHW, "b c 1 1 -> b c"), dim=-1)
 
 
 class DownEncoder(nn.Module):

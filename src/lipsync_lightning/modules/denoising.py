@@ -34,6 +34,7 @@ class DenoisingStep:
     prediction: Tensor  # what the network said: noise or velocity, as the schedule has it
     target: Tensor  # what it should have said
     clean_pred: Tensor  # one-step estimate of the clean latents
+    timesteps: Tensor  # (B,)
 
 
 class DenoisingModule(LightningModule):
@@ -58,7 +59,7 @@ class DenoisingModule(LightningModule):
         trainable: parts of parameter names; parameters that contain none of them are frozen. [""] trains all.
         mixed_noise_alpha: how much of the noise the frames of a clip share.
         audio_dropout: share of clips trained without sound, which guidance needs; 0 in the published training.
-        gradient_checkpointing: compute the U-Net's activations again in backward instead of keeping them.
+        gradient_checkpointing: compute the activations of U-Net, decoder and losses again in backward instead of keeping them.
         """
         super().__init__()
         self.losses = losses
@@ -71,7 +72,10 @@ class DenoisingModule(LightningModule):
         self.mixed_noise_alpha = mixed_noise_alpha
         self.audio_dropout = audio_dropout
         if gradient_checkpointing:
-            self.unet.enable_gradient_checkpointing()
+            self.losses.checkpointing = True
+            for network in (self.unet, self.autoencoder):
+                if network._supports_gradient_checkpointing:  # of diffusers; the linear autoencoder keeps nothing
+                    network.enable_gradient_checkpointing()
         for name, parameter in self.unet.named_parameters():
             parameter.requires_grad_(any(part in name for part in trainable))
 
@@ -82,14 +86,14 @@ class DenoisingModule(LightningModule):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         draws = ClipDraws(batch["seed"], self.device)
         step = self.denoise(batch, batch["audio"] * self._audio_kept(draws), draws)
-        total, terms = self.losses(self.loss_inputs(batch, step))
+        total, terms = self.losses(self.loss_inputs(batch, step), step.timesteps)
         self.log("train/loss", total, prog_bar=True, sync_dist=True)
         self.log_dict({f"train/loss_{name}": value for name, value in terms.items()}, sync_dist=True)
         return total
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         step = self.denoise(batch, batch["audio"], ClipDraws(batch["seed"], self.device))  # the same every time
-        total, terms = self.losses(self.loss_inputs(batch, step))
+        total, terms = self.losses(self.loss_inputs(batch, step), step.timesteps)
         values = {"val/loss": total, **{f"val/loss_{name}": value for name, value in terms.items()}}
         self.log_dict(values, batch_size=len(batch["audio"]), sync_dist=True)
 
@@ -109,6 +113,7 @@ class DenoisingModule(LightningModule):
             prediction,
             diffusion.training_target(self.scheduler, target, noise, timesteps_B),
             diffusion.predict_clean(self.scheduler, prediction, noisy, timesteps_B),
+            timesteps_B,
         )
 
     def decode(self, latents: Tensor) -> Tensor:

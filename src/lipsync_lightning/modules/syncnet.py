@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from einops import rearrange
 from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torchmetrics import CatMetric
 from torchmetrics.functional.classification import binary_auroc
 
 from lipsync_lightning.clip import ClipSpec, WindowBatch, lower_half
 from lipsync_lightning.models.matching import load_matching
-from lipsync_lightning.models.syncnet import StableSyncNet
+from lipsync_lightning.models.syncnet import SyncNet
 from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
 from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule
 from lipsync_lightning.modules.weights import network_weights
@@ -28,7 +28,7 @@ class SyncNetModule(LightningModule):
     """
 
     def __init__(
-        self, *, syncnet: StableSyncNet, objective: nn.Module, optimizer: OptimizerFactory, schedule: ScheduleFactory, clip: ClipSpec
+        self, *, syncnet: SyncNet, objective: nn.Module, optimizer: OptimizerFactory, schedule: ScheduleFactory, clip: ClipSpec
     ) -> None:
         """Args: objective: (vision (B, D), audio (B, D)) of matching pairs -> scalar loss."""
         super().__init__()
@@ -43,8 +43,11 @@ class SyncNetModule(LightningModule):
 
     def forward(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
         """Return unit embeddings (B, D) of lips and of sound."""
-        faces_BCHW = rearrange(batch["frames"], "b t c h w -> b (t c) h w")
-        return self.syncnet(lower_half(faces_BCHW), batch["mel"])
+        return self.syncnet(rearrange(self.looked_at(batch), "b t c h w -> b (t c) h w"), batch["mel"])
+
+    def looked_at(self, batch: WindowBatch) -> Tensor:
+        """Return what the network sees of the clips, (B, T, C, h, w): the lower half of their faces."""
+        return lower_half(batch["frames"])
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         vision_BD, audio_BD = (self._of_all_ranks(embedding_BD) for embedding_BD in self(batch))
@@ -97,7 +100,9 @@ class SyncNetModule(LightningModule):
 
     def _of_all_ranks(self, embedding_BD: Tensor) -> Tensor:
         """The embeddings of all ranks one after another, with gradients: every rank's negatives are everybody's."""
-        return self.all_gather(embedding_BD, sync_grads=True).flatten(0, -2)  # pyright: ignore[reportAttributeAccessIssue]
+        if not distributed.is_initialized():
+            return embedding_BD
+        return rearrange(self.all_gather(embedding_BD, sync_grads=True), "ranks b d -> (ranks b) d")
 
     def _remember(self, matching_B: Tensor, foreign_B: Tensor) -> None:
         new = torch.stack([matching_B, foreign_B]).to(self.recent_similarity)

@@ -9,7 +9,7 @@ from lipsync_lightning.modules.denoising import DenoisingModule, DenoisingStep, 
 
 
 class UNetStage2Module(DenoisingModule):
-    """Trains the published parameter groups. Serves the loss terms `noise`, `sync`, `perceptual` and `trepa`."""
+    """Trains the published parameter groups. Serves the loss terms `noise`, `sync`, `perceptual`, `trepa` and `mouth`."""
 
     def loss_inputs(self, batch: ClipBatch, step: DenoisingStep) -> LossInputs:
         @cache
@@ -21,4 +21,5 @@ class UNetStage2Module(DenoisingModule):
             "sync": lambda: (frames_pred(), batch["mel"]),
             "perceptual": lambda: (lower_half(frames_pred()), lower_half(batch["frames"])),
             "trepa": lambda: (frames_pred(), batch["frames"]),
+            "mouth": lambda: (frames_pred(), batch["frames"], batch["keep_mask"]),
         }
