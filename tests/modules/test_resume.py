@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lipsync_lightning.callbacks.checkpoint import AtomicCheckpointIO, StepCheckpoint
+from lipsync_lightning.callbacks.ema import TrainedWeightsEMA
 from lipsync_lightning.callbacks.seed_steps import SeedSteps
 from lipsync_lightning.callbacks.skip_nonfinite import SkipNonfinite
 from lipsync_lightning.callbacks.stop_cleanly import StopCleanly
@@ -183,3 +184,11 @@ def test_an_interrupted_run_without_its_data_state_would_differ(shards, make_mod
     trained(resumed, data, tmp_path / "run")
     expected, actual = learned(straight), learned(resumed)
     assert any(not torch.equal(actual[name], expected[name]) for name in expected)
+
+
+def test_averaged_weights_resume_to_the_bit_as_well(shards, make_module, tmp_path):
+    straight, resumed = make_module("stage1"), make_module("stage1")
+    trained(straight, data_of(shards, "stage1"), tmp_path / "straight", TrainedWeightsEMA(decay=0.7, update_every_n_steps=1))
+    for module, stop in ((make_module("stage1"), [StopAt(*KILL_POINTS["ctrl-c in a step"])]), (resumed, [])):
+        trained(module, data_of(shards, "stage1"), tmp_path / "run", TrainedWeightsEMA(decay=0.7, update_every_n_steps=1), *stop)
+    assert_same_weights(resumed, learned(straight))

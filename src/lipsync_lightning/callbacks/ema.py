@@ -1,0 +1,61 @@
+"""Weights averaged over steps, without a second copy of what never changes."""
+
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
+
+
+class TrainedWeightsEMA(EMAWeightAveraging):
+    """Lightning's exponential moving average of the weights a module trains; its frozen networks are shared, and left out of checkpoints.
+
+    Validation, the networks saved at the end and the `state_dict` of checkpoints, hence exports and `init_from`, are the averaged weights.
+    """
+
+    def __init__(self, *, decay: float, update_every_n_steps: int) -> None:
+        super().__init__(decay=decay, update_every_n_steps=update_every_n_steps, use_buffers=False)
+        # Torch's own average rounds, so that even weights that never change would drift.
+        self._kwargs["avg_fn"] = lambda average, current, num_averaged: torch.lerp(average, current, 1 - decay)
+        self.ended = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            for part in _frozen_parts(pl_module):
+                setattr(self._average_model.module, part, getattr(pl_module, part))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.ended = False
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the module with the average. Lightning's own loses the current weights, which a stopped run needs to go on."""
+        self._swap_models(pl_module)
+        self.ended = True
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        average = checkpoint["state_dict"]
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self.ended and "current_model_state" in checkpoint:
+            checkpoint["current_model_state"], checkpoint["state_dict"] = checkpoint["state_dict"], average
+        prefixes = tuple(f"{part}." for part in _frozen_parts(pl_module))
+        if "current_model_state" in checkpoint:
+            current = checkpoint["current_model_state"]
+            checkpoint["current_model_state"] = {name: tensor for name, tensor in current.items() if not name.startswith(prefixes)}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        prefixes = tuple(f"{part}." for part in _frozen_parts(pl_module))
+        frozen = {name: tensor for name, tensor in pl_module.state_dict().items() if name.startswith(prefixes)}
+        for state in ("state_dict", "current_model_state"):
+            if state in checkpoint:
+                checkpoint[state] = {**frozen, **checkpoint[state]}
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+def _frozen_parts(module: LightningModule) -> tuple[str, ...]:
+    """Return the attributes of a module none of whose parameters learns."""
+    return tuple(
+        name
+        for name, part in module.named_children()
+        if list(part.parameters()) and not any(parameter.requires_grad for parameter in part.parameters())
+    )

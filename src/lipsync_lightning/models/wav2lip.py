@@ -1,0 +1,95 @@
+"""Wav2LipGenerator: speaks in one step, frame by frame (Wav2Lip, arXiv 2008.10010, section 3.3). Small and for comparison."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lipsync_lightning.errors import ClipMismatch
+from lipsync_lightning.models.wav2lip_syncnet import ConvBlock
+
+RGB = 3
+
+
+class Wav2LipGenerator(ModelMixin, ConfigMixin):
+    """Returns whole faces of masked ones: an image encoder and decoder with skips, and the sound of each frame where they meet.
+
+    Frames know nothing of one another; what makes a clip of them is the loss. The sound of a frame comes as audio tokens and not as a crop
+    of the clip's mel, because the tokens of the first and of the last frame reach past the clip, into the sound around it, in training and
+    inference alike; the mel ends with the clip. With `LogMelAudioEncoder` and 8 tokens of 2 columns they are the 16 columns of 80 mels
+    around the frame that Wav2Lip hears.
+
+    Args:
+        channels: of the image at full size, at half, at a quarter, ...; sound joins at the last.
+        speech_channels: of the sound of a frame.
+        num_tokens, token_width: A and D of the audio tokens.
+    """
+
+    @register_to_config
+    def __init__(self, *, channels: Sequence[int], speech_channels: int, num_tokens: int, token_width: int):
+        super().__init__()
+        self.token_shape = (num_tokens, token_width)
+        self.shrinks_by = 2 ** (len(channels) - 1)
+        self.speech_encoder = _speech_encoder(num_tokens, token_width, speech_channels)
+        self.face_encoder = nn.ModuleList([ConvBlock(in_channels=2 * RGB, out_channels=channels[0], kernel_size=7, padding=3)])
+        self.face_encoder.extend(_pair_of_blocks(before, after, stride=2) for before, after in pairwise(channels))
+        self.meeting = _pair_of_blocks(channels[-1] + speech_channels, channels[-1])
+        self.face_decoder = nn.ModuleList(_pair_of_blocks(below + here, here) for here, below in reversed(list(pairwise(channels))))
+        self.to_pixels = nn.Conv2d(channels[0], RGB, kernel_size=3, padding=1)
+
+    def forward(self, masked: Tensor, reference: Tensor, audio: Tensor) -> Tensor:
+        """Return frames (B, T, 3, H, W) in [-1, 1].
+
+        Args:
+            masked: (B, T, 3, H, W) in [-1, 1], the frames to be completed, 0 where they are to be generated.
+            reference: (B, T, 3, H, W) in [-1, 1], the same person at another time.
+            audio: (B, T, A, D), the audio tokens of each frame.
+        Raises: ClipMismatch, if frames cannot be halved as often as there are `channels`, or the tokens have another shape.
+        """
+        self._require_fitting(masked, audio)
+        hidden_NCHW = rearrange(torch.cat([masked, reference], dim=2), "b t c h w -> (b t) c h w")
+        skips = []
+        for block in self.face_encoder:
+            hidden_NCHW = block(hidden_NCHW)
+            skips.append(hidden_NCHW)
+        speech_NCHW = self.speech_encoder(rearrange(audio, "b t a d -> (b t) d 1 a"))
+        height, width = skips.pop().shape[2:]
+        hidden_NCHW = self.meeting(torch.cat([hidden_NCHW, speech_NCHW.expand(-1, -1, height, width)], dim=1))
+        for block in self.face_decoder:
+            hidden_NCHW = block(torch.cat([F.interpolate(hidden_NCHW, scale_factor=2.0), skips.pop()], dim=1))
+        return rearrange(self.to_pixels(hidden_NCHW).tanh(), "(b t) c h w -> b t c h w", b=len(masked))
+
+    def _require_fitting(self, masked_BTCHW: Tensor, audio_BTAD: Tensor) -> None:
+        height, width = masked_BTCHW.shape[-2:]
+        if height % self.shrinks_by or width % self.shrinks_by:
+            raise ClipMismatch(
+                f"frames of {height}x{width} pixels cannot be shrunk by {self.shrinks_by}; use a resolution divisible by it or fewer `channels`"
+            )
+        if tuple(audio_BTAD.shape[2:]) != self.token_shape:
+            raise ClipMismatch(
+                f"this generator hears {self.token_shape} (num_tokens, token_width) audio tokens a frame, got {tuple(audio_BTAD.shape[2:])}; "
+                "use the audio encoder it was made for, or set both to what the encoder gives"
+            )
+
+
+def _pair_of_blocks(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        ConvBlock(in_channels=in_channels, out_channels=out_channels, stride=stride),
+        ConvBlock(in_channels=out_channels, out_channels=out_channels, residual=True),
+    )
+
+
+def _speech_encoder(num_tokens: int, token_width: int, channels: int) -> nn.Sequential:
+    """(N, D, 1, A) -> (N, channels, 1, 1): along the tokens, as their order has a meaning, then all of them together."""
+    along = {"kernel_size": (1, 3), "padding": (0, 1)}
+    return nn.Sequential(
+        ConvBlock(in_channels=token_width, out_channels=channels, **along),
+        ConvBlock(in_channels=channels, out_channels=channels, residual=True, **along),
+        ConvBlock(in_channels=channels, out_channels=channels, residual=True, **along),
+        ConvBlock(in_channels=channels, out_channels=channels, kernel_size=(1, num_tokens), padding=0),
+    )

@@ -1,0 +1,87 @@
+"""Training of a generator that needs no diffusion by the losses of stage 2: they read frames, whoever made them."""
+
+from functools import cache
+from typing import Any
+
+from einops import rearrange
+from lightning import LightningModule
+from torch import Tensor
+
+from lipsync_lightning.clip import ClipBatch, ClipSpec, lower_half
+from lipsync_lightning.losses.weighted import WeightedLosses
+from lipsync_lightning.models.matching import load_matching
+from lipsync_lightning.models.wav2lip import Wav2LipGenerator
+from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
+from lipsync_lightning.modules.denoising import LossInputs
+from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule
+from lipsync_lightning.modules.weights import network_weights
+
+FROZEN_PARTS = ("losses",)
+
+
+class Wav2LipModule(LightningModule):
+    """Generates the masked part of clips in one step. Serves the loss terms `reconstruction`, `sync`, `perceptual` and `trepa`."""
+
+    def __init__(
+        self,
+        *,
+        losses: WeightedLosses,
+        generator: Wav2LipGenerator,
+        optimizer: OptimizerFactory,
+        schedule: ScheduleFactory,
+        clip: ClipSpec,
+        gradient_checkpointing: bool,
+    ) -> None:
+        """Args: gradient_checkpointing: compute the activations of the losses again in backward instead of keeping them."""
+        super().__init__()
+        self.losses = losses
+        self.losses.checkpointing = gradient_checkpointing
+        self.generator = generator
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.clip = clip
+
+    def forward(self, batch: ClipBatch) -> Tensor:
+        """Return frames (B, T, 3, H, W) in [-1, 1]: generated where the mask is 0, the batch's own where it is 1."""
+        keep_B11HW = rearrange(batch["keep_mask"], "b 1 h w -> b 1 1 h w")
+        kept_BTCHW = batch["frames"] * keep_B11HW
+        generated_BTCHW = self.generator(kept_BTCHW, batch["reference"], batch["audio"])
+        return kept_BTCHW + (1 - keep_B11HW) * generated_BTCHW.float()
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        total, terms = self.losses(self.loss_inputs(batch))
+        self.log("train/loss", total, prog_bar=True, sync_dist=True)
+        self.log_dict({f"train/loss_{name}": value for name, value in terms.items()}, sync_dist=True)
+        return total
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        total, terms = self.losses(self.loss_inputs(batch))
+        values = {"val/loss": total, **{f"val/loss_{name}": value for name, value in terms.items()}}
+        self.log_dict(values, batch_size=len(batch["audio"]), sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return optimizer_with_schedule(self.generator.parameters(), self.optimizer, self.schedule)
+
+    def loss_inputs(self, batch: ClipBatch) -> LossInputs:
+        """Return what each loss term would read."""
+
+        @cache
+        def frames_pred() -> Tensor:
+            return self(batch)
+
+        return {
+            "reconstruction": lambda: (frames_pred(), batch["frames"]),
+            "sync": lambda: (frames_pred(), batch["mel"]),
+            "perceptual": lambda: (lower_half(frames_pred()), lower_half(batch["frames"])),
+            "trepa": lambda: (frames_pred(), batch["frames"]),
+        }
+
+    def load_weights(self, path: str) -> None:
+        """Start from another run's generator. Raises: MissingWeights, WrongWeights."""
+        load_matching(self.generator, network_weights(path, "generator"), allowed_missing=())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        leave_out_frozen(checkpoint, FROZEN_PARTS, self.clip)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        put_back_frozen(checkpoint, self, FROZEN_PARTS, self.clip)

@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lipsync_lightning.callbacks.ema import TrainedWeightsEMA
+
+DECAY = 0.5
+
+
+class Line(LightningModule):
+    """A line that learns, and a large network that does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(1, 1, bias=False)
+        self.judge = nn.Linear(100, 100).requires_grad_(False)
+        nn.init.ones_(self.line.weight)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return self.line(batch).mean()
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.validated_with = float(self.line.weight)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Weights(Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        self.seen.append(float(pl_module.line.weight))  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    torch.manual_seed(0)
+    module, ema, weights = Line(), TrainedWeightsEMA(decay=DECAY, update_every_n_steps=1), Weights()
+    ones = DataLoader(torch.ones(4, 1))
+    trainer = Trainer(
+        max_steps=4, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        val_check_interval=3, num_sanity_val_steps=0, limit_val_batches=1, callbacks=[ema, weights],
+    )  # fmt: skip
+    trainer.fit(module, ones, ones)
+    return module, ema, weights, trainer
+
+
+def averaged(weights: list[float]) -> float:
+    average = weights[0]
+    for weight in weights[1:]:
+        average = DECAY * average + (1 - DECAY) * weight
+    return average
+
+
+def test_training_ends_with_the_average_and_goes_its_own_way_before(run):
+    module, _, weights, _ = run
+    assert weights.seen == pytest.approx([0.9, 0.8, 0.7, 0.6])
+    assert float(module.line.weight) == pytest.approx(averaged(weights.seen))
+
+
+def test_validation_sees_the_average_of_the_steps_until_then(run):
+    module, _, weights, _ = run
+    assert module.validated_with == pytest.approx(averaged(weights.seen[:3]))
+
+
+def test_a_frozen_network_is_shared_and_not_saved_twice(run, tmp_path):
+    module, ema, _, trainer = run
+    assert ema._average_model.module.judge is module.judge
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert set(checkpoint["current_model_state"]) == {"line.weight"}
+
+
+def test_a_network_that_does_not_learn_stays_what_it_was_to_the_bit(run):
+    module, _, _, _ = run
+    torch.manual_seed(0)
+    assert torch.equal(module.judge.weight, Line().judge.weight)

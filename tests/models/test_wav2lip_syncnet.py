@@ -1,0 +1,136 @@
+from hashlib import sha256
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch.nn import functional as F
+
+from lipsync_lightning.errors import ClipMismatch
+from lipsync_lightning.models.frozen import frozen
+from lipsync_lightning.models.wav2lip_syncnet import ConvBlock, Wav2LipSyncNet
+from lipsync_lightning.paths import CONF_DIR
+
+LATENTSYNC_FRAMES = 5  # of LatentSync's variant of the network, whose names and shapes are known
+
+
+def layers(name: str) -> dict[str, list[dict[str, Any]]]:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        config = compose(f"network/syncnet/{name}").network.syncnet
+    return {encoder: OmegaConf.to_container(config[encoder]) for encoder in ("audio_encoder", "visual_encoder")}  # pyright: ignore[reportReturnType]
+
+
+def tiny_syncnet() -> Wav2LipSyncNet:
+    """Of 4 frames of 16x32 lips and of 80x13 mels."""
+    lips = [
+        {"in_channels": 12, "out_channels": 16, "kernel_size": 7, "padding": 3},
+        {"in_channels": 16, "out_channels": 32, "kernel_size": 5, "stride": [1, 2], "padding": 2},
+        {"in_channels": 32, "out_channels": 32, "residual": True},
+        {"in_channels": 32, "out_channels": 32, "stride": 6},
+        {"in_channels": 32, "out_channels": 32, "padding": 0},
+    ]
+    sound = [
+        {"in_channels": 1, "out_channels": 16, "stride": [5, 2]},
+        {"in_channels": 16, "out_channels": 16, "residual": True},
+        {"in_channels": 16, "out_channels": 32, "stride": [6, 3]},
+        {"in_channels": 32, "out_channels": 32, "padding": 0},
+    ]
+    return Wav2LipSyncNet(audio_encoder=sound, visual_encoder=lips)
+
+
+@pytest.fixture
+def clips() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(4, 12, 16, 32) * 2 - 1, torch.randn(4, 1, 80, 13)
+
+
+def test_names_shapes_and_types_are_those_of_latentsyncs_variant_but_for_the_number_of_frames():
+    encoders = layers("wav2lip")
+    encoders["visual_encoder"][0]["in_channels"] = 3 * LATENTSYNC_FRAMES
+    with torch.device("meta"):
+        network = Wav2LipSyncNet(**encoders)
+    entries = {key: f"{key} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for key, tensor in network.state_dict().items()}
+    assert (len(entries), network.num_parameters()) == (259, 65_215_360)
+    assert sha256("\n".join(sorted(entries.values())).encode()).hexdigest()[:16] == "e25df77dcbc4487b"
+
+
+@pytest.mark.parametrize(("name", "resolution", "dimension"), [("wav2lip", 256, 1024), ("demo_wav2lip", 64, 112)])
+def test_sixteen_frames_and_their_sound_shrink_to_one_embedding_each(name: str, resolution: int, dimension: int):
+    with torch.device("meta"):
+        network = Wav2LipSyncNet(**layers(name))
+        vision, audio = network(torch.empty(2, 48, resolution // 2, resolution), torch.empty(2, 1, 80, 52))
+    assert vision.shape == audio.shape == (2, dimension)
+
+
+@pytest.mark.parametrize("encoder", ["audio_encoder", "visual_encoder"])
+def test_every_pixel_of_the_demo_clip_has_a_say(encoder: str):
+    network = Wav2LipSyncNet(**layers("demo_wav2lip")).eval()
+    images = torch.randn((1, 48, 32, 64) if encoder == "visual_encoder" else (1, 1, 80, 52)).requires_grad_()
+    hidden = images
+    for block in getattr(network, encoder):
+        hidden = block.conv_block(hidden)  # without ReLU, which may be dead for one picture
+    hidden.sum().backward()
+    assert images.grad is not None
+    assert (images.grad != 0).all()
+
+
+def test_similarity_lies_between_zero_and_one_because_embeddings_are_positive_and_of_unit_length(clips):
+    vision, audio = tiny_syncnet()(*clips)
+    torch.testing.assert_close(vision.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(audio.norm(dim=1), torch.ones(4))
+    assert min(vision.min(), audio.min()) >= 0
+
+
+def test_a_clip_of_another_size_is_refused_with_the_size_it_shrank_to(clips):
+    with pytest.raises(ClipMismatch, match=r"mel .*must shrink to 1x1, became \(1, 2\)"):
+        tiny_syncnet().embed_mel(F.pad(clips[1], (0, 6)))
+
+
+def test_a_residual_block_without_weights_changes_nothing_but_the_sign_of_what_is_negative():
+    block = ConvBlock(in_channels=3, out_channels=3, residual=True)
+    torch.nn.init.zeros_(block.conv_block[0].weight)
+    torch.nn.init.zeros_(block.conv_block[0].bias)
+    images = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(block(images), images.relu())
+
+
+def test_a_saved_syncnet_loads_with_the_same_embeddings(tmp_path, clips):
+    network = tiny_syncnet()
+    network(*clips)  # moves the batch norms' statistics
+    network.eval().save_pretrained(tmp_path)
+    loaded = Wav2LipSyncNet.from_pretrained(tmp_path)
+    for mine, theirs in zip(loaded(*clips), network(*clips), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+def test_a_frozen_syncnet_passes_gradients_to_every_frame_and_judges_a_clip_by_itself(clips):
+    network = tiny_syncnet()
+    network(*clips)
+    frozen(network)
+    frames = clips[0].clone().requires_grad_()
+    vision, audio = network(frames, clips[1])
+    (vision * audio).sum().backward()
+    assert frames.grad is not None
+    assert frames.grad.abs().amax(dim=(2, 3)).min() > 0
+    torch.testing.assert_close(network.embed_frames(clips[0][:1]), vision[:1])
+
+
+def loss_after_training(mels: list[torch.Tensor], frames: torch.Tensor) -> float:
+    torch.manual_seed(0)
+    network = tiny_syncnet()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    loss = torch.zeros(())
+    for mel in mels:
+        vision, audio = network(frames, mel)
+        loss = F.cross_entropy(10 * vision @ audio.T, torch.arange(len(frames)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+def test_it_learns_four_clips_by_heart_but_not_sound_that_changes_places_every_step(clips):
+    frames, mel = clips
+    shuffled = [mel[torch.randperm(4)] for _ in range(40)]
+    assert loss_after_training([mel] * 40, frames) < 0.5  # chance is log(4) = 1.39
+    assert loss_after_training(shuffled, frames) > 1.0
