@@ -18,6 +18,7 @@ from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.entry import build, one_sentence
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
+from lipsync_lightning.models.released_configs import SYNCNET_CONFIGS
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.videomae import VideoMAEFeatures
 from lipsync_lightning.paths import CONF_DIR
@@ -28,6 +29,7 @@ EXPERIMENTS = sorted(
 )
 FULL_SCALE = [name for name in EXPERIMENTS if not name.startswith("demo/")]
 UNET_STAGES = [name for name in FULL_SCALE if name.startswith("stage")]
+DEMO_STEPS = [name for name in EXPERIMENTS if name.startswith("demo/") and name != "demo/autoencoder"]  # its fit takes no step
 SIDE, FRAMES = 64, 4
 HEARD = {"num_tokens": 6, "width": 16}
 TINY_VIDEOMAE = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_width": 32}
@@ -36,6 +38,11 @@ TINY_UNET = ["block_out_channels=[32,32,32,32]", "num_attention_heads=2", "layer
 TINY_SYNCNET = {
     "audio_encoder": {"in_channels": 1, "block_out_channels": [8, 8, 16], "downsample_factors": [2, 2, [20, 3]]},
     "visual_encoder": {"in_channels": 3 * FRAMES, "block_out_channels": [8, 8, 16], "downsample_factors": [2, 2, [8, 16]]},
+}
+TINY_LATENT_LIPS = {"in_channels": 4 * FRAMES, "block_out_channels": [8, 8, 16], "downsample_factors": [2, 2, 2]}
+TINY_WAV2LIP_SYNCNET = {
+    "audio_encoder": [{"in_channels": 1, "out_channels": 8, "stride": [80, 13]}],
+    "visual_encoder": [{"in_channels": 3 * FRAMES, "out_channels": 8, "stride": [32, 64]}],
 }
 
 
@@ -144,6 +151,36 @@ def test_trained_groups_and_loss_weights_are_the_published_ones(experiment, trai
     assert {name: term.weight for name, term in module.losses.terms.items() if term is not None} == weights
 
 
+@pytest.mark.parametrize(
+    ("experiment", "released"), [("syncnet", "16_pixel_attn"), ("syncnet_25px", "25_pixel"), ("syncnet_latent", "16_latent")]
+)
+def test_a_syncnet_is_the_released_one_of_its_kind(experiment, released):
+    encoders = OmegaConf.to_container(composed(experiment).module.syncnet)
+    assert isinstance(encoders, dict)
+    assert encoders.pop("_target_").endswith(".StableSyncNet")
+    assert encoders == SYNCNET_CONFIGS[released]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "shown"),  # shown: channels, height and width of a frame, as the SyncNet gets it
+    [
+        *((name, (3, 128, 256)) for name in ("syncnet", "syncnet_25px", "syncnet_wav2lip")),
+        *((name, (3, 32, 64)) for name in ("demo/syncnet", "demo/syncnet_wav2lip")),
+        ("syncnet_latent", (4, 32, 32)),
+        ("demo/syncnet_latent", (12, 16, 16)),
+    ],
+)
+def test_a_syncnet_shrinks_the_clip_of_its_experiment_to_one_embedding(experiment, shown):
+    config = composed(experiment)
+    clip: ClipSpec = build(config.clip)
+    channels, height, width = shown
+    with torch.device("meta"):
+        syncnet = build(config.module.syncnet)
+        vision = syncnet.embed_frames(torch.empty(2, clip.num_frames * channels, height, width))
+        audio = syncnet.embed_mel(torch.empty(2, 1, clip.num_mels, clip.mel_columns))
+    assert vision.shape == audio.shape
+
+
 @pytest.fixture
 def stand_ins(tmp_path, monkeypatch) -> Path:
     """Tiny random networks in every file that full-scale experiments read."""
@@ -174,19 +211,31 @@ def tiny(experiment: str, weights: Path) -> DictConfig:
         "logger=none",
         "data.batch_size=1",
     ]
-    if experiment == "syncnet":
-        config = composed(experiment, *small)
-        for name, sizes in TINY_SYNCNET.items():
-            config.module.syncnet[name].update({**sizes, "attn_blocks": [0, 1, 0]})
-            OmegaConf.update(config, f"module.syncnet.{name}", {"norm_num_groups": 4, "attention_heads": 2}, force_add=True)
-        return config
-    small += [f"module.unet.{change}" for change in TINY_UNET] + ["module.unet.motion_num_attention_heads=2"]
-    if experiment.startswith("stage2"):
+    if experiment.startswith("syncnet"):
+        return tiny_syncnet(experiment, small)
+    if experiment == "wav2lip":
+        small += ["module.generator.channels=[8,8,8]", "module.generator.speech_channels=8"]
+        small += [f"module.generator.num_tokens={HEARD['num_tokens']}", f"module.generator.token_width={HEARD['width']}"]
+    else:
+        small += [f"module.unet.{change}" for change in TINY_UNET] + ["module.unet.motion_num_attention_heads=2"]
+    if not experiment.startswith("stage1"):
         small += ["network/lpips@module.losses.terms.perceptual.loss.metric=untrained", f"module.losses.terms.sync.loss.resolution={SIDE}"]
         small += [f"module.losses.terms.sync.loss.syncnet.path={weights}/syncnet"]
     config = composed(experiment, *small)
     if OmegaConf.select(config, "module.losses.terms.trepa") is not None:
         OmegaConf.update(config, "module.losses.terms.trepa.loss.features.config", RELEASED_TINY_VIDEOMAE, force_add=True)
+    return config
+
+
+def tiny_syncnet(experiment: str, small: list[str]) -> DictConfig:
+    config = composed(experiment, *small)
+    if experiment == "syncnet_wav2lip":
+        config.module.syncnet.update(TINY_WAV2LIP_SYNCNET)
+        return config
+    sizes = TINY_SYNCNET if experiment != "syncnet_latent" else {**TINY_SYNCNET, "visual_encoder": TINY_LATENT_LIPS}
+    for name in sizes:
+        config.module.syncnet[name].update({**sizes[name], "attn_blocks": [0, 1, 0]})
+        OmegaConf.update(config, f"module.syncnet.{name}", {"norm_num_groups": 4, "attention_heads": 2}, force_add=True)
     return config
 
 
@@ -198,6 +247,9 @@ def batch(clip: ClipSpec) -> ClipBatch:
         keep_mask=keep_mask(clip.resolution).expand(2, 1, -1, -1).clone(),
         audio=torch.randn(2, clip.num_frames, HEARD["num_tokens"], HEARD["width"]),
         mel=torch.randn(2, 1, clip.num_mels, clip.mel_columns),
+        id=["one", "other"],
+        first_frame=torch.zeros(2, dtype=torch.int64),
+        seed=torch.arange(2),
     )
 
 
@@ -224,15 +276,17 @@ def test_a_full_scale_experiment_takes_a_training_step(experiment, stand_ins):
     assert {"train/loss", "val/loss"} <= set(trainer.callback_metrics)
 
 
-@pytest.mark.parametrize("experiment", ["demo/stage1", "demo/stage2"])
+@pytest.mark.parametrize("experiment", DEMO_STEPS)
 def test_a_demo_experiment_takes_a_training_step_on_what_the_earlier_ones_left(experiment, tmp_path):
     config = composed(experiment, f"demo_dir={tmp_path}", "trainer.max_steps=1", "data.batch_size=1")
     fitted_to_noise(LinearAutoencoder(patch=4, latent_channels=12)).save_pretrained(tmp_path / "autoencoder" / "autoencoder")
-    if experiment == "demo/stage2":
+    if OmegaConf.select(config, "module.losses.terms.sync") is not None:
         build(composed("demo/syncnet").module.syncnet).save_pretrained(tmp_path / "syncnet" / "syncnet")
-    clip, encoder = build(config.clip), build(config.audio_encoder)
-    tokens = encoder.tokens(torch.randn(clip.num_samples(clip.num_frames)), clip.num_frames, float(clip.fps))
-    demo_batch = {**batch(clip), "audio": tokens.expand(2, -1, -1, -1).clone()}
+    clip = build(config.clip)
+    demo_batch = batch(clip)
+    if "audio_encoder" in config.data.samples:
+        tokens = build(config.audio_encoder).tokens(torch.randn(clip.num_samples(clip.num_frames)), clip.num_frames, float(clip.fps))
+        demo_batch["audio"] = tokens.expand(2, -1, -1, -1).clone()
     module = build(config.module)
     trainer = Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.fit(module, DataLoader([demo_batch], batch_size=None))  # pyright: ignore[reportArgumentType]

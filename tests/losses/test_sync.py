@@ -23,6 +23,9 @@ class BrightnessSyncNet(nn.Module):
         brightness_BT = rearrange(frames, "b (t c) h w -> b t (c h w)", c=3).mean(dim=2)
         return functional.normalize(self.gain * brightness_BT, dim=1), functional.normalize(mel[:, 0, 0, : brightness_BT.shape[1]], dim=1)
 
+    def probability(self, similarity: Tensor) -> Tensor:
+        return similarity
+
 
 def brightness_loss(**more: float) -> SyncLoss:
     return SyncLoss(syncnet=cast(StableSyncNet, BrightnessSyncNet()), resolution=32, **more)
@@ -51,7 +54,7 @@ def test_the_cost_is_minus_the_logarithm_of_the_similarity(speaking):
 
 def test_lips_that_contradict_their_sound_cost_a_finite_amount(speaking):
     frames, mel = speaking
-    assert brightness_loss(lowest_similarity=1e-3)(-frames, mel).item() == pytest.approx(-log(1e-3), abs=1e-4)
+    assert brightness_loss(lowest_probability=1e-3)(-frames, mel).item() == pytest.approx(-log(1e-3), abs=1e-4)
 
 
 def test_only_the_lower_half_is_looked_at(speaking):
@@ -80,3 +83,11 @@ def test_the_gradient_reaches_every_frame_and_no_parameter_of_syncnet(tiny_syncn
 def test_a_syncnet_in_training_mode_is_put_in_eval_mode(tiny_syncnet):
     loss = SyncLoss(syncnet=tiny_syncnet.train(), resolution=32)
     assert not any(part.training for part in loss.syncnet.modules())
+
+
+def test_a_calibrated_network_costs_minus_the_logarithm_of_its_probability(tiny_syncnet, clip_batch):
+    uncalibrated = SyncLoss(syncnet=tiny_syncnet, resolution=32)(clip_batch["frames"][:1], clip_batch["mel"][:1])
+    similarity = torch.exp(-uncalibrated)
+    tiny_syncnet.calibrate(scale=3.0, bias=-1.0)
+    loss = SyncLoss(syncnet=tiny_syncnet, resolution=32)(clip_batch["frames"][:1], clip_batch["mel"][:1])
+    assert loss.item() == pytest.approx(-torch.sigmoid(3 * similarity - 1).log().item(), rel=1e-5)

@@ -50,15 +50,28 @@ def test_it_learns_a_sound_that_shows_in_the_frames_and_no_sound_that_does_not(m
     assert 0.3 < control["val/auc"] < 0.7
 
 
-def test_the_threshold_comes_from_training_pairs_and_is_none_before_any(make_module, tiny_clip):
+def test_the_calibration_comes_from_training_pairs_and_is_none_before_any(make_module, tiny_clip):
     module = make_module()
-    assert module.threshold() is None
+    assert module.calibration() is None
     module.log = lambda *_, **__: None
     module.training_step(toy_batch(tiny_clip, 0, shuffled=False), 0)
     vision, audio = module(toy_batch(tiny_clip, 0, shuffled=False))
-    threshold = module.threshold()
-    assert threshold is not None
-    assert (vision @ audio.T).min() - 1 <= threshold <= (vision @ audio.T).max() + 1
+    calibration = module.calibration()
+    assert calibration is not None
+    assert (vision @ audio.T).min() - 1 <= calibration.threshold <= (vision @ audio.T).max() + 1
+
+
+def test_training_ends_with_a_network_whose_probability_of_a_half_is_the_threshold(make_module, tiny_clip, train, tmp_path):
+    module = make_module()
+    assert module.syncnet.probability(torch.tensor([0.2, 0.7])).tolist() == pytest.approx([0.2, 0.7])
+    train(module, [toy_batch(tiny_clip, seed, shuffled=False) for seed in range(20)], steps=20)
+    calibration = module.calibration()
+    assert calibration is not None
+    assert calibration.scale > 1
+    assert module.syncnet.probability(torch.tensor(calibration.threshold)).item() == pytest.approx(0.5)
+    module.syncnet.save_pretrained(tmp_path)
+    loaded = type(module.syncnet).from_pretrained(tmp_path)
+    assert loaded.probability(torch.tensor(0.9)).item() == pytest.approx(module.syncnet.probability(torch.tensor(0.9)).item())
 
 
 def test_the_objectives_temperature_learns_too(make_module, tiny_clip, train):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lipsync_lightning.scoring.similarity import best_threshold, matching_and_foreign, pair_accuracy
+from lipsync_lightning.scoring.similarity import best_threshold, calibrated, matching_and_foreign, offset_accuracy, pair_accuracy
 
 
 def num_errors(matching: torch.Tensor, foreign: torch.Tensor, threshold: float) -> int:
@@ -36,3 +36,48 @@ def test_foreign_sound_is_the_neighbours():
     matching, foreign = matching_and_foreign(vision, audio)
     assert matching.tolist() == [0.0, 1.0, 1.0]
     assert foreign.tolist() == [0.0, 1.0, 0.0]
+
+
+def pairs(separation: float, count: int = 4000) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    matching, foreign = (0.1 * torch.randn(count, generator=generator) for _ in range(2))
+    return matching + 0.5 + separation, foreign + 0.5 - separation
+
+
+def test_calibrated_probabilities_are_how_often_it_is_so():
+    matching, foreign = pairs(0.05)
+    scale, bias = calibrated(matching, foreign)
+    similarity = torch.cat([matching, foreign])
+    belongs = torch.cat([torch.ones_like(matching), torch.zeros_like(foreign)])
+    probability = torch.sigmoid(scale * similarity + bias)
+    for low in (0.1, 0.3, 0.5, 0.7):
+        inside = (probability >= low) & (probability < low + 0.2)
+        assert belongs[inside].mean().item() == pytest.approx(low + 0.1, abs=0.05)
+
+
+@pytest.mark.parametrize("separation", [0.02, 0.1, 1.0])
+def test_the_calibrated_threshold_lies_between_the_two_kinds(separation):
+    assert calibrated(*pairs(separation)).threshold == pytest.approx(0.5, abs=0.02)
+
+
+def test_pairs_that_never_mix_give_a_finite_scale_and_few_pairs_are_enough():
+    scale, bias = calibrated(torch.tensor([0.9]), torch.tensor([0.1]))
+    assert 0 < scale < 100
+    assert torch.sigmoid(torch.tensor(scale * 0.9 + bias)).item() == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_the_calibration_of_many_matching_and_few_foreign_pairs_weighs_both_alike():
+    matching, foreign = pairs(0.05)
+    assert calibrated(matching, foreign[:400]).threshold == pytest.approx(calibrated(matching, foreign).threshold, abs=0.02)
+
+
+def test_offset_accuracy_of_sound_in_step_is_one_and_of_shifted_sound_zero():
+    windows = torch.nn.functional.normalize(torch.randn(60, 32, generator=torch.Generator().manual_seed(1)), dim=1)
+    assert offset_accuracy(windows, windows, max_shift=5, tolerance=1) == 1
+    assert offset_accuracy(windows, windows.roll(1, dims=0), max_shift=5, tolerance=1) == 1
+    assert offset_accuracy(windows, windows.roll(3, dims=0), max_shift=5, tolerance=1) == 0
+
+
+def test_offset_accuracy_by_chance_is_the_share_of_offsets_within_the_tolerance():
+    vision, audio = (torch.nn.functional.normalize(torch.randn(3000, 8, generator=torch.Generator().manual_seed(k)), dim=1) for k in (1, 2))
+    assert offset_accuracy(vision, audio, max_shift=5, tolerance=1) == pytest.approx(3 / 11, abs=0.04)

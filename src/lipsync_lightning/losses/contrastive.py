@@ -1,5 +1,7 @@
 """SyncNet's default objective: every window's sound against every other window's."""
 
+from math import log
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,3 +25,7 @@ class ContrastiveObjective(nn.Module):
         similarity_BB = vision @ audio.T * self.log_scale.exp().clamp(max=self.highest_scale)
         target_B = torch.arange(len(vision), device=vision.device)
         return (functional.cross_entropy(similarity_BB, target_B) + functional.cross_entropy(similarity_BB.T, target_B)) / 2
+
+    def chance(self, num_pairs: int) -> float:
+        """Return what it costs to guess which of `num_pairs` sounds belongs to which lips."""
+        return log(num_pairs)

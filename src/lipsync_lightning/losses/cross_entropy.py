@@ -1,5 +1,7 @@
 """SyncNet's published objective."""
 
+from math import log
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,3 +23,7 @@ class CrossEntropyObjective(nn.Module):
         target = torch.cat([torch.ones_like(matching_B), torch.zeros_like(shifted_B)]).float()
         with torch.autocast(similarity.device.type, enabled=False):  # binary_cross_entropy refuses autocast
             return functional.binary_cross_entropy(similarity, target)
+
+    def chance(self, num_pairs: int) -> float:
+        """Return what it costs to call every pair as likely matching as not: log 2, of however many pairs."""
+        return log(2)

@@ -12,18 +12,20 @@ from lipsync_lightning.models.syncnet import SyncNet
 class SyncLoss(nn.Module):
     """How little a frozen SyncNet believes that generated lips and sound belong together."""
 
-    def __init__(self, *, syncnet: SyncNet, resolution: int, lowest_similarity: float = 1e-3) -> None:
+    def __init__(self, *, syncnet: SyncNet, resolution: int, lowest_probability: float = 1e-3) -> None:
         """Args:
         resolution: height and width of the faces `syncnet` was trained on; larger ones are shrunk to it.
-        lowest_similarity: floor under the logarithm, where its gradient would be infinite.
+        lowest_probability: floor under the logarithm, where its gradient would be infinite.
         """
         super().__init__()
         self.syncnet = frozen(syncnet)
         self.resolution = resolution
-        self.lowest_similarity = lowest_similarity
+        self.lowest_probability = lowest_probability
 
     def forward(self, frames: Tensor, mel: Tensor) -> Tensor:
-        """Return −log cosine similarity, averaged over clips; 0 where they match perfectly.
+        """Return −log of the probability that lips and sound belong together, averaged over clips; 0 where they match perfectly.
+
+        For the published SyncNet, which is not calibrated, that probability is the cosine similarity.
 
         Args:
             frames: (B, T, 3, H, W) in [-1, 1], whole generated faces.
@@ -35,4 +37,5 @@ class SyncLoss(nn.Module):
             faces_BCHW = functional.interpolate(faces_BCHW, size=(self.resolution, self.resolution), mode="bicubic")
         vision_BD, audio_BD = self.syncnet(lower_half(faces_BCHW), mel)
         similarity_B = (vision_BD.float() * audio_BD.float()).sum(dim=1)
-        return -similarity_B.clamp(self.lowest_similarity, 1.0).log().mean()
+        probability_B = self.syncnet.probability(similarity_B)
+        return -probability_B.clamp(self.lowest_probability, 1.0).log().mean()

@@ -41,6 +41,20 @@ class SyncNet(ModelMixin, ConfigMixin):
         """The network of lips."""
         return cast(nn.Module, self._modules["visual_encoder"])
 
+    def probability(self, similarity: Tensor) -> Tensor:
+        """Return how probable it is that lips and sound of a similarity belong together; without calibration the similarity itself.
+
+        The published SyncNet is trained so that its similarity is that probability; others are calibrated when their training ends.
+        """
+        calibration = self.config.get("calibration")
+        if calibration is None:
+            return similarity
+        return torch.sigmoid(calibration["scale"] * similarity + calibration["bias"])
+
+    def calibrate(self, scale: float, bias: float) -> None:
+        """Store what turns this network's similarities into probabilities in its configuration: sigmoid(scale * similarity + bias)."""
+        self.register_to_config(calibration={"scale": scale, "bias": bias})
+
     def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Return the unit embeddings (B, D) of lips and of sound.
 
@@ -79,12 +93,13 @@ class StableSyncNet(SyncNet):
     Args:
         audio_encoder: arguments of the `DownEncoder` of sound; `in_channels` is 1.
         visual_encoder: arguments of the `DownEncoder` of lips; `in_channels` is the clip's frames times their channels.
+        calibration: as `calibrate` stores it; None for a network whose similarity is a probability.
     """
 
     _supports_gradient_checkpointing = True
 
     @register_to_config
-    def __init__(self, *, audio_encoder: dict[str, Any], visual_encoder: dict[str, Any]):
+    def __init__(self, *, audio_encoder: dict[str, Any], visual_encoder: dict[str, Any], calibration: dict[str, float] | None = None):
         super().__init__()
         self._modules["audio_encoder"] = DownEncoder(**audio_encoder)
         self._modules["visual_encoder"] = DownEncoder(**visual_encoder)

@@ -68,11 +68,12 @@ class Wav2LipGenerator(ModelMixin, ConfigMixin):
         height, width = masked_BTCHW.shape[-2:]
         if height % self.shrinks_by or width % self.shrinks_by:
             raise ClipMismatch(
-                f"frames of {height}x{width} pixels cannot be shrunk by {self.shrinks_by}; use a resolution divisible by it or fewer `channels`"
+                f"frames of {height}x{width} pixels cannot be shrunk by {self.shrinks_by}; use a resolution divisible by it, "
+                "or fewer `channels`"
             )
         if tuple(audio_BTAD.shape[2:]) != self.token_shape:
             raise ClipMismatch(
-                f"this generator hears {self.token_shape} (num_tokens, token_width) audio tokens a frame, got {tuple(audio_BTAD.shape[2:])}; "
+                f"this generator hears {self.token_shape} (num_tokens, token_width) of each frame, got {tuple(audio_BTAD.shape[2:])}; "
                 "use the audio encoder it was made for, or set both to what the encoder gives"
             )
 
@@ -86,10 +87,10 @@ def _pair_of_blocks(in_channels: int, out_channels: int, stride: int = 1) -> nn.
 
 def _speech_encoder(num_tokens: int, token_width: int, channels: int) -> nn.Sequential:
     """(N, D, 1, A) -> (N, channels, 1, 1): along the tokens, as their order has a meaning, then all of them together."""
-    along = {"kernel_size": (1, 3), "padding": (0, 1)}
+    along, all_of_them = (1, 3), (1, num_tokens)
     return nn.Sequential(
-        ConvBlock(in_channels=token_width, out_channels=channels, **along),
-        ConvBlock(in_channels=channels, out_channels=channels, residual=True, **along),
-        ConvBlock(in_channels=channels, out_channels=channels, residual=True, **along),
-        ConvBlock(in_channels=channels, out_channels=channels, kernel_size=(1, num_tokens), padding=0),
+        ConvBlock(in_channels=token_width, out_channels=channels, kernel_size=along, padding=(0, 1)),
+        ConvBlock(in_channels=channels, out_channels=channels, kernel_size=along, padding=(0, 1), residual=True),
+        ConvBlock(in_channels=channels, out_channels=channels, kernel_size=along, padding=(0, 1), residual=True),
+        ConvBlock(in_channels=channels, out_channels=channels, kernel_size=all_of_them, padding=0),
     )

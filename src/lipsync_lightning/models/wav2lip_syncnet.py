@@ -20,6 +20,7 @@ class Wav2LipSyncNet(SyncNet):
     Args:
         audio_encoder: of each layer of sound, the arguments of its `ConvBlock`; the first has `in_channels` 1.
         visual_encoder: the same of lips; the first has the clip's frames times three.
+        calibration: as `calibrate` stores it.
     Batch norms need two clips or more to train on, and count each GPU's clips alone unless `trainer.sync_batchnorm=true`.
     Source: names and shapes are those of LatentSync's (arXiv 2412.09262) public variant of the Wav2Lip expert: widths, kernels, number
         and order of layers are known from them. Strides, paddings and skips leave no trace in weights. They are chosen as in Wav2Lip's
@@ -28,7 +29,9 @@ class Wav2LipSyncNet(SyncNet):
     """
 
     @register_to_config
-    def __init__(self, *, audio_encoder: list[dict[str, Any]], visual_encoder: list[dict[str, Any]]):
+    def __init__(
+        self, *, audio_encoder: list[dict[str, Any]], visual_encoder: list[dict[str, Any]], calibration: dict[str, float] | None = None
+    ):
         super().__init__()
         self._modules["audio_encoder"] = conv_stack(audio_encoder)
         self._modules["visual_encoder"] = conv_stack(visual_encoder)

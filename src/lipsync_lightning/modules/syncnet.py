@@ -15,7 +15,7 @@ from lipsync_lightning.models.syncnet import SyncNet
 from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
 from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule
 from lipsync_lightning.modules.weights import network_weights
-from lipsync_lightning.scoring.similarity import best_threshold, matching_and_foreign, pair_accuracy
+from lipsync_lightning.scoring.similarity import Calibration, calibrated, matching_and_foreign, pair_accuracy
 
 RECENT_PAIRS = 2048  # training pairs from which the decision threshold is chosen
 
@@ -23,7 +23,7 @@ RECENT_PAIRS = 2048  # training pairs from which the decision threshold is chose
 class SyncNetModule(LightningModule):
     """Learns embeddings of lips and sound that agree where they belong together.
 
-    Logs `val/accuracy` (threshold chosen on recent training pairs), `val/auc` and mean and spread of similarities,
+    Logs `val/accuracy` (at the similarity that recent training pairs make as likely matching as not), `val/auc` and mean and spread of similarities,
     of held-out windows with their own sound against the same windows with their neighbour's.
     """
 
@@ -74,19 +74,24 @@ class SyncNetModule(LightningModule):
             "val/similarity_foreign_mean": float(foreign.mean()),
             "val/similarity_foreign_std": float(foreign.std()),
         }
-        threshold = self.threshold()
-        if threshold is not None:
-            scores |= {"val/accuracy": pair_accuracy(matching, foreign, threshold), "val/threshold": threshold}
+        calibration = self.calibration()
+        if calibration is not None:
+            scores |= {"val/accuracy": pair_accuracy(matching, foreign, calibration.threshold), "val/threshold": calibration.threshold}
         self.log_dict(scores, prog_bar=False)
         self._log_histograms(matching, foreign)
 
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return optimizer_with_schedule(self.parameters(), self.optimizer, self.schedule)
 
-    def threshold(self) -> float | None:
-        """Return the similarity that best separates matching from foreign training pairs, or None before any step."""
+    def on_train_end(self) -> None:
+        calibration = self.calibration()
+        if calibration is not None:
+            self.syncnet.calibrate(*calibration)
+
+    def calibration(self) -> Calibration | None:
+        """Return the calibration of recent training pairs, or None before any step."""
         matching, foreign = (recent[~recent.isnan()] for recent in self.recent_similarity)
-        return best_threshold(matching, foreign) if len(matching) else None
+        return calibrated(matching, foreign) if len(matching) else None
 
     def load_weights(self, path: str) -> None:
         """Start from another run's SyncNet. Raises: MissingWeights, WrongWeights."""

@@ -1,7 +1,24 @@
-"""Telling matching from foreign sound by a similarity threshold."""
+"""Telling matching from foreign sound by their similarity."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+_NEWTON_STEPS = 50
+_DAMPING = 1e-9
+
+
+class Calibration(NamedTuple):
+    """How a similarity becomes the probability that lips and sound belong together: sigmoid(scale * similarity + bias)."""
+
+    scale: float
+    bias: float
+
+    @property
+    def threshold(self) -> float:
+        """The similarity of probability one half."""
+        return -self.bias / self.scale
 
 
 def matching_and_foreign(vision: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,6 +50,41 @@ def best_threshold(matching: Tensor, foreign: Tensor) -> float:
     return float((edges[cut] + edges[cut + 1]) / 2)
 
 
+def calibrated(matching: Tensor, foreign: Tensor) -> Calibration:
+    """Return the calibration under which the pairs are likeliest, matching and foreign weighing the same.
+
+    Args: matching, foreign: (P,) and (Q,) similarities, at least one of each.
+    Source: Platt, Probabilistic Outputs for Support Vector Machines (1999), with its targets (n + 1) / (n + 2) and 1 / (n + 2), which keep
+        the scale finite where the pairs can be told apart without error. Newton's method.
+    """
+    similarity = torch.cat([matching, foreign]).double()
+    target = torch.cat(
+        [torch.full_like(matching, (len(matching) + 1) / (len(matching) + 2)), torch.full_like(foreign, 1 / (len(foreign) + 2))]
+    ).double()
+    weight = torch.cat([torch.full_like(matching, 0.5 / len(matching)), torch.full_like(foreign, 0.5 / len(foreign))]).double()
+    centre, spread = similarity.mean(), similarity.std(correction=0).clamp(min=1e-6)
+    features = torch.stack([(similarity - centre) / spread, torch.ones_like(similarity)], dim=1)
+    solution = torch.zeros(2, dtype=torch.float64, device=similarity.device)
+    for _ in range(_NEWTON_STEPS):
+        probability = torch.sigmoid(features @ solution)
+        gradient = features.T @ (weight * (probability - target))
+        curvature = features.T @ (features * (weight * probability * (1 - probability))[:, None])
+        step = torch.linalg.solve(curvature + _DAMPING * torch.eye(2, dtype=torch.float64, device=similarity.device), gradient)
+        solution = solution - step * min(1.0, 2.0 / float(step.norm() + 1e-12))
+    scale = float(solution[0] / spread)
+    return Calibration(scale, float(solution[1]) - scale * float(centre))
+
+
 def pair_accuracy(matching: Tensor, foreign: Tensor, threshold: float) -> float:
     """Return the share of pairs, matching and foreign weighing the same, on the right side of `threshold`."""
     return float(((matching >= threshold).float().mean() + (foreign < threshold).float().mean()) / 2)
+
+
+def offset_accuracy(vision: Tensor, audio: Tensor, max_shift: int, tolerance: int) -> float:
+    """Return how often the sound most similar to a window, among those at most `max_shift` windows away, is at most `tolerance` away.
+
+    Args: vision, audio: (T, D) unit embeddings of successive windows of one clip, T above 2 * max_shift.
+    """
+    sounds = audio.unfold(0, 2 * max_shift + 1, 1)  # (T - 2 * max_shift, D, shifts)
+    similarity = torch.einsum("td,tds->ts", vision[max_shift : len(vision) - max_shift], sounds)
+    return float(((similarity.argmax(dim=1) - max_shift).abs() <= tolerance).float().mean())

@@ -1,0 +1,235 @@
+"""Says so when SyncNet learns nothing, with the likely causes and what was measured of each."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from math import ceil, isfinite
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lipsync_lightning.clip import WindowBatch
+from lipsync_lightning.data.datamodule import ClipDataModule
+from lipsync_lightning.data.diagnosis import MAX_LAG, OffsetHistogram, SoundCheck, offset_histogram, sound_duplicates
+from lipsync_lightning.data.index import ClipIndex
+from lipsync_lightning.errors import BadConfig, LipSyncError
+from lipsync_lightning.modules.syncnet import SyncNetModule
+from lipsync_lightning.preparation.shards import find_shards
+
+_NUM_CLIPS = 64  # measured
+_NUM_SHARDS = 16  # they come from: opening all shards of a large data set takes minutes
+_SMOOTHING_STEPS = 20  # time constant of the exponential mean
+_READ_EVERY = 20  # steps whose losses wait on the device, since reading one stops it
+_TOLERATED_OFFSET = 2  # frames; a network-free estimate on real faces is no better
+_TOLERATED_SHARE = 0.1  # of clips without a sound of their own
+_ENOUGH_CLIPS = 8  # for "the sound does not fit the lips" to mean anything
+_PUBLISHED_BATCH = 1024  # LatentSync (arXiv 2412.09262): 1024 was best, 128 stayed at chance with cross-entropy
+_PUBLISHED_RATE = 1e-5  # the same, AdamW
+_FEW = 3
+
+
+@runtime_checkable
+class KnowsChance(Protocol):
+    """An objective that knows what guessing costs."""
+
+    def chance(self, num_pairs: int) -> float: ...
+
+
+class Certainty(IntEnum):
+    """How sure it is that something keeps SyncNet from learning."""
+
+    FOUND = 0
+    SUSPECTED = 1
+    POSSIBLE = 2
+    UNLIKELY = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """Something that may keep SyncNet from learning."""
+
+    name: str
+    certainty: Certainty
+    measured: str
+    way_out: str
+
+    def __str__(self) -> str:
+        told = f"{self.name} ({self.certainty.name.lower()}): {self.measured}"
+        return told if self.certainty is Certainty.UNLIKELY else f"{told}; {self.way_out}"
+
+
+class PlateauWatch(Callback):
+    """Warns once, on rank zero, when SyncNet's training loss stays at what guessing costs.
+
+    Until then it keeps the losses of a few steps on the device. The warning takes seconds: 64 training clips are decoded, while other
+    ranks wait at their next step.
+    """
+
+    def __init__(self, *, patience_steps: int, margin: float) -> None:
+        """Args:
+        patience_steps: optimizer steps that the loss may stay at chance.
+        margin: how near the smoothed loss is to chance when it counts as there, as a share of chance.
+        """
+        self.patience_steps = patience_steps
+        self.margin = margin
+        self.smoothed: float | None = None  # loss as a multiple of chance
+        self.steps_at_chance = 0
+        self.told = False
+        self.unread: list[tuple[Tensor, float]] = []  # loss and what chance was
+        self.last_step = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Raises: BadConfig, if the module is not one whose chance level is known."""
+        if not isinstance(pl_module, SyncNetModule) or not isinstance(pl_module.objective, KnowsChance):
+            objective = type(getattr(pl_module, "objective", None)).__name__
+            raise BadConfig(
+                f"PlateauWatch needs a SyncNetModule whose objective has `chance`, got {type(pl_module).__name__} with {objective}; "
+                "take it out of the callbacks (~callbacks.plateau), or give the objective that method"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.last_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: WindowBatch, batch_idx: int) -> None:
+        if self.told or not trainer.is_global_zero or trainer.global_step == self.last_step:
+            return
+        self.last_step = trainer.global_step
+        num_pairs = len(batch["mel"]) * trainer.world_size
+        chance = pl_module.objective.chance(num_pairs)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+        self.unread.append((outputs["loss"] * trainer.accumulate_grad_batches, chance))  # Lightning has divided it
+        if len(self.unread) >= min(_READ_EVERY, self.patience_steps):
+            self._read()
+        if self.steps_at_chance >= self.patience_steps:
+            self.told = True
+            warnings.warn(self._report(trainer, num_pairs, chance), stacklevel=2)
+
+    def state_dict(self) -> dict[str, Any]:
+        self._read()
+        return {"smoothed": self.smoothed, "steps_at_chance": self.steps_at_chance, "told": self.told}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.smoothed, self.steps_at_chance, self.told = (state_dict[key] for key in ("smoothed", "steps_at_chance", "told"))
+        self.unread = []
+
+    def _read(self) -> None:
+        losses = torch.stack([loss for loss, _ in self.unread]).tolist() if self.unread else []
+        for loss, (_, chance) in zip(losses, self.unread, strict=True):
+            if isfinite(loss):
+                self._add(loss / chance if chance > 0 else 1.0)  # one pair: nothing to choose between, always right
+        self.unread = []
+
+    def _add(self, ratio: float) -> None:
+        self.smoothed = ratio if self.smoothed is None else self.smoothed + (ratio - self.smoothed) / _SMOOTHING_STEPS
+        self.steps_at_chance = self.steps_at_chance + 1 if abs(self.smoothed - 1) <= self.margin else 0
+
+    def _report(self, trainer: Trainer, num_pairs: int, chance: float) -> str:
+        assert self.smoothed is not None
+        rates = sorted({group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups})
+        causes = likely_causes(measure(getattr(trainer, "datamodule", None)), num_pairs, rates)
+        return "\n".join(
+            [
+                f"step {trainer.global_step}: SyncNet learns nothing. Its loss has stayed at {self.smoothed * chance:.3f} for "
+                f"{self.steps_at_chance} steps, and guessing costs {chance:.3f}. The likeliest cause first:",
+                *(f"{number}. {cause}" for number, cause in enumerate(causes, start=1)),
+            ]
+        )
+
+
+Measured = tuple[SoundCheck, OffsetHistogram]
+
+
+def measure(datamodule: Any) -> Measured | str:
+    """Return what some of the training clips of a datamodule are like, or the reason why that is not known."""
+    if not isinstance(datamodule, ClipDataModule):
+        return "not measured, since the data do not come from a ClipDataModule"
+    try:
+        shards = find_shards(datamodule.shards, "train", datamodule.clip)
+        index = ClipIndex(shards[:: ceil(len(shards) / _NUM_SHARDS) or 1])
+    except LipSyncError as error:
+        return f"not measured: {error}"
+    return sound_duplicates(index, _NUM_CLIPS), offset_histogram(index, datamodule.clip, _NUM_CLIPS)
+
+
+def likely_causes(data: Measured | str, num_pairs: int, learning_rates: Sequence[float]) -> list[Cause]:
+    """Return what may keep SyncNet from learning, the surest first; what is equally sure, in the order of experience.
+
+    Args:
+        data: from `measure`.
+        num_pairs: of lips and sound that a step compares, on all ranks.
+        learning_rates: of the optimizer's groups, now.
+    """
+    causes = [_offset(data), _batch(num_pairs), _rate(learning_rates), _sound(data)]
+    return sorted(causes, key=lambda cause: cause.certainty)
+
+
+def _offset(data: Measured | str) -> Cause:
+    def cause(certainty: Certainty, measured: str) -> Cause:
+        way_out = "shift the sound of the raw videos until its offset is 0 and run `prepare` again"
+        return Cause(name="offset between lips and sound", certainty=certainty, measured=measured, way_out=way_out)
+
+    if isinstance(data, str):
+        return cause(Certainty.POSSIBLE, data)
+    offsets = data[1]
+    if offsets.num_clips == 0:
+        return cause(Certainty.POSSIBLE, f"not measured, all {offsets.num_left_out} clips looked at are too short or unreadable")
+    told = (
+        f"{_by_frames(offsets.common)} in {offsets.num_clips} clips together, median of single clips {offsets.median:+.0f} "
+        f"(clips by offset: {_histogram(offsets)}); agreement {offsets.peak:.2f} above the median offset's"
+    )
+    if not offsets.fits:
+        return cause(Certainty.POSSIBLE, f"cannot be told, since the sound fits the lips at no offset within {MAX_LAG} frames")
+    if not offsets.is_clear:
+        return cause(Certainty.SUSPECTED, f"differs from clip to clip: {told}")
+    return cause(Certainty.FOUND if abs(offsets.common) > _TOLERATED_OFFSET else Certainty.UNLIKELY, told)
+
+
+def _batch(num_pairs: int) -> Cause:
+    certainty = Certainty.FOUND if num_pairs < 2 else Certainty.POSSIBLE if num_pairs < _PUBLISHED_BATCH else Certainty.UNLIKELY
+    return Cause(
+        name="batch too small",
+        certainty=certainty,
+        measured=f"{num_pairs} pairs are compared in a step (published: {_PUBLISHED_BATCH} learnt best, 128 stayed at chance)",
+        way_out="raise data.batch_size or trainer.devices; accumulated gradients add no pairs to compare",
+    )
+
+
+def _rate(learning_rates: Sequence[float]) -> Cause:
+    return Cause(
+        name="learning rate",
+        certainty=Certainty.POSSIBLE if any(learning_rates) else Certainty.FOUND,
+        measured=f"it is {', '.join(f'{rate:.3g}' for rate in learning_rates)} now (published: {_PUBLISHED_RATE:g})",
+        way_out="try module.optimizer.lr three times higher, and three times lower",
+    )
+
+
+def _sound(data: Measured | str) -> Cause:
+    def cause(certainty: Certainty, measured: str) -> Cause:
+        way_out = "listen to these clips, compare them with the raw videos and run `prepare` again"
+        return Cause(name="wrong sound in the samples", certainty=certainty, measured=measured, way_out=way_out)
+
+    if isinstance(data, str):
+        return cause(Certainty.POSSIBLE, data)
+    sound, offsets = data
+    told = f"of {sound.num_clips} clips {sound.num_shared} hold the same sound as another id, {len(sound.silent)} are silent"
+    examples = [" = ".join(group[:_FEW]) for group in sound.shared[:_FEW]] + sound.silent[:_FEW]
+    told += f" ({'; '.join(examples)})" if examples else ""
+    fit = f"in {offsets.fit:.0%} of comparisons the own sound fits the lips better than another clip's (50% is chance"
+    if sound.num_shared + len(sound.silent) > _TOLERATED_SHARE * sound.num_clips:
+        return cause(Certainty.FOUND, told)
+    if offsets.fits:
+        return cause(Certainty.UNLIKELY, f"{told}; {fit})")
+    if offsets.num_clips < _ENOUGH_CLIPS:
+        return cause(Certainty.POSSIBLE, f"{told}; whether it fits the lips, {offsets.num_clips} clips of 45 frames cannot tell")
+    told += f", but {fit}; {offsets.num_clips} clips, offsets up to {MAX_LAG} frames; restless real faces can look so too)"
+    return cause(Certainty.SUSPECTED, told)
+
+
+def _by_frames(offset: int) -> str:
+    return f"the sound comes {abs(offset)} frames {'early' if offset > 0 else 'late'}" if offset else "the sound is in step"
+
+
+def _histogram(offsets: OffsetHistogram) -> str:
+    return ", ".join(f"{lag - MAX_LAG:+d}: {count}" for lag, count in enumerate(offsets.counts.tolist()) if count)
