@@ -47,3 +47,7 @@ class BadConfig(LipSyncError):
 
 class WouldOverwrite(LipSyncError):
     """An output that is already there and would be lost."""
+
+
+class NoSpace(LipSyncError):
+    """An output for which the disk has no room."""
