@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,7 +141,7 @@ def test_a_syncnet_comes_back_in_the_original_format_bit_for_bit(command_line, t
     torch.save({"state_dict": weights}, tmp_path / "stable_syncnet.pt")
     OmegaConf.save({"model": sections}, tmp_path / "syncnet.yaml")
     command_line.run(main, "source=stable_syncnet.pt", "kind=syncnet", "out=syncnet", "model_config=syncnet.yaml")
-    command_line.run(main, "source=syncnet", "kind=syncnet", "to=latentsync", "out=back")
+    command_line.run(main, "source=syncnet", "kind=syncnet", "to=latentsync", "out=back/stable_syncnet.pt")
     back = torch.load("back/stable_syncnet.pt", weights_only=True)["state_dict"]
     assert all(torch.equal(back[name], tensor) for name, tensor in weights.items())
 
@@ -167,9 +168,14 @@ def test_other_networks_become_folders_of_their_own(kind, network, content, comm
     loaded = network.from_pretrained("made").state_dict()
     given = torch.load(tmp_path / "released.pt", weights_only=True)
     given = given.get("model_state_dict", given)
-    assert len(loaded) == len(given)
-    assert {tuple(tensor.shape) for tensor in loaded.values()} == {tuple(tensor.shape) for tensor in given.values()}
-    assert all(path.suffix in (".json", ".safetensors") for path in Path("made").iterdir())
+    named = named_as_openai(loaded) if kind == "whisper" else loaded
+    assert set(named) == set(given)
+    assert all(torch.equal(tensor, given[name]) for name, tensor in named.items())
+    assert sorted(path.name for path in Path("made").iterdir()) == [
+        ".lipsync_lightning.json",
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
 
 
 def test_a_videomae_becomes_a_folder_of_its_own_without_its_classifier(command_line, tmp_path):
@@ -208,13 +214,15 @@ def test_a_bad_file_is_refused_and_a_former_export_stays(content, reason, releas
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["kind=latentsync", "out=x"], "give source="),
+        (["kind=latentsync", "out=x"], "give source= (kinds are hyperiqa, judge_syncnet, latentsync,"),
         ([], "give source=, kind=, out="),
         (["source=a.pt", "kind=unet", "out=x"], "kind=unet is none of"),
         (["source=a.pt", "kind=latentsync", "out=x", "to=onnx"], "to=onnx is neither"),
         (["source=nowhere.pt", "kind=syncnet", "out=x"], "no weights at nowhere.pt"),
         (["source=.", "kind=syncnet", "out=x"], "source=. is a folder; give the released file, such as stable_syncnet.pt"),
-        (["source=stage2.yaml", "kind=syncnet", "out=weights"], "exists and holds something else"),
+        (["source=stage2.yaml", "kind=syncnet", "out=weights"], "what was not written here"),
+        (["source=stage2.yaml", "kind=syncnet", "out=a.pt"], "a.pt is a file"),
+        (["source=weights", "kind=latentsync", "to=latentsync", "out=folder"], "give out=<folder>/latentsync_unet.pt"),
         (["source=a.pt", "kind=latentsync", "out=x", "model_config=no.yaml"], "model_config=no.yaml is not a file"),
         (["source=x", "kind=whisper", "to=latentsync", "out=y.pt"], "kind=whisper does not go back"),
         (["source=nowhere", "kind=latentsync", "to=latentsync", "out=y.pt"], "source=nowhere is no folder"),
@@ -238,6 +246,22 @@ def test_a_network_of_another_size_asks_for_its_configuration(released, command_
 def test_missing_parts_of_the_pipeline_are_named_with_the_command_that_gets_them(released, command_line):
     (released / "latentsync-1.6" / "whisper" / "tiny.pt").unlink()
     assert "python -m lipsync_lightning.convert fetch=latentsync-1.6" in command_line.refusal(main, *converted(released))
+
+
+@pytest.mark.parametrize("numbers", [["num_inference_steps=abc"], ["num_inference_steps=0"], ["guidance_scale=-3"]])
+def test_numbers_that_mean_nothing_are_not_written_into_an_export(numbers, released, command_line):
+    assert "must be a" in command_line.refusal(main, *converted(released, *numbers))
+    assert not Path("exports/x").exists()
+
+
+def test_a_full_disk_is_told_before_anything_is_written(released, command_line, monkeypatch):
+    monkeypatch.setattr("lipsync_lightning.paths.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    assert "GB free; make room" in command_line.refusal(main, *converted(released))
+    assert not Path("exports/x").exists()
+
+
+def test_the_size_of_faces_is_told(released, command_line):
+    assert "for faces of 32x32 pixels" in command_line.run(main, *converted(released))
 
 
 def test_a_written_original_is_not_overwritten(released, command_line):

@@ -1,5 +1,6 @@
 """`python -m lipsync_lightning.convert fetch=latentsync-1.6 out=exports/latentsync-1.6`: released weights become an export, and go back."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.entry import build, entry_point
-from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite
+from lipsync_lightning.errors import BadConfig, MissingWeights, WrongWeights
 from lipsync_lightning.models import latentsync
-from lipsync_lightning.models.checkpoint_file import read_file, weights_of
+from lipsync_lightning.models.checkpoint_file import read_file, require_undamaged, weights_of
 from lipsync_lightning.models.frozen import pretrained
 from lipsync_lightning.models.hub import fetch, pinned_now
 from lipsync_lightning.models.hub_pins import HUB_ID
@@ -23,9 +24,10 @@ from lipsync_lightning.models.released import whisper_of
 from lipsync_lightning.models.released_configs import VIDEOMAE_CONFIG, syncnet_config_of, unet_config_of
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.unet import LipSyncUNet
-from lipsync_lightning.paths import weights_dir, whole_folder
+from lipsync_lightning.paths import require_space, weights_dir, whole_file, whole_folder
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline
 
+FILE_SUFFIXES = (".pt", ".pth", ".pkl", ".model", ".ckpt", ".bin", ".safetensors")  # no hub id ends so
 Section = Mapping[str, Any]  # the `model` section of a released YAML file
 
 
@@ -89,10 +91,13 @@ def file_of(source: str, kind: str) -> Path:
     """
     path = Path(source)
     if path.is_dir():
-        raise BadConfig(f"source={source} is a folder; give the released file, such as {path / Path(KINDS[kind].hub_file).name}")
-    if path.exists() or not HUB_ID.fullmatch(source):
+        raise BadConfig(
+            f"source={source} is a folder; give the released file, such as {Path(KINDS[kind].hub_file).name}, "
+            "or to=latentsync to turn an export into one"
+        )
+    if path.exists() or not HUB_ID.fullmatch(source) or path.parent.exists() or path.suffix in FILE_SUFFIXES:
         return path
-    pin = pinned_now(source, KINDS[kind].hub_file, str(weights_dir() / source.partition("/")[2]))
+    pin = pinned_now(source, KINDS[kind].hub_file, str(weights_dir() / source))
     fetch([pin])
     print(f"{source} at commit {pin.revision}, sha256 {pin.files[0].sha256}")
     return Path(pin.folder) / pin.files[0].path
@@ -117,13 +122,22 @@ def export_network(config: DictConfig) -> None:
     """Write the network of a released file to `out`, as an export of the whole pipeline if it is a U-Net."""
     out = Path(config.out)
     is_unet = config.kind == "latentsync"
-    marker = "model_index.json" if is_unet else "config.json"
-    with whole_folder(out, marker) as folder:  # before anything large is read
-        parts = pipeline_parts(config) if is_unet else {}  # what is missing of them is said before the U-Net is read
+    with whole_folder(out) as folder:  # first: what is wrong with `out` is said before anything large is fetched or read
+        if "fetch" in config:
+            fetch_release(config)
+        parts = pipeline_parts(config) if is_unet else {}
         source = file_of(config.source, config.kind)
-        network = KINDS[config.kind].network(read_file(source), source, read_section(config.model_config))
+        content = read_file(source)
+        require_undamaged(source)
+        require_space(out, source.stat().st_size)
+        network = KINDS[config.kind].network(content, source, read_section(config.model_config))
+        if network.dtype == torch.float64:
+            raise WrongWeights(f"{source} holds float64 weights, an export float32 ones; save them as float32 first")
         (LipSyncPipeline(unet=network, **parts) if is_unet else network).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
     print(f"{out}: {type(network).__name__}, {network.num_parameters():,} parameters, from {source}")
+    if is_unet:
+        size = config.clip.resolution
+        print(f"for faces of {size}x{size} pixels; weights trained on others want another clip=, such as clip=512px_25fps for 1.6")
 
 
 def pipeline_parts(config: DictConfig) -> dict[str, Any]:
@@ -148,20 +162,20 @@ def write_original(config: DictConfig) -> None:
     if config.kind not in WAYS_BACK:
         raise BadConfig(f"kind={config.kind} does not go back: part of its file was left out; only {sorted(WAYS_BACK)} do")
     way = WAYS_BACK[config.kind]
-    out = Path(config.out)
-    out = out if out.suffix == ".pt" else out / way.file_name
-    if out.exists():
-        raise WouldOverwrite(f"{out} exists; choose another out=")
-    folder = Path(config.source)
+    out, folder = Path(config.out), Path(config.source)
+    if out.suffix != ".pt":
+        raise BadConfig(f"to=latentsync writes one file: give out=<folder>/{way.file_name}")
     if not folder.is_dir():
         raise MissingWeights(f"source={folder} is no folder; give an export, a run with a saved {way.folder}, or the network's own folder")
     inside = folder / way.folder
-    path = str(inside if inside.is_dir() else folder)
-    network = pretrained(network=way.network, path=path, get_with="python -m lipsync_lightning.export run=<run> out=<folder>")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    torch.save({"global_step": 0, "state_dict": way.named(network)}, part)
-    part.replace(out)
+    if not inside.is_dir() and (folder / "model_index.json").is_file():
+        raise WrongWeights(f"source={folder} is an export without a {way.folder}; use kind=latentsync for its U-Net")
+    with whole_file(out) as part:
+        path = str(inside if inside.is_dir() else folder)
+        network = pretrained(network=way.network, path=path, get_with="python -m lipsync_lightning.export run=<run> out=<folder>")
+        weights = way.named(network)
+        require_space(out, sum(tensor.nbytes for tensor in weights.values()))
+        torch.save({"global_step": 0, "state_dict": weights}, part)
     print(f"{out}: {network.num_parameters():,} parameters, from {folder}")
 
 
@@ -169,7 +183,9 @@ def check(config: DictConfig) -> None:
     """Raises: BadConfig, if keys are missing, or their values are none of those there are."""
     missing = [f"{key}=" for key in ("source", "kind", "out") if config[key] is None]
     if missing:
-        raise BadConfig(f"give {', '.join(missing)}; or fetch=latentsync-1.6 out=<folder> for what was released")
+        raise BadConfig(
+            f"give {', '.join(missing)} (kinds are {', '.join(sorted(KINDS))}); or fetch=latentsync-1.6 out=<folder> for what was released"
+        )
     if config.kind not in KINDS:
         raise BadConfig(f"kind={config.kind} is none of {sorted(KINDS)}; say what the file holds")
     if config.to not in ("export", "latentsync"):
@@ -189,11 +205,12 @@ def fetch_release(config: DictConfig) -> None:
 
 @entry_point("convert")
 def main(config: DictConfig) -> None:
-    if "fetch" in config:
+    logging.getLogger("lipsync_lightning").setLevel(logging.INFO)  # says what is left out on purpose
+    if "fetch" in config and config.out is None:
         fetch_release(config)
-    if "fetch" not in config or config.out is not None:
-        check(config)
-        {"export": export_network, "latentsync": write_original}[config.to](config)
+        return
+    check(config)
+    {"export": export_network, "latentsync": write_original}[config.to](config)
 
 
 if __name__ == "__main__":

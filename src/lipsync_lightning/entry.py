@@ -35,6 +35,12 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
             except (LipSyncError, InstantiationException, OmegaConfBaseException) as error:
                 print(f"error: {one_sentence(error)}", file=sys.stderr)
                 raise SystemExit(1) from None
+            except OSError as error:  # a disk that is full, a folder one may not write: nothing a traceback would explain
+                print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+                raise SystemExit(1) from None
+            except KeyboardInterrupt:
+                print("interrupted", file=sys.stderr)
+                raise SystemExit(130) from None
 
         hydra_main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(with_readable_errors)
 

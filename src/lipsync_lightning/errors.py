@@ -51,3 +51,7 @@ class WouldOverwrite(LipSyncError):
 
 class Diverged(LipSyncError):
     """A training whose numbers are no longer finite."""
+
+
+class NoSpace(LipSyncError):
+    """An output for which the disk has no room."""

@@ -53,7 +53,7 @@ def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float, 
 @entry_point("export")
 def main(config: DictConfig) -> None:
     pipeline = pipeline_of_run(Path(config.run), config.num_inference_steps, config.guidance_scale, config.reference)
-    with whole_folder(Path(config.out), marker="model_index.json") as folder:
+    with whole_folder(Path(config.out)) as folder:
         pipeline.save_pretrained(folder)
     print(f"exported {config.run} to {config.out}")
 

@@ -1,5 +1,6 @@
 """`python -m lipsync_lightning.infer model=<export> video=<mp4> audio=<wav> out=<mp4>`: lip-sync a video."""
 
+import diffusers
 import torch
 from omegaconf import DictConfig
 
@@ -23,6 +24,7 @@ def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype
 @entry_point("infer")
 def main(config: DictConfig) -> None:
     device, dtype = device_and_dtype(config.device, config.dtype)
+    diffusers.utils.logging.set_verbosity_error()  # it warns of a conversion that `dtype` asks for
     pipeline = load_pipeline(config.model).to(device, dtype)
     result = pipeline(
         video=config.video,

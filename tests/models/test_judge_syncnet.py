@@ -93,3 +93,10 @@ def test_sound_of_another_shape_is_refused_with_both_shapes(network, shape):
     with pytest.raises(ClipMismatch) as caught:
         network.forward_aud(torch.zeros(shape))
     assert f"(B, 1, 13, 20), got {shape}" in str(caught.value)
+
+
+def test_single_precision_is_within_a_ten_thousandth_of_double(network):
+    double = JudgeSyncNet()
+    double.load_state_dict(network.state_dict())
+    assert_within(network.forward_lip(lips()).double(), double.double().forward_lip(lips().double()), 2e-4)
+    assert_within(network.forward_aud(sound()).double(), double.forward_aud(sound().double()), 1e-4)

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from lipsync_lightning.errors import WrongWeights
-from lipsync_lightning.models.matching import load_matching, plain_weights
+from lipsync_lightning.models.matching import load_matching, plain_weights, require_match
 from lipsync_lightning.models.unet import LipSyncUNet
 
 WEIGHTS = {"conv.weight": torch.ones(2, 3), "steps": torch.tensor(7)}
@@ -39,7 +39,7 @@ def test_load_matching_refuses_what_it_was_not_told_to_allow_and_loads_nothing(u
     assert torch.equal(unet.conv_in.weight, before)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."])
 def test_a_wrappers_prefix_before_every_name_is_left_out(prefix):
     plain = plain_weights({prefix + name: tensor for name, tensor in WEIGHTS.items()})
     assert set(plain) == set(WEIGHTS)
@@ -61,6 +61,26 @@ def test_half_precision_becomes_single_without_a_change_of_value_and_double_stay
     assert plain["steps"].dtype == torch.int64
 
 
-def test_what_holds_no_tensors_is_no_state_dict():
-    with pytest.raises(WrongWeights, match="epoch hold no tensors"):
-        plain_weights({"a": torch.zeros(1), "epoch": 3})
+@pytest.mark.parametrize(
+    ("state_dict", "message"),
+    [
+        ({"a": torch.zeros(1), "epoch": 3}, "epoch is a int"),
+        ({"a": torch.tensor([1.0, torch.nan])}, "a has values that are not finite"),
+        ({"a": torch.tensor([1e5]).half()}, "a has values that are not finite"),
+        ({"a": torch.zeros(2).to(torch.float8_e4m3fn)}, r"a is torch\.float8_e4m3fn, which keeps too little"),
+        ({"a": torch.zeros(2, dtype=torch.complex64)}, r"a is torch\.complex64"),
+        ({"a": torch.zeros(2, dtype=torch.int8)}, r"a is torch\.int8"),
+        ({"a": torch.eye(3).to_sparse()}, r"a is stored as torch\.sparse_coo"),
+        ({"a": torch.zeros(1), "b": torch.zeros(1).double()}, "b are float64 and others are not"),
+        ({1: torch.zeros(1)}, "a mapping of names to tensors"),
+        (None, "a mapping of names to tensors, not NoneType"),
+    ],
+)
+def test_what_are_no_usable_weights_is_refused_by_name(state_dict, message):
+    with pytest.raises(WrongWeights, match=message):
+        plain_weights(state_dict)
+
+
+def test_whole_numbers_in_place_of_weights_are_refused():
+    with pytest.raises(WrongWeights, match=r"a \(2,\) of whole numbers instead of \(2,\)"):
+        require_match({"a": torch.zeros(2)}, {"a": torch.zeros(2, dtype=torch.int64)}, "a network")

@@ -133,7 +133,8 @@ def alignment_matrices(points: np.ndarray, resolution: int) -> np.ndarray:
         nose's residual, in units of the spread and smoothed over frames (1/5 old, 4/5 new), is added to the offset as pixels.
     """
     aligner = Aligner(resolution=resolution)
-    return np.array([aligner.matrix(frame) for frame in points], dtype=np.float64).reshape(-1, 2, 3)
+    points_of_frames = np.asarray(points, dtype=np.float64)  # a tensor will do as well
+    return np.array([aligner.matrix(frame) for frame in points_of_frames], dtype=np.float64).reshape(-1, 2, 3)
 
 
 def _window(matrix: np.ndarray, resolution: int, shape: tuple[int, ...]) -> tuple[slice, slice]:

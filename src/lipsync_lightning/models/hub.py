@@ -72,10 +72,20 @@ def fetch(sources: Sequence[HubSource], *, endpoint: str | None = None) -> list[
                 folder.mkdir(parents=True, exist_ok=True)
                 locks.enter_context(WeakFileLock(folder / f"{STAGING}.lock"))
             return _fetch_alone(missing, endpoint)
+    except (MissingWeights, WrongWeights):
+        for folder in {pin.folder for pin in missing}:
+            _remove_if_unused(folder)
+        raise
     except OSError as error:
         raise MissingWeights(
             f"cannot write weights: {error}; {_not_there(missing)}; set LIPSYNC_WEIGHTS to a folder you may write"
         ) from error
+
+
+def _remove_if_unused(folder: Path) -> None:
+    """Remove a folder in which nothing but the lock was made."""
+    if [path.name for path in folder.iterdir()] == [f"{STAGING}.lock"]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fetch_alone(pins: list[Pin], endpoint: str | None) -> list[Path]:

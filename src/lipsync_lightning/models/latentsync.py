@@ -6,18 +6,18 @@ The networks come in eval mode, on the weights' device, and share the tensors th
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lipsync_lightning.errors import BadConfig, WrongWeights
 from lipsync_lightning.models.audio_encoder import WhisperAudioEncoder
 from lipsync_lightning.models.hyperiqa import HyperIQA
 from lipsync_lightning.models.judge_syncnet import JudgeSyncNet
-from lipsync_lightning.models.matching import filled, plain_weights, require_match
+from lipsync_lightning.models.matching import Network, filled, plain_weights, require_match
 from lipsync_lightning.models.reference_unet import (
     COPIED_POSITIONS,
     KEPT_POSITIONS,
@@ -80,7 +80,7 @@ def syncnet_from_reference(state_dict: Mapping[str, Tensor], config: Mapping[str
         raise BadConfig(
             f"a StableSyncNet is configured by audio_encoder and visual_encoder, found {sorted(config)}; give its `model` section"
         )
-    encoders = {name: {"attn_blocks": [0] * len(section["block_out_channels"]), **section} for name, section in config.items()}
+    encoders = {name: {"attn_blocks": [0] * len(section.get("block_out_channels", ())), **section} for name, section in config.items()}
     return _same_names(partial(StableSyncNet, **encoders), plain_weights(state_dict), "StableSyncNet")
 
 
@@ -135,14 +135,19 @@ def hyperiqa_from_reference(state_dict: Mapping[str, Tensor]) -> HyperIQA:
     return _same_names(HyperIQA, plain_weights(state_dict), "HyperIQA")
 
 
-def _same_names(build, weights: dict[str, Tensor], network: str, dropped: list[str] | None = None):
-    require_match(_state_dict_of(build), weights, network, dropped or [])
+def _same_names(build: Callable[[], Network], weights: dict[str, Tensor], network: str, dropped: Sequence[str] = ()) -> Network:
+    require_match(_state_dict_of(build), weights, network, dropped)
     return filled(build, weights)
 
 
-def _state_dict_of(build) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        return build().state_dict()
+def _state_dict_of(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
+    """Names and shapes of the network that `build` would make. Raises: BadConfig, if it cannot be made."""
+    try:
+        with torch.device("meta"):
+            return build().state_dict()
+    except (TypeError, KeyError, ValueError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadConfig(f"no such network can be made of this configuration: {reason}; give the checkpoint's own") from error
 
 
 def _log_dropped(dropped: list[str]) -> None:
@@ -165,6 +170,10 @@ def _videomae_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     problems += [
         f"{key} is {config[key]!r}, must be {value!r}" for key, value in _FIXED_VIDEOMAE.items() if config.get(key, value) != value
     ]
+    if not problems:
+        parts = {"num_heads": "embed_dim", "patch_size": "img_size", "tubelet_size": "all_frames"}
+        uneven = {part: whole for part, whole in parts.items() if config[whole] % config[part]}
+        problems = [f"{part} {config[part]} does not divide {whole} {config[whole]}" for part, whole in uneven.items()]
     if problems:
         raise BadConfig(f"this is not the configuration of a VideoMAE-v2: {'; '.join(problems)}; give what it was built with")
     return {

@@ -19,6 +19,14 @@ _SIGNATURES = (
     ("unet.", "a training run's module with the U-Net in it"),
     ("down_blocks.0.resnets.", "a U-Net of Stable Diffusion's shape"),
 )
+_KINDS = {  # what `convert` calls them
+    "StableSyncNet": "syncnet",
+    "the evaluation SyncNet": "judge_syncnet",
+    "HyperIQA": "hyperiqa",
+    "VideoMAE": "videomae",
+    "OpenAI's Whisper": "whisper",
+    "a U-Net of Stable Diffusion's shape": "latentsync",
+}
 _STAGES = {
     (False, False): "stage 1, without temporal modules",
     (True, True): "stage 2, with temporal modules everywhere",
@@ -45,7 +53,8 @@ def cause_of_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor
         return "they are empty"
     wanted, found = owner(expected), owner(given)
     if found != wanted:
-        return f"they look like {found or 'nothing known here'}, wanted is {wanted}"
+        kind = f" (kind={_KINDS[found]})" if found in _KINDS else ""
+        return f"they look like {found or 'nothing known here'}{kind}, wanted is {wanted}"
     if _FIRST_CONVOLUTION in expected and _FIRST_CONVOLUTION in given:
         ours, theirs = expected[_FIRST_CONVOLUTION].shape[1], given[_FIRST_CONVOLUTION].shape[1]
         if ours != theirs:

@@ -11,8 +11,10 @@ from lipsync_lightning.models.audio_encoder import WhisperAudioEncoder
 from lipsync_lightning.models.autoencoder import StableDiffusionAutoencoder
 from lipsync_lightning.models.checkpoint_file import read_file, weights_of
 from lipsync_lightning.models.frozen import frozen, pretrained
-from lipsync_lightning.models.latentsync import videomae_from_reference, whisper_encoder_from_reference
-from lipsync_lightning.models.released_configs import VIDEOMAE_CONFIG
+from lipsync_lightning.models.latentsync import syncnet_from_reference, videomae_from_reference, whisper_encoder_from_reference
+from lipsync_lightning.models.matching import plain_weights
+from lipsync_lightning.models.released_configs import VIDEOMAE_CONFIG, syncnet_config_of
+from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.videomae import VideoMAEFeatures
 
 FETCH = "python -m lipsync_lightning.convert fetch=latentsync-1.6"  # what inference needs
@@ -41,6 +43,12 @@ def whisper_of(content: Mapping[str, Any], path: object) -> WhisperAudioEncoder:
     if not {"dims", "model_state_dict"} <= set(content):
         raise WrongWeights(f"{path} is not an OpenAI Whisper checkpoint: no 'dims' or no 'model_state_dict' in it; give whisper/tiny.pt")
     return whisper_encoder_from_reference(content["model_state_dict"], content["dims"])
+
+
+def stable_syncnet(*, path: str) -> StableSyncNet:
+    """Return a released StableSyncNet such as `stable_syncnet.pt`. Raises: MissingWeights, WrongWeights."""
+    weights = plain_weights(weights_of(released_file(path, get_with=FETCH_ALL), path))
+    return frozen(syncnet_from_reference(weights, syncnet_config_of(weights)))
 
 
 def videomae(*, path: str, num_frames: int, config: Mapping[str, Any] = VIDEOMAE_CONFIG) -> VideoMAEFeatures:

@@ -1,10 +1,12 @@
 """Video and speech to video: the face of the video says the speech."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -72,13 +74,17 @@ class LipSyncPipeline(DiffusionPipeline):
         num_inference_steps, guidance_scale: what a call uses unless told otherwise.
         reference: name of one of `pipeline.reference.REFERENCES`.
         Raises:
-            BadConfig: there is no such reference.
+            BadConfig: there is no such reference, or a number means nothing.
             WrongWeights: the U-Net's channels do not fit the autoencoder's.
             ClipMismatch: `clip` is no ClipSpec.
         """
         super().__init__()
         self.register_modules(unet=unet, autoencoder=autoencoder, audio_encoder=audio_encoder, scheduler=scheduler)
         self.register_to_config(clip=clip, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, reference=reference)
+        if not (isinstance(num_inference_steps, int) and num_inference_steps >= 1):
+            raise BadConfig(f"num_inference_steps={num_inference_steps!r} must be a whole number, 1 or more")
+        if not (isinstance(guidance_scale, int | float) and guidance_scale >= 0):
+            raise BadConfig(f"guidance_scale={guidance_scale!r} must be a number, 0 or more")
         if reference not in REFERENCES:
             raise BadConfig(f"reference={reference!r} is none of {sorted(REFERENCES)}; choose one of them")
         self.clip = ClipSpec.from_dict(clip or {}, "the export's model_index.json")
@@ -87,6 +93,11 @@ class LipSyncPipeline(DiffusionPipeline):
             raise WrongWeights(
                 f"the U-Net takes {unet.config['in_channels']} channels, this autoencoder makes {expected}; export both from one run"
             )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **options: Any) -> Self:
+        """Return the pipeline of an export; options as in diffusers, which would warn on every load where `accelerate` is not installed."""
+        return super().from_pretrained(pretrained_model_name_or_path, **{"low_cpu_mem_usage": False, **options})
 
     @torch.no_grad()
     def __call__(
@@ -203,10 +214,11 @@ def load_pipeline(folder: str) -> LipSyncPipeline:
     """
     if not (Path(folder) / "model_index.json").is_file():
         raise MissingWeights(
-            f"no export at {folder} (no model_index.json there); make one: python -m lipsync_lightning.export run=<run> out={folder}"
+            f"no export at {folder} (no model_index.json there); make one of a run: python -m lipsync_lightning.export run=<run> "
+            f"out={folder}, or of released weights: python -m lipsync_lightning.convert fetch=latentsync-1.6 out={folder}"
         )
     try:
-        return LipSyncPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
+        return LipSyncPipeline.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise WrongWeights(f"{folder} is not a whole export: {str(error).splitlines()[0]}; export the run again") from error
 
