@@ -65,7 +65,8 @@ class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
         """
         _require_divisible(frames, self.downscale)
         (posterior,) = cast(tuple[DiagonalGaussianDistribution], self.vae.encode(frames, return_dict=False))
-        return (posterior.sample(generator) - self.shift_factor) * self.scaling_factor
+        drawn = posterior.sample(cast(torch.Generator, generator))  # diffusers draws from lists too, whatever it declares
+        return (drawn - self.shift_factor) * self.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return frames (N, 3, H, W), about in [-1, 1]."""

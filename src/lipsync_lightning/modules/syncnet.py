@@ -1,6 +1,6 @@
 """Training of the SyncNet that later supervises stage 2."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -107,7 +107,8 @@ class SyncNetModule(LightningModule):
         """The embeddings of all ranks one after another, with gradients: every rank's negatives are everybody's."""
         if not distributed.is_initialized():
             return embedding_BD
-        return rearrange(self.all_gather(embedding_BD, sync_grads=True), "ranks b d -> (ranks b) d")
+        gathered = cast(Tensor, self.all_gather(embedding_BD, sync_grads=True))
+        return rearrange(gathered, "ranks b d -> (ranks b) d")
 
     def _remember(self, matching_B: Tensor, foreign_B: Tensor) -> None:
         new = torch.stack([matching_B, foreign_B]).to(self.recent_similarity)
