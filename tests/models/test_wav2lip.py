@@ -69,6 +69,15 @@ def test_every_parameter_takes_part(generator, clips):
     assert idle == []
 
 
+def test_detail_of_the_face_goes_past_the_place_where_sound_joins(generator, clips):
+    generator.meeting.register_forward_hook(lambda _, inputs, output: torch.zeros_like(output))
+    masked, reference, audio = (tensor.requires_grad_() for tensor in clips)
+    generator.eval()(masked, reference, audio).sum().backward()
+    assert masked.grad.any()
+    assert reference.grad.any()
+    assert audio.grad is None
+
+
 def test_frames_that_cannot_be_halved_often_enough_are_refused(generator, clips):
     masked, reference, audio = clips
     with pytest.raises(ClipMismatch, match="frames of 30x32 pixels cannot be shrunk by 4"):

@@ -46,6 +46,11 @@ def make_module(tiny_clip, tiny_autoencoder, training_arguments):
     return make
 
 
+@pytest.fixture
+def tiny_vae() -> StableDiffusionAutoencoder:
+    return StableDiffusionAutoencoder(vae=AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4))
+
+
 def talking(batch: ClipBatch) -> WindowBatch:
     """The first of eight stripes, and of eight bands of the mel, is bright in the first clip, the second in the second, and so on."""
     batch["frames"] *= 0.2
@@ -64,10 +69,9 @@ def test_the_network_is_shown_the_latents_of_whole_faces_frame_after_frame_in_th
     assert syncnet.shown.shape == (2, 4 * 4, 8, 8)
 
 
-def test_latents_that_are_drawn_belong_to_the_clip_and_not_to_the_batch(make_module, make_clip_batch):
+def test_latents_that_are_drawn_belong_to_the_clip_and_not_to_the_batch(make_module, make_clip_batch, tiny_vae):
     syncnet, batch = RecordingSyncNet(), make_clip_batch(3)
-    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4)
-    module = make_module(syncnet=syncnet, autoencoder=StableDiffusionAutoencoder(vae=vae))
+    module = make_module(syncnet=syncnet, autoencoder=tiny_vae)
     module(batch)
     together = syncnet.shown
     torch.rand(5)
@@ -89,7 +93,14 @@ def test_it_learns_four_clips_by_heart_but_not_sound_that_changes_places_every_s
     assert loss_after(shuffled) > 1.0
 
 
-def test_the_autoencoder_stays_as_it_was_and_out_of_optimizer_and_checkpoint(make_module, make_clip_batch, train, tmp_path):
+def test_only_syncnet_and_objective_learn(make_module, tiny_vae):
+    module = make_module(autoencoder=tiny_vae.train())
+    optimized = [parameter for group in module.configure_optimizers()["optimizer"].param_groups for parameter in group["params"]]
+    assert len(optimized) == len([*module.syncnet.parameters(), *module.objective.parameters()])
+    assert not any(part.training for part in module.autoencoder.modules())
+
+
+def test_the_autoencoder_stays_as_it_was_and_out_of_the_checkpoint(make_module, make_clip_batch, train, tmp_path):
     module = make_module()
     before = {name: tensor.clone() for name, tensor in module.autoencoder.state_dict().items()}
     trainer = train(module, [make_clip_batch(4)], steps=1)

@@ -1,5 +1,6 @@
 """The one datamodule of all modules; which windows it serves is its `samples` argument."""
 
+import signal
 import warnings
 from typing import Any
 
@@ -117,9 +118,11 @@ class ClipDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=_use_one_thread,
+            worker_init_fn=_prepare_worker,
         )
 
 
-def _use_one_thread(worker_id: int) -> None:
+def _prepare_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # a terminal or a scheduler signals all processes; the training decides when to end

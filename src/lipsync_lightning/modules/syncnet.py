@@ -23,8 +23,8 @@ RECENT_PAIRS = 2048  # training pairs from which the decision threshold is chose
 class SyncNetModule(LightningModule):
     """Learns embeddings of lips and sound that agree where they belong together.
 
-    Logs `val/accuracy` (at the similarity that recent training pairs make as likely matching as not), `val/auc` and mean and spread of similarities,
-    of held-out windows with their own sound against the same windows with their neighbour's.
+    Logs `val/accuracy` (at the similarity that recent training pairs make as likely matching as not), `val/auc` and mean and spread of
+    similarities, of held-out windows with their own sound against the same windows with their neighbour's.
     """
 
     def __init__(
