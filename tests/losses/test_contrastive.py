@@ -16,6 +16,7 @@ def objective(**more: float) -> ContrastiveObjective:
 def test_embeddings_that_say_nothing_cost_log_of_the_batch():
     same = functional.normalize(torch.ones(8, 4), dim=1)
     assert objective()(same, same).item() == pytest.approx(log(8), abs=1e-5)
+    assert objective().chance(8) == pytest.approx(log(8))
 
 
 def test_matching_pairs_cost_less_than_shuffled_ones():

@@ -11,6 +11,7 @@ def test_a_similarity_of_one_half_everywhere_costs_log_two():
     vision = torch.tensor([[1.0, 0.0]] * 4)
     audio = torch.tensor([[0.5, 0.75**0.5]] * 4)
     assert CrossEntropyObjective()(vision, audio).item() == pytest.approx(log(2), abs=1e-6)
+    assert CrossEntropyObjective().chance(4) == pytest.approx(log(2))
 
 
 def test_matching_pairs_that_agree_and_shifted_ones_that_do_not_cost_nothing():

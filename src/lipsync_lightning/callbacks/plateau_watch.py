@@ -21,11 +21,11 @@ from lipsync_lightning.preparation.shards import find_shards
 
 _NUM_CLIPS = 64  # measured
 _NUM_SHARDS = 16  # they come from: opening all shards of a large data set takes minutes
-_SMOOTHING_STEPS = 20  # time constant of the exponential mean
+_SMOOTHING_STEPS = 10  # time constant of the exponential mean
 _READ_EVERY = 20  # steps whose losses wait on the device, since reading one stops it
 _TOLERATED_OFFSET = 2  # frames; a network-free estimate on real faces is no better
 _TOLERATED_SHARE = 0.1  # of clips without a sound of their own
-_ENOUGH_CLIPS = 8  # for "the sound does not fit the lips" to mean anything
+_ENOUGH_CLIPS = 32  # for "the sound does not fit the lips" to mean anything; on 13 real clips in step it said so wrongly
 _PUBLISHED_BATCH = 1024  # LatentSync (arXiv 2412.09262): 1024 was best, 128 stayed at chance with cross-entropy
 _PUBLISHED_RATE = 1e-5  # the same, AdamW
 _FEW = 3
@@ -222,7 +222,7 @@ def _sound(data: Measured | str) -> Cause:
     if offsets.fits:
         return cause(Certainty.UNLIKELY, f"{told}; {fit})")
     if offsets.num_clips < _ENOUGH_CLIPS:
-        return cause(Certainty.POSSIBLE, f"{told}; whether it fits the lips, {offsets.num_clips} clips of 45 frames cannot tell")
+        return cause(Certainty.POSSIBLE, f"{told}; whether it fits the lips, {offsets.num_clips} clips are too few to tell")
     told += f", but {fit}; {offsets.num_clips} clips, offsets up to {MAX_LAG} frames; restless real faces can look so too)"
     return cause(Certainty.SUSPECTED, told)
 
