@@ -42,7 +42,7 @@ def test_noising_and_the_one_step_estimate_are_those_of_the_reference(reference,
     noisy = ddim_epsilon.add_noise(reference["clean"], reference["mixed_alpha_1"], reference["timesteps"])
     torch.testing.assert_close(noisy, reference["noisy"], rtol=0, atol=1e-6)
     clean = diffusion.predict_clean(ddim_epsilon, reference["predicted_noise"], reference["noisy"], reference["timesteps"])
-    torch.testing.assert_close(clean, reference["one_step_clean"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(clean, reference["one_step_clean"], rtol=0, atol=1e-6)
 
 
 def test_sampling_visits_the_reference_timesteps(reference, ddim_epsilon):
