@@ -1,6 +1,5 @@
 """The one datamodule of all modules; which windows it serves is its `samples` argument."""
 
-import signal
 import warnings
 from typing import Any
 
@@ -14,6 +13,7 @@ from lipsync_lightning.data.index import ClipIndex
 from lipsync_lightning.data.order import WindowOrder
 from lipsync_lightning.data.samples import Samples, to_float
 from lipsync_lightning.data.windows import ClipWindows, EndlessBatches, OnePass, collate
+from lipsync_lightning.data.worker import prepare_worker
 from lipsync_lightning.errors import ClipTooShort, MissingShards
 from lipsync_lightning.preparation.shards import Shard, find_shards
 
@@ -118,11 +118,5 @@ class ClipDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            worker_init_fn=_prepare_worker,
+            worker_init_fn=prepare_worker,
         )
-
-
-def _prepare_worker(worker_id: int) -> None:
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # a terminal or a scheduler signals all processes; the training decides when to end
