@@ -11,7 +11,7 @@ ENTRY_POINTS = {"train", "prepare", "infer", "evaluate", "export", "convert", "s
 LAYERS: tuple[set[str], ...] = (
     {"clip", "errors", "paths", "shapes"},
     {"media", "synthetic"},
-    {"models", "diffusion"},
+    {"models", "diffusion", "inpainting"},
     {"scoring", "losses"},
     {"preparation"},
     {"data"},

@@ -54,6 +54,18 @@ def predict_clean(scheduler: DDIMScheduler, prediction: Tensor, noisy: Tensor, t
     return (noisy - (1 - alpha_bar).sqrt() * prediction) / alpha_bar.sqrt()
 
 
+def min_snr_weight(scheduler: DDIMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
+    """Return by how much the squared error of a prediction counts at each timestep, (B,).
+
+    Source: min-SNR weighting (arXiv 2303.09556): the error of the clean latents counts min(SNR, gamma), which is min(SNR, gamma)/SNR of
+        the noise's error and min(SNR, gamma)/(SNR + 1) of the velocity's.
+    """
+    alpha_bar_B = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+    snr_B = alpha_bar_B / (1 - alpha_bar_B)
+    clean_share_B = snr_B + 1 if scheduler.config["prediction_type"] == "v_prediction" else snr_B
+    return snr_B.clamp(max=gamma) / clean_share_B
+
+
 def unet_input(noisy: Tensor, latent_keep_mask: Tensor, masked: Tensor, reference: Tensor) -> Tensor:
     """Return the U-Net's (B, C, T, H, W) input: noisy latents, mask, masked frame's latents, reference frame's latents.
 

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipsync_lightning.losses.sync import SyncLoss
+from lipsync_lightning.losses.sync import LatentSyncLoss, SyncLoss
 from lipsync_lightning.models.syncnet import StableSyncNet
 
 
@@ -91,3 +91,11 @@ def test_a_calibrated_network_costs_minus_the_logarithm_of_its_probability(tiny_
     tiny_syncnet.calibrate(scale=3.0, bias=-1.0)
     loss = SyncLoss(syncnet=tiny_syncnet, resolution=32)(clip_batch["frames"][:1], clip_batch["mel"][:1])
     assert loss.item() == pytest.approx(-torch.sigmoid(3 * similarity - 1).log().item(), rel=1e-5)
+
+
+def test_a_latent_syncnet_sees_whole_faces_of_all_channels():
+    syncnet = BrightnessSyncNet()
+    loss = LatentSyncLoss(syncnet=cast(StableSyncNet, syncnet))
+    latents = torch.rand(2, 4, 3, 8, 8)
+    loss(latents, torch.rand(2, 1, 80, 4))
+    assert torch.equal(syncnet.seen, rearrange(latents, "b t c h w -> b (t c) h w"))

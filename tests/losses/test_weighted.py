@@ -97,3 +97,20 @@ def test_checkpointing_gives_the_same_gradient_and_keeps_nothing_of_what_a_term_
         gradients.append(inputs[0].grad)
     assert torch.equal(*gradients)
     assert kept[1] < kept[0] / 10
+
+
+def test_clips_that_may_not_be_looked_at_do_not_count():
+    losses = WeightedLosses(terms={"a": mean_square(1.0), "b": mean_square(1.0)})
+    counting = {"a": torch.tensor([False, True, False])}
+    _, terms = losses({"a": videos, "b": videos}, counting=counting)
+    assert terms["a"].item() == WeightedLosses(terms={"a": mean_square(1.0)})({"a": lambda: tuple(v[1:2] for v in videos())})[0].item()
+    assert terms["b"].item() == WeightedLosses(terms={"b": mean_square(1.0)})({"b": videos})[0].item()
+
+
+def test_a_term_that_may_look_at_no_clip_is_zero_and_stays_in_the_graph():
+    generated = videos()[0].detach().clone().requires_grad_()
+    losses = WeightedLosses(terms={"a": mean_square(1.0)})
+    total, _ = losses({"a": lambda: (generated, videos()[1])}, counting={"a": torch.zeros(3, dtype=torch.bool)})
+    assert total.item() == 0.0
+    total.backward()
+    assert generated.grad is not None

@@ -1,9 +1,11 @@
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.media.masks import keep_mask, latent_keep_mask
 
 ORACLE = np.load(Path(__file__).parents[1] / "fixtures" / "mask_oracle.npz")
@@ -42,3 +44,15 @@ def test_the_latent_mask_takes_values_and_does_not_average() -> None:
     mask[8:, :] = 1
     mask[1, 1] = 1
     assert latent_keep_mask(mask, 8).tolist() == [[0, 0], [1, 1]]
+
+
+def test_the_regions_are_nested_and_grow() -> None:
+    holes = [keep_mask(256, region) == 0 for region in ("mouth", "released", "face")]
+    assert [round(hole.float().mean().item(), 3) for hole in holes] == [0.129, 0.407, 0.848]
+    for small, large in pairwise(holes):
+        assert (large | ~small).all()
+
+
+def test_a_region_nobody_knows_is_refused() -> None:
+    with pytest.raises(BadConfig, match="mouth"):
+        keep_mask(64, "moustache")

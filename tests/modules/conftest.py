@@ -67,6 +67,8 @@ def make_stage1(make_unet, tiny_autoencoder, ddim_epsilon, training_arguments, n
             "mixed_noise_alpha": 1.0,
             "audio_dropout": 0.0,
             "gradient_checkpointing": False,
+            "num_inference_steps": 2,
+            "guidance_scale": 1.5,
             **training_arguments,
         }
         return UNetStage1Module(**{**arguments, **changes})
@@ -86,6 +88,8 @@ def make_stage2(make_unet, tiny_autoencoder, ddim_epsilon, training_arguments, a
             "mixed_noise_alpha": 1.0,
             "audio_dropout": 0.0,
             "gradient_checkpointing": False,
+            "num_inference_steps": 2,
+            "guidance_scale": 1.5,
             **training_arguments,
         }
         return UNetStage2Module(**{**arguments, **changes})

@@ -80,9 +80,9 @@ def test_a_perfect_prediction_costs_nothing_and_decodes_to_what_was_encoded(requ
 
     original = diffusion.training_target
     monkeypatch.setattr(diffusion, "training_target", remembered)
-    module.denoise(clip_batch, clip_batch["audio"], ClipDraws(clip_batch["seed"], "cpu"))
+    module.denoise(clip_batch, torch.ones_like(clip_batch["seed"]).bool(), ClipDraws(clip_batch["seed"], "cpu"))
     monkeypatch.setattr(module.unet, "forward", lambda *_: truth["target"].transpose(1, 2))
-    step = module.denoise(clip_batch, clip_batch["audio"], ClipDraws(clip_batch["seed"], "cpu"))
+    step = module.denoise(clip_batch, torch.ones_like(clip_batch["seed"]).bool(), ClipDraws(clip_batch["seed"], "cpu"))
     torch.testing.assert_close(step.prediction, step.target)
     torch.testing.assert_close(step.clean_pred, truth["clean"], rtol=0, atol=1e-3)
 
@@ -172,3 +172,21 @@ def test_resuming_at_step_two_gives_the_same_weights_as_four_straight_steps(make
     assert trainer.global_step == 4
     for name, tensor in straight.unet.state_dict().items():
         torch.testing.assert_close(resumed.unet.state_dict()[name], tensor, rtol=0, atol=1e-6, msg=name)
+
+
+def test_generating_fills_the_mask_keeps_the_rest_and_repeats_itself(make_stage2, make_clip_batch):
+    module, batch = make_stage2(), make_clip_batch(2)
+    before = torch.random.get_rng_state()
+    made = module.generate(batch)
+    kept = (batch["keep_mask"] == 1)[:, None].expand_as(made)
+    assert made.shape == batch["frames"].shape
+    torch.testing.assert_close(made[kept], batch["frames"][kept])
+    assert (made[~kept] - batch["frames"][~kept]).abs().mean() > 0.01
+    assert torch.equal(module.generate(batch), made)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_what_is_generated_for_a_clip_depends_on_that_clip_alone(make_stage2, make_clip_batch):
+    module, batch = make_stage2(), make_clip_batch(2)
+    alone = {key: value[:1] for key, value in batch.items()}
+    torch.testing.assert_close(module.generate(alone)[0], module.generate(batch)[0], rtol=0, atol=1e-5)

@@ -73,7 +73,7 @@ def make_module(make_stage1: Callable[..., LightningModule], make_syncnet: Calla
 def data_of(shards: Path, kind: str, num_workers: int = 0, batch_size: int = 3) -> ClipDataModule:
     encoder = LogMelAudioEncoder(num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=80, num_mels=8)
     samples = {
-        "stage1": UNetSamples(clip=CLIP, audio_encoder=encoder, windows_per_clip=2),
+        "stage1": UNetSamples(clip=CLIP, audio_encoder=encoder, windows_per_clip=2, mask="released"),
         "syncnet": SyncNetSamples(clip=CLIP, windows_per_clip=2, min_gap_frames=5),
     }
     return ClipDataModule(

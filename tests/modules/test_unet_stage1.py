@@ -12,7 +12,9 @@ STEPS = 40
 def noise_loss(module, batch) -> float:
     """Averaged over many draws of noise and timestep."""
     with torch.no_grad():
-        steps = [module.denoise(each, each["audio"], ClipDraws(each["seed"], "cpu")) for each in new_draws(batch, 16)]
+        steps = [
+            module.denoise(each, torch.ones_like(each["seed"]).bool(), ClipDraws(each["seed"], "cpu")) for each in new_draws(batch, 16)
+        ]
     return sum(torch.nn.functional.mse_loss(step.prediction, step.target).item() for step in steps) / len(steps)
 
 
@@ -58,5 +60,5 @@ def shuffled(inputs):
 
 def test_a_loss_that_looks_at_frames_is_refused(make_stage1, clip_batch):
     module = make_stage1(losses=WeightedLosses(terms={"sync": WeightedLoss(weight=1.0, loss=torch.nn.MSELoss())}))
-    with pytest.raises(BadConfig, match=r"\['sync'\]; this module serves \['noise'\]"):
+    with pytest.raises(BadConfig, match=r"\['sync'\]; this module serves \['noise', 'noise_min_snr'\]"):
         module.training_step(clip_batch, 0)

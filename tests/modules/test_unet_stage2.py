@@ -48,7 +48,7 @@ def test_the_gradient_of_every_term_reaches_temporal_and_attention_layers(term, 
     with torch.no_grad():
         for parameter in module.unet.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))  # past the layers that start at zero
-    step = module.denoise(clip_batch, clip_batch["audio"], ClipDraws(clip_batch["seed"], "cpu"))
+    step = module.denoise(clip_batch, torch.ones_like(clip_batch["seed"]).bool(), ClipDraws(clip_batch["seed"], "cpu"))
     module.losses.terms[term].loss(*module.loss_inputs(clip_batch, step)[term]()).backward()
     for group in ("motion_modules.", "attentions."):
         gradients = [p.grad for name, p in module.unet.named_parameters() if group in name and p.grad is not None]
@@ -88,3 +88,23 @@ def test_the_loss_falls_on_one_clip(make_stage2, clip_batch, train):
     before = trainer.callback_metrics["val/loss"].item()
     after = train(module, [clip_batch] * 20, steps=20, heldout=[clip_batch]).callback_metrics["val/loss"].item()
     assert after < 0.9 * before
+
+
+def test_sync_does_not_judge_clips_that_were_made_without_sound(make_stage2, make_clip_batch, monkeypatch):
+    module, batch = make_stage2(audio_dropout=0.5), make_clip_batch(8)
+    judged = []
+    sync = module.losses.terms["sync"].loss
+    monkeypatch.setattr(sync, "forward", lambda frames, mel: judged.append(mel) or frames.sum() * 0.0)
+    module.training_step(batch, 0)
+    heard = ClipDraws(batch["seed"], "cpu").uniform() >= 0.5
+    assert 0 < heard.sum() < 8
+    assert torch.equal(judged[0], batch["mel"][heard])
+
+
+def test_a_latent_syncnet_judges_without_decoding(make_stage2, clip_batch, monkeypatch):
+    module = make_stage2()
+    monkeypatch.setattr(module, "decode", lambda _: pytest.fail("decoded"))
+    step = module.denoise(clip_batch, torch.ones_like(clip_batch["seed"]).bool(), ClipDraws(clip_batch["seed"], "cpu"))
+    latents, mel = module.loss_inputs(clip_batch, step)["sync_latent"]()
+    assert latents is step.clean_pred
+    assert mel is clip_batch["mel"]

@@ -68,14 +68,35 @@ class SyncNetSamples:
         ]
 
 
+class HeldoutSyncNetSamples(SyncNetSamples):
+    """The windows of `SyncNetSamples`, each with the sound around it, so that validation can tell where its best match lies."""
+
+    def __init__(self, *, clip: ClipSpec, windows_per_clip: int, min_gap_frames: int, max_offset_frames: int) -> None:
+        """Args: max_offset_frames: how many frames earlier and later sound is wanted, in steps of one."""
+        super().__init__(clip=clip, windows_per_clip=windows_per_clip, min_gap_frames=min_gap_frames)
+        self.offsets = range(-max_offset_frames, max_offset_frames + 1)
+
+    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
+        """Return windows as `SyncNetSamples` does, with `mel_around` (offsets, 1, M, L), NaN where the clip lacks some of that sound."""
+        mel = clip_mel(sample, self.clip)
+        return [window | {"mel_around": self._mel_around(mel, window["first_frame"])} for window in super().__call__(sample, rng, wanted)]
+
+    def _mel_around(self, mel: Tensor, first_frame: int) -> Tensor:
+        starts = [first_frame + offset for offset in self.offsets]
+        if starts[0] < 0 or self.clip.mel_start(starts[-1]) + self.clip.mel_columns > mel.shape[1]:
+            return torch.full((len(starts), 1, self.clip.num_mels, self.clip.mel_columns), torch.nan)
+        return torch.stack([mel_window(mel, start, self.clip) for start in starts])
+
+
 class UNetSamples:
     """Target windows with a reference window that does not overlap them, mask, audio tokens and mel."""
 
-    def __init__(self, *, clip: ClipSpec, audio_encoder: AudioEncoder, windows_per_clip: int) -> None:
+    def __init__(self, *, clip: ClipSpec, audio_encoder: AudioEncoder, windows_per_clip: int, mask: str) -> None:
+        """Args: mask: what is to be generated, one of `media.masks.REGIONS`."""
         self.clip = clip
         self.audio_encoder = audio_encoder
         self.windows_per_clip = windows_per_clip
-        self.keep_mask = rearrange(keep_mask(clip.resolution), "h w -> 1 h w")
+        self.keep_mask = rearrange(keep_mask(clip.resolution, mask), "h w -> 1 h w")
 
     def num_windows(self, num_frames: int) -> int:
         return self.windows_per_clip if usable_frames(num_frames, self.clip) >= 2 * self.clip.num_frames else 0

@@ -55,29 +55,41 @@ class WeightedLosses(nn.Module):
         super().__init__()
         self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term is not None})
 
-    def forward(self, inputs: Inputs, timesteps: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, inputs: Inputs, timesteps: Tensor | None = None, counting: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum and each term's own value, 0 where no clip counts.
 
         Args:
             inputs: for every term the caller can serve, a function that makes its arguments, (B, ...); called only where the term exists.
             timesteps: (B,), of the clips; None where there are none.
+            counting: by term, which clips (B,) it may look at; terms that are not named may look at all.
         Raises: BadConfig, for a term that the caller cannot serve.
         """
         unknown = sorted(set(self.terms) - set(inputs))
         if unknown:
             raise BadConfig(f"no inputs for the loss terms {unknown}; this module serves {sorted(inputs)}")
-        values = {name: self._value(term, inputs[name], timesteps) for name, term in self.terms.items()}  # pyright: ignore[reportArgumentType]
+        values = {
+            name: self._value(term, inputs[name](), _clips(term, timesteps, (counting or {}).get(name)))  # pyright: ignore[reportArgumentType]
+            for name, term in self.terms.items()
+        }
         total = sum(self.terms[name].weight * value for name, value in values.items())  # pyright: ignore[reportOperatorIssue]
         return total, values  # pyright: ignore[reportReturnType]
 
-    def _value(self, term: WeightedLoss, make_inputs: Callable[[], tuple[Tensor, ...]], timesteps_B: Tensor | None) -> Tensor:
-        inputs = make_inputs()
-        if term.timesteps is not None and timesteps_B is not None:
-            lowest, highest = term.timesteps
-            counts_B = (timesteps_B >= lowest) & (timesteps_B <= highest)
-            inputs = tuple(tensor[counts_B] for tensor in inputs)
-            if not bool(counts_B.any()):
+    def _value(self, term: WeightedLoss, inputs: tuple[Tensor, ...], clips_B: Tensor | None) -> Tensor:
+        if clips_B is not None and not bool(clips_B.all()):
+            inputs = tuple(tensor[clips_B] for tensor in inputs)
+            if not bool(clips_B.any()):
                 return torch.stack([tensor.sum() * 0.0 for tensor in inputs]).sum()  # in the graph, as on the other ranks
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(term, *inputs, use_reentrant=False)  # pyright: ignore[reportReturnType]
         return term(*inputs)
+
+
+def _clips(term: WeightedLoss, timesteps_B: Tensor | None, counting_B: Tensor | None) -> Tensor | None:
+    """Return which clips (B,) a term looks at; None means all."""
+    if term.timesteps is None or timesteps_B is None:
+        return counting_B
+    lowest, highest = term.timesteps
+    in_range_B = (timesteps_B >= lowest) & (timesteps_B <= highest)
+    return in_range_B if counting_B is None else in_range_B & counting_B

@@ -1,9 +1,14 @@
 """Which pixels of an aligned face a model keeps, and which it makes."""
 
+from collections.abc import Callable
+from functools import partial
+
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+from lipsync_lightning.errors import BadConfig
 
 # The released models' mask on the 256-pixel face (LatentSync, arXiv 2412.09262, public code), as geometry:
 # a U whose arms pass the nose bridge on both sides and whose bowl follows cheeks and chin.
@@ -36,14 +41,31 @@ def _drawn_mask() -> np.ndarray:
     return mask
 
 
-def keep_mask(resolution: int) -> Tensor:
-    """Return the mask of the released models: 1 where the face is kept, 0 around the mouth where it is generated.
+def _box(rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+    mask = np.full((_DRAWN_AT, _DRAWN_AT), 255, np.uint8)
+    mask[slice(*rows), slice(*columns)] = 0
+    return mask
 
+
+REGIONS: dict[str, Callable[[], np.ndarray]] = {
+    "released": _drawn_mask,  # 40.7 % of the face: nose bridge to chin, cheeks in part
+    "mouth": partial(_box, (150, 230), (76, 182)),  # 12.9 %: little more than open lips
+    "face": partial(_box, (28, 252), (4, 252)),  # 84.8 %: brows to chin and both sides
+}
+
+
+def keep_mask(resolution: int, region: str = "released") -> Tensor:
+    """Return a mask for aligned faces: 1 where the face is kept, 0 where it is generated.
+
+    Args: region: one of `REGIONS`; "released" is the mask of the released models.
     Returns: (H, W) = (resolution, resolution), float32 in [0, 1]; edges are soft at sizes other than 256.
-    Source: LatentSync (arXiv 2412.09262), the public code's mask: 40.7 % of a 256-pixel face is generated; other sizes are that
-        8-bit image resized with a Lanczos kernel.
+    Raises: BadConfig, for a region that is none of them.
+    Source: LatentSync (arXiv 2412.09262), the public code's mask; other sizes are that 8-bit image resized with a Lanczos kernel. The
+        boxes are this library's own, to repeat the paper's finding that what the mask shows tempts a model to read lips off it.
     """
-    mask = _drawn_mask()
+    if region not in REGIONS:
+        raise BadConfig(f"mask={region!r} is none of {sorted(REGIONS)}; choose one of them")
+    mask = REGIONS[region]()
     if resolution != _DRAWN_AT:
         mask = cv2.resize(mask, (resolution, resolution), interpolation=cv2.INTER_LANCZOS4)
     return torch.from_numpy(mask).float() / 255

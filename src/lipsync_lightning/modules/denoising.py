@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lipsync_lightning import diffusion
 from lipsync_lightning.clip import ClipBatch, ClipSpec
+from lipsync_lightning.inpainting import Inpainter
 from lipsync_lightning.losses.weighted import WeightedLosses
 from lipsync_lightning.media.masks import latent_keep_mask
 from lipsync_lightning.models.autoencoder import Autoencoder
@@ -28,13 +29,25 @@ LossInputs = dict[str, Callable[[], tuple[Tensor, ...]]]
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What the U-Net is shown of a clip beside noisy latents. Latents are (B, T, C, h, w)."""
+
+    mask: Tensor  # (B, 1, h, w)
+    masked: Tensor
+    reference: Tensor
+
+
+@dataclass(frozen=True)
 class DenoisingStep:
-    """What the losses read. Latents are (B, T, C, H, W)."""
+    """What the losses read. Latents are (B, T, C, h, w)."""
 
     prediction: Tensor  # what the network said: noise or velocity, as the schedule has it
     target: Tensor  # what it should have said
     clean_pred: Tensor  # one-step estimate of the clean latents
     timesteps: Tensor  # (B,)
+    noise: Tensor
+    shown: Shown
+    heard: Tensor  # (B,), bool: False where the sound was dropped
 
 
 class DenoisingModule(LightningModule):
@@ -54,12 +67,15 @@ class DenoisingModule(LightningModule):
         mixed_noise_alpha: float,
         audio_dropout: float,
         gradient_checkpointing: bool,
+        num_inference_steps: int,
+        guidance_scale: float,
     ) -> None:
         """Args:
         trainable: parts of parameter names; parameters that contain none of them are frozen. [""] trains all.
         mixed_noise_alpha: how much of the noise the frames of a clip share.
         audio_dropout: share of clips trained without sound, which guidance needs; 0 in the published training.
         gradient_checkpointing: compute the activations of U-Net, decoder and losses again in backward instead of keeping them.
+        num_inference_steps, guidance_scale: of `generate`, for validation.
         """
         super().__init__()
         self.losses = losses
@@ -71,6 +87,8 @@ class DenoisingModule(LightningModule):
         self.clip = clip
         self.mixed_noise_alpha = mixed_noise_alpha
         self.audio_dropout = audio_dropout
+        self.num_inference_steps = num_inference_steps
+        self.guidance_scale = guidance_scale
         if gradient_checkpointing:
             self.losses.checkpointing = True
             for network in (self.unet, self.autoencoder):
@@ -81,39 +99,71 @@ class DenoisingModule(LightningModule):
 
     def loss_inputs(self, batch: ClipBatch, step: DenoisingStep) -> LossInputs:
         """Return what each loss term this stage serves would read."""
-        raise TypeError(f"{type(self).__name__} must say which tensors its losses read")
+        return {
+            "noise": lambda: (step.prediction, step.target),
+            "noise_min_snr": lambda: (step.prediction, step.target, step.timesteps),
+        }
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         draws = ClipDraws(batch["seed"], self.device)
-        step = self.denoise(batch, batch["audio"] * self._audio_kept(draws), draws)
-        total, terms = self.losses(self.loss_inputs(batch, step), step.timesteps)
+        step = self.denoise(batch, draws.uniform() >= self.audio_dropout, draws)
+        total, terms = self.losses(self.loss_inputs(batch, step), step.timesteps, self.clips_that_count(step))
         self.log("train/loss", total, prog_bar=True, sync_dist=True)
         self.log_dict({f"train/loss_{name}": value for name, value in terms.items()}, sync_dist=True)
         return total
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        step = self.denoise(batch, batch["audio"], ClipDraws(batch["seed"], self.device))  # the same every time
+        draws = ClipDraws(batch["seed"], self.device)  # the same every time
+        step = self.denoise(batch, torch.ones_like(batch["seed"], dtype=torch.bool), draws)
         total, terms = self.losses(self.loss_inputs(batch, step), step.timesteps)
         values = {"val/loss": total, **{f"val/loss_{name}": value for name, value in terms.items()}}
         self.log_dict(values, batch_size=len(batch["audio"]), sync_dist=True)
 
+    def clips_that_count(self, step: DenoisingStep) -> dict[str, Tensor]:
+        """Return by loss term which clips (B,) it may look at, for terms that may not look at all."""
+        return {}
+
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return optimizer_with_schedule(self.unet.parameters(), self.optimizer, self.schedule)
 
-    def denoise(self, batch: ClipBatch, audio: Tensor, draws: ClipDraws) -> DenoisingStep:
-        """Noise the target frames, let the U-Net undo it, and return what the losses need."""
+    def denoise(self, batch: ClipBatch, heard: Tensor, draws: ClipDraws) -> DenoisingStep:
+        """Noise the target frames, let the U-Net undo it, and return what the losses need.
+
+        Args: heard: (B,), bool; the other clips are denoised without sound.
+        """
         target, masked, reference = self._encode(batch, draws)
+        shown = Shown(latent_keep_mask(batch["keep_mask"], self.autoencoder.downscale), masked, reference)
         noise = diffusion.mix_noise(draws.normal(target.shape[1:]), draws.normal(target.shape[1:]), self.mixed_noise_alpha)
         timesteps_B = draws.integers(self.scheduler.config["num_train_timesteps"])
         noisy = self.scheduler.add_noise(target, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
-        mask = latent_keep_mask(batch["keep_mask"], self.autoencoder.downscale)
-        prediction = self.unet(diffusion.unet_input(noisy, mask, masked, reference), timesteps_B, audio)
-        prediction = rearrange(prediction, "b c t h w -> b t c h w").float()
+        prediction = self.predict(noisy, shown, timesteps_B, batch["audio"] * rearrange(heard, "b -> b 1 1 1"))
         return DenoisingStep(
             prediction,
             diffusion.training_target(self.scheduler, target, noise, timesteps_B),
             diffusion.predict_clean(self.scheduler, prediction, noisy, timesteps_B),
             timesteps_B,
+            noise,
+            shown,
+            heard,
+        )
+
+    def predict(self, noisy: Tensor, shown: Shown, timesteps: Tensor, audio: Tensor) -> Tensor:
+        """Return what the U-Net says of noisy latents (B, T, C, h, w), in float32, in their shape."""
+        prediction = self.unet(diffusion.unet_input(noisy, shown.mask, shown.masked, shown.reference), timesteps, audio)
+        return rearrange(prediction, "b c t h w -> b t c h w").float()
+
+    def generate(self, batch: ClipBatch) -> Tensor:
+        """Return the frames (B, T, 3, H, W) in [-1, 1] that inference would make of the batch, each clip from noise of its own seed."""
+        side = batch["frames"].shape[-1] // self.autoencoder.downscale
+        shape = (1, self.autoencoder.latent_channels, side, side)
+        draws = ClipDraws(batch["seed"], self.device)
+        inpaint = Inpainter(self.unet, self.autoencoder, self.scheduler)
+        return inpaint(
+            **{key: batch[key] for key in ("frames", "reference", "audio", "keep_mask")},
+            noise=draws.normal(shape).expand(-1, batch["frames"].shape[1], -1, -1, -1),
+            generators=draws.generators,
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
         )
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -141,6 +191,3 @@ class DenoisingModule(LightningModule):
         latents_NCHW = latents_NCHW.float()  # bf16 has no room for ᾱ near 1
         target, masked, reference = rearrange(latents_NCHW, "(k b t) c h w -> k b t c h w", k=3, b=len(batch["frames"]))
         return target, masked, reference
-
-    def _audio_kept(self, draws: ClipDraws) -> Tensor:
-        return rearrange((draws.uniform() >= self.audio_dropout).float(), "b -> b 1 1 1")

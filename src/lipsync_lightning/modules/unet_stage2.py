@@ -9,7 +9,8 @@ from lipsync_lightning.modules.denoising import DenoisingModule, DenoisingStep, 
 
 
 class UNetStage2Module(DenoisingModule):
-    """Trains the published parameter groups. Serves the loss terms `noise`, `sync`, `perceptual`, `trepa` and `mouth`."""
+    """Trains the published parameter groups. Serves the loss terms `noise`, `noise_min_snr`, `sync` and `perceptual`, `trepa` and `mouth`
+    on decoded frames, and `sync_latent` on latents, which needs no decoding."""
 
     def loss_inputs(self, batch: ClipBatch, step: DenoisingStep) -> LossInputs:
         @cache
@@ -17,9 +18,14 @@ class UNetStage2Module(DenoisingModule):
             return self.decode(step.clean_pred)
 
         return {
-            "noise": lambda: (step.prediction, step.target),
+            **super().loss_inputs(batch, step),
             "sync": lambda: (frames_pred(), batch["mel"]),
+            "sync_latent": lambda: (step.clean_pred, batch["mel"]),
             "perceptual": lambda: (lower_half(frames_pred()), lower_half(batch["frames"])),
             "trepa": lambda: (frames_pred(), batch["frames"]),
             "mouth": lambda: (frames_pred(), batch["frames"], batch["keep_mask"]),
         }
+
+    def clips_that_count(self, step: DenoisingStep) -> dict[str, Tensor]:
+        """Return by loss term which clips (B,) it may look at: what was made without sound need not fit it."""
+        return {"sync": step.heard, "sync_latent": step.heard}

@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+import torch
 from einops import rearrange
 from lightning import LightningModule
 from torch import Tensor
@@ -47,6 +48,11 @@ class Wav2LipModule(LightningModule):
         kept_BTCHW = batch["frames"] * keep_B11HW
         generated_BTCHW = self.generator(kept_BTCHW, batch["reference"], batch["audio"])
         return kept_BTCHW + (1 - keep_B11HW) * generated_BTCHW.float()
+
+    @torch.no_grad()
+    def generate(self, batch: ClipBatch) -> Tensor:
+        """Return the frames (B, T, 3, H, W) in [-1, 1] with new mouths: see `forward`."""
+        return self(batch).clamp(-1, 1)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         total, terms = self.losses(self.loss_inputs(batch))

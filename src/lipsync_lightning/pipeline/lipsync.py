@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from lipsync_lightning import diffusion
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, BadMedia, MissingWeights, NoFace, WouldOverwrite, WrongWeights
+from lipsync_lightning.inpainting import Inpainter
 from lipsync_lightning.media.audio import read_audio
 from lipsync_lightning.media.faces import FacePoints, align, paste_back
-from lipsync_lightning.media.masks import keep_mask, latent_keep_mask
+from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.mux import MuxedVideoWriter
 from lipsync_lightning.media.video import probe, read_frames
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAudioEncoder
@@ -49,6 +49,7 @@ class Sampling:
     noise: Tensor  # (1, 1, C, h, w): every frame of every window starts from it, as published
     num_inference_steps: int
     guidance_scale: float
+    generator: torch.Generator | None = None  # of an autoencoder that draws its latents; None: torch's global one
 
 
 class LipSyncPipeline(DiffusionPipeline):
@@ -67,20 +68,24 @@ class LipSyncPipeline(DiffusionPipeline):
         num_inference_steps: int = 20,
         guidance_scale: float = 1.5,
         reference: str = "own_frames",
+        mask: str = "released",
     ) -> None:
         """Args:
         clip: a `ClipSpec` as a dict, so that it is stored in `model_index.json`. Not optional: it has a default only
             because diffusers takes every argument without one for a network.
         num_inference_steps, guidance_scale: what a call uses unless told otherwise.
         reference: name of one of `pipeline.reference.REFERENCES`.
+        mask: what is generated, one of `media.masks.REGIONS`: the one the U-Net was trained with.
         Raises:
-            BadConfig: there is no such reference, or a number means nothing.
+            BadConfig: there is no such reference or mask, or a number means nothing.
             WrongWeights: the U-Net's channels do not fit the autoencoder's.
             ClipMismatch: `clip` is no ClipSpec.
         """
         super().__init__()
         self.register_modules(unet=unet, autoencoder=autoencoder, audio_encoder=audio_encoder, scheduler=scheduler)
-        self.register_to_config(clip=clip, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, reference=reference)
+        self.register_to_config(
+            clip=clip, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, reference=reference, mask=mask
+        )
         if not (isinstance(num_inference_steps, int) and num_inference_steps >= 1):
             raise BadConfig(f"num_inference_steps={num_inference_steps!r} must be a whole number, 1 or more")
         if not (isinstance(guidance_scale, int | float) and guidance_scale >= 0):
@@ -88,6 +93,7 @@ class LipSyncPipeline(DiffusionPipeline):
         if reference not in REFERENCES:
             raise BadConfig(f"reference={reference!r} is none of {sorted(REFERENCES)}; choose one of them")
         self.clip = ClipSpec.from_dict(clip or {}, "the export's model_index.json")
+        keep_mask(self.clip.resolution, mask)
         expected = 3 * autoencoder.latent_channels + 1
         if unet.config["in_channels"] != expected:
             raise WrongWeights(
@@ -133,7 +139,7 @@ class LipSyncPipeline(DiffusionPipeline):
         tokens = self.audio_encoder.token_windows(heard, at_most, fps, self.clip.num_frames)
         placed = placed_frames(read_frames(video, fps=fps), faces.for_video(Path(video)), self.clip.resolution)
         scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
-        sampling = Sampling(self._one_frame_of_noise(seed), steps, scale)
+        sampling = Sampling(self._one_frame_of_noise(seed), steps, scale, torch.Generator(self.unet.device).manual_seed(seed))
         reference = REFERENCES[self.config["reference"]]()
         num_frames = num_synced = 0
         bar = tqdm(total=at_most - self.clip.num_frames, desc=Path(out).name, unit="frame")
@@ -162,26 +168,19 @@ class LipSyncPipeline(DiffusionPipeline):
             audio: (T, A, D) tokens.
         Returns: (T, 3, H, W) in [-1, 1].
         """
-        keep_HW = keep_mask(self.clip.resolution).to(frames)
-        masked, shown = (
-            rearrange(self.autoencoder.encode(pictures.to(self.autoencoder.dtype)).float(), "t c h w -> 1 t c h w")
-            for pictures in (frames * keep_HW, reference)
+        keep_B1HW = rearrange(keep_mask(self.clip.resolution, self.config["mask"]), "h w -> 1 1 h w").to(frames)
+        inpaint = Inpainter(self.unet, self.autoencoder, self.scheduler)
+        faces_BTCHW = inpaint(
+            frames=rearrange(frames, "t c h w -> 1 t c h w"),
+            reference=rearrange(reference, "t c h w -> 1 t c h w"),
+            audio=rearrange(audio, "t a d -> 1 t a d"),
+            keep_mask=keep_B1HW,
+            noise=repeat(sampling.noise, "1 1 c h w -> 1 t c h w", t=len(frames)),
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            generators=None if sampling.generator is None else [sampling.generator],
         )
-        mask = rearrange(latent_keep_mask(keep_HW, self.autoencoder.downscale), "h w -> 1 1 h w")
-        audio_BTAD = rearrange(audio, "t a d -> 1 t a d").to(self.unet.dtype)
-        branches = [audio_BTAD] if sampling.guidance_scale <= 1 else [torch.zeros_like(audio_BTAD), audio_BTAD]
-
-        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-            unet_input = diffusion.unet_input(latents, mask, masked, shown)
-            repeated = repeat(unet_input, "1 c t h w -> k c t h w", k=len(branches))
-            prediction = self.unet(repeated.to(self.unet.dtype), timestep.expand(len(branches)), torch.cat(branches)).float()
-            predictions = rearrange(prediction, "k c t h w -> k 1 t c h w")
-            return predictions[0] if len(branches) == 1 else diffusion.guide(predictions[0], predictions[1], sampling.guidance_scale)
-
-        start = repeat(sampling.noise, "1 1 c h w -> 1 t c h w", t=len(frames))
-        latents = diffusion.sample(predict, start, self.scheduler, sampling.num_inference_steps)
-        generated = self.autoencoder.decode(latents[0].to(self.autoencoder.dtype)).float().clamp(-1, 1)
-        return frames * keep_HW + generated * (1 - keep_HW)
+        return faces_BTCHW[0]
 
     def _one_frame_of_noise(self, seed: int) -> Tensor:
         side = self.clip.resolution // self.autoencoder.downscale

@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from lipsync_lightning.diffusion import training_target
+from lipsync_lightning.losses.min_snr import MinSNRLoss
+
+
+@pytest.mark.parametrize("schedule", ["ddim_epsilon", "ddim_velocity"])
+def test_an_error_of_the_clean_latents_counts_the_same_for_noise_and_velocity(schedule, request):
+    scheduler = request.getfixturevalue(schedule)
+    timesteps = torch.tensor([600])
+    clean, noise = torch.randn(2, 1, 4, 3, 8, 8)
+    error = 0.1 * torch.randn_like(clean)
+    noisy = scheduler.add_noise(clean, noise, timesteps)
+    alpha_bar = scheduler.alphas_cumprod[600]
+    wrong_noise = (noisy - alpha_bar.sqrt() * (clean + error)) / (1 - alpha_bar).sqrt()
+    predictions = {
+        "epsilon": wrong_noise,
+        "v_prediction": alpha_bar.sqrt() * wrong_noise - (1 - alpha_bar).sqrt() * (clean + error),
+    }
+    prediction = predictions[scheduler.config["prediction_type"]]
+    loss = MinSNRLoss(scheduler=scheduler, gamma=5.0)(prediction, training_target(scheduler, clean, noise, timesteps), timesteps)
+    snr = float(alpha_bar / (1 - alpha_bar))
+    assert loss.item() == pytest.approx(min(snr, 5.0) * error.square().mean().item(), rel=1e-3)
+
+
+def test_little_noise_counts_no_more_than_gamma_allows(ddim_epsilon):
+    loss = MinSNRLoss(scheduler=ddim_epsilon, gamma=5.0)
+    prediction, target = torch.ones(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1)
+    alpha_bar = ddim_epsilon.alphas_cumprod[0]
+    snr = float(alpha_bar / (1 - alpha_bar))
+    assert snr > 5
+    assert loss(prediction, target, torch.tensor([0])).item() == pytest.approx(5 / snr, rel=1e-3)
