@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -39,6 +41,17 @@ def test_every_difference_between_two_specs_is_named():
     other = ClipSpec.from_dict({**RELEASED.as_dict(), "fps": 30, "resolution": 512}, "here")
     with pytest.raises(ClipMismatch, match=r"the data and the run .*fps 25 against 30, resolution 256 against 512"):
         RELEASED.require_equal(other, "the data", "the run")
+
+
+def test_recordings_are_the_same_whatever_windows_are_cut_from_them():
+    RELEASED.require_same_recording(replace(RELEASED, num_frames=25, mel_hz=100, num_mels=64), "the data", "the run")
+
+
+@pytest.mark.parametrize("name", ["fps", "resolution", "sample_rate_hz"])
+def test_recordings_that_differ_are_refused(name):
+    other = replace(RELEASED, **{name: 3})
+    with pytest.raises(ClipMismatch, match=rf"the data and the run .*: {name} {getattr(RELEASED, name)} against 3;"):
+        RELEASED.require_same_recording(other, "the data", "the run")
 
 
 def test_the_lower_half_is_the_later_rows():

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from lightning import LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lipsync_lightning.clip import ClipBatch, ClipSpec
@@ -27,9 +28,10 @@ EXPERIMENTS_DIR = CONF_DIR / "experiment"
 EXPERIMENTS = sorted(
     str(path.relative_to(EXPERIMENTS_DIR).with_suffix("")) for path in EXPERIMENTS_DIR.rglob("*.yaml") if "name" in OmegaConf.load(path)
 )
-FULL_SCALE = [name for name in EXPERIMENTS if not name.startswith("demo/")]
+FULL_SCALE = [name for name in EXPERIMENTS if not name.startswith(("demo/", "ablation/"))]
 UNET_STAGES = [name for name in FULL_SCALE if name.startswith("stage")]
 DEMO_STEPS = [name for name in EXPERIMENTS if name.startswith("demo/") and name != "demo/autoencoder"]  # its fit takes no step
+ABLATIONS = [name for name in EXPERIMENTS if name.startswith("ablation/") and name != "ablation/autoencoder"]
 SIDE, FRAMES = 64, 4
 HEARD = {"num_tokens": 6, "width": 16}
 TINY_VIDEOMAE = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_width": 32}
@@ -165,7 +167,7 @@ def test_a_syncnet_is_the_released_one_of_its_kind(experiment, released):
     ("experiment", "shown"),  # shown: channels, height and width of a frame, as the SyncNet gets it
     [
         *((name, (3, 128, 256)) for name in ("syncnet", "syncnet_25px", "syncnet_wav2lip")),
-        *((name, (3, 32, 64)) for name in ("demo/syncnet", "demo/syncnet_wav2lip")),
+        *((f"demo/syncnet{kind}", (3, 32, 64)) for kind in ("", "_wav2lip", "_attention", "_25px", "_5px")),
         ("syncnet_latent", (4, 32, 32)),
         ("demo/syncnet_latent", (12, 16, 16)),
     ],
@@ -284,13 +286,33 @@ def test_a_demo_experiment_takes_a_training_step_on_what_the_earlier_ones_left(e
         build(composed("demo/syncnet").module.syncnet).save_pretrained(tmp_path / "syncnet" / "syncnet")
     clip = build(config.clip)
     demo_batch = batch(clip)
+    assert torch.isfinite(loss_of_one_step(config, demo_batch))
+
+
+@pytest.mark.parametrize("experiment", ABLATIONS)
+def test_an_ablation_takes_a_training_step_on_what_the_earlier_ones_left(experiment, tmp_path):
+    config = composed(experiment, f"runs_dir={tmp_path}", "trainer.max_steps=1", "seed=3")
+    fitted_to_noise(LinearAutoencoder(patch=4, latent_channels=12)).save_pretrained(
+        tmp_path / "ablation" / "autoencoder" / "seed_1" / "autoencoder"
+    )
+    for judge in ("syncnet", "syncnet_latent"):
+        build(composed(f"ablation/{judge}").module.syncnet).save_pretrained(tmp_path / "ablation" / judge / "seed_3" / "syncnet")
+    assert torch.isfinite(loss_of_one_step(config, batch(build(config.clip))))
+
+
+def test_every_run_of_an_ablation_has_a_folder_of_its_own():
+    folders = {composed(experiment, f"seed={seed}").run_dir for experiment in ABLATIONS for seed in (1, 2)}
+    assert len(folders) == 2 * len(ABLATIONS)
+
+
+def loss_of_one_step(config: DictConfig, given: dict[str, Any]) -> Tensor:
+    clip = build(config.clip)
     if "audio_encoder" in config.data.samples:
         tokens = build(config.audio_encoder).tokens(torch.randn(clip.num_samples(clip.num_frames)), clip.num_frames, float(clip.fps))
-        demo_batch["audio"] = tokens.expand(2, -1, -1, -1).clone()
-    module = build(config.module)
+        given["audio"] = tokens.expand(2, -1, -1, -1).clone()
     trainer = Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.fit(module, DataLoader([demo_batch], batch_size=None))  # pyright: ignore[reportArgumentType]
-    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+    trainer.fit(build(config.module), DataLoader([given], batch_size=None))  # pyright: ignore[reportArgumentType]
+    return trainer.callback_metrics["train/loss"]
 
 
 def fitted_to_noise(autoencoder: LinearAutoencoder) -> LinearAutoencoder:

@@ -7,7 +7,9 @@ import pytest
 
 PACKAGE = "lipsync_lightning"
 ROOT = Path(__file__).parents[1] / "src" / PACKAGE
-ENTRY_POINTS = {"train", "prepare", "infer", "evaluate", "export", "convert", "synthesize", "report", "demo", "entry"}
+ENTRY_POINTS = {
+    *("train", "prepare", "infer", "evaluate", "judge", "export", "convert", "synthesize", "report", "demo", "ablate", "entry"),
+}
 LAYERS: tuple[set[str], ...] = (
     {"clip", "errors", "paths", "shapes"},
     {"media", "synthetic"},

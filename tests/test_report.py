@@ -7,17 +7,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 from lipsync_lightning.errors import BadConfig, BadMedia
+from lipsync_lightning.media.strips import save_png
 from lipsync_lightning.report import main, write_report
 from lipsync_lightning.reporting.curves import read_csv_log, smoothed
 from lipsync_lightning.reporting.headlines import number
 from lipsync_lightning.reporting.page import duration, means_table
 from lipsync_lightning.reporting.run_folder import read_run
-from lipsync_lightning.reporting.strips import film_strip, save_png
 
 CSV_LOG = """epoch,step,train/loss,train/loss_noise,train/loss_sync,val/accuracy,val/loss
 0,0,3.0,1.0,2.0,,
@@ -144,9 +143,11 @@ def test_a_page_of_steps_alone_says_what_is_missing(tmp_path: Path):
         assert sentence in text
 
 
-def test_a_single_stage_trained_by_hand_has_a_report(tmp_path: Path):
+def test_the_folder_of_one_training_run_has_a_page_of_its_own(tmp_path: Path):
     (tmp_path / "metrics.csv").write_text(CSV_LOG)
-    assert f"<h3>{tmp_path.name}</h3>" in page(tmp_path)
+    text = text_of(page(tmp_path))
+    assert text.startswith(f"{tmp_path.name} · lip-sync report {tmp_path.name} Training report")
+    assert "Accuracy and AUC" in text
 
 
 def test_means_are_taken_over_what_was_measured():
@@ -161,6 +162,14 @@ def test_sparse_rows_of_the_csv_belong_to_the_column_that_has_a_value(tmp_path: 
     log = read_csv_log(tmp_path / "metrics.csv")
     assert [each.tolist() for each in log["val/accuracy"]] == [[10, 20], [0.75, 0.9]]
     assert [each.tolist() for each in log["train/loss"]] == [[0, 10, 20], [3, 2, 1]]
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path: Path):
+    log = tmp_path / "metrics.csv"
+    log.write_text("step,train/loss\r\n0,3\r\n1,2")
+    assert read_csv_log(log)["train/loss"][1].tolist() == [3]
+    log.write_text("")
+    assert read_csv_log(log) == {}
 
 
 def test_smoothing_keeps_a_constant_and_calms_noise():
@@ -191,7 +200,7 @@ def test_a_folder_without_anything_to_report_is_refused(tmp_path: Path, folder: 
         ("metrics.json", '{"bars": {"psnr": "high"}}', "bars must map"),
         ("steps.json", '[{"step": "a", "seconds": "long"}]', "seconds must be a number"),
         ("stage1/metrics.csv", "epoch,train/loss\n0,1\n", "no column 'step'"),
-        ("stage1/metrics.csv", "step,train/loss\n0,1\n1,lo", "line 3"),
+        ("stage1/metrics.csv", "step,train/loss\n0,1\n1,lo\n", "line 3"),
     ],
 )
 def test_a_broken_file_is_named_and_the_old_page_stays(tmp_path: Path, file: str, content: str, message: str):
@@ -202,31 +211,6 @@ def test_a_broken_file_is_named_and_the_old_page_stays(tmp_path: Path, file: str
     with pytest.raises(BadMedia, match=f"{file}.*{message}"):
         page(tmp_path)
     assert (tmp_path / "report" / "index.html").read_text() == before
-
-
-def test_a_film_strip_shows_first_and_last_frame_of_every_video():
-    video = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((20, 4, 6, 3), np.uint8)
-    strip = film_strip([video, video + 100], num_columns=3)
-    assert strip.shape == (4 + 2 + 4, 6 + 2 + 6 + 2 + 6, 3)
-    assert strip[0, [0, 8, 16], 0].tolist() == [0, 10, 19]
-    assert strip[-1, [0, 8, 16], 0].tolist() == [100, 110, 119]
-    assert (strip[4:6] == 255).all()
-    assert film_strip([video[:2]]).shape == (4, 14, 3)
-
-
-def test_a_film_strip_of_unlike_videos_is_refused():
-    with pytest.raises(ValueError, match="one shape"):
-        film_strip([np.zeros((3, 4, 4, 3), np.uint8), np.zeros((2, 4, 4, 3), np.uint8)])
-    with pytest.raises(ValueError, match="one shape"):
-        film_strip([])
-
-
-def test_a_saved_picture_comes_back_in_its_own_colours(tmp_path: Path):
-    image = np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8)
-    save_png(tmp_path / "new" / "strip.png", image)
-    read = cv2.imread(str(tmp_path / "new" / "strip.png"))
-    assert read is not None
-    np.testing.assert_array_equal(cv2.cvtColor(read, cv2.COLOR_BGR2RGB), image)
 
 
 def test_the_command_writes_the_page_and_no_log(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -246,7 +230,7 @@ def test_a_missing_run_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_making_a_page_does_not_wait_for_torch():
-    code = "import sys, lipsync_lightning.reporting.page, lipsync_lightning.reporting.strips; sys.exit('torch' in sys.modules)"
+    code = "import sys, lipsync_lightning.reporting.page, lipsync_lightning.reporting.training_page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -258,3 +242,13 @@ def test_the_parts_of_a_resumed_stages_log_are_one_curve(tmp_path: Path):
     (stage / "metrics.csv").write_text("step,train/loss\n2,1\n")
     steps, values = read_run(tmp_path).stages["stage1"]["train/loss"]
     assert (steps.tolist(), values.tolist()) == ([0, 1, 2], [3, 2, 1])
+
+
+def test_steps_that_were_done_again_are_those_of_the_later_part(tmp_path: Path):
+    stage = tmp_path / "stage1"
+    stage.mkdir()
+    (stage / "metrics.000.csv").write_text("step,train/loss,val/loss\n0,3,\n1,2,9\n2,7,8\n")
+    (stage / "metrics.csv").write_text("step,train/loss\n2,1\n3,0\n")
+    log = read_run(tmp_path).stages["stage1"]
+    assert [each.tolist() for each in log["train/loss"]] == [[0, 1, 2, 3], [3, 2, 1, 0]]
+    assert [each.tolist() for each in log["val/loss"]] == [[1], [9]]

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import ceil
-from typing import Any, Self, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 from torch import Tensor
 
 from lipsync_lightning.errors import ClipMismatch
+
+_RECORDED = ("fps", "resolution", "sample_rate_hz")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,15 @@ class ClipSpec:
 
     def require_equal(self, other: "ClipSpec", mine: object, others: object) -> None:
         """Raises: ClipMismatch, naming every value in which two sources differ."""
-        differing = [name for name, value in self.as_dict().items() if value != other.as_dict()[name]]
+        self._require_same(tuple(self.as_dict()), other, mine, others)
+
+    def require_same_recording(self, other: "ClipSpec", mine: object, others: object) -> None:
+        """Raises: ClipMismatch, if stored pictures and sound of the one are of no use to the other: windows of any length, and any
+        log-mel, are made of them when they are read."""
+        self._require_same(_RECORDED, other, mine, others)
+
+    def _require_same(self, names: tuple[str, ...], other: "ClipSpec", mine: object, others: object) -> None:
+        differing = [name for name in names if getattr(self, name) != getattr(other, name)]
         if differing:
             listing = ", ".join(f"{n} {getattr(self, n)} against {getattr(other, n)}" for n in differing)
             raise ClipMismatch(f"{mine} and {others} were made for different clips: {listing}; use `clip=` of the one to remake the other")
@@ -64,6 +74,7 @@ class WindowBatch(TypedDict):
     id: list[str]  # shard id of the clip each row comes from
     first_frame: Tensor  # (B,), int64: where in that clip the target window starts
     seed: Tensor  # (B,), int64: of what is drawn for this window, another one each epoch
+    mel_around: NotRequired[Tensor]  # (B, 2K+1, 1, M, L): as `mel`, K frames earlier to K later; all NaN where the clip lacks some of it
 
 
 class ClipBatch(WindowBatch):

@@ -23,7 +23,8 @@ def mix_noise(shared: Tensor, independent: Tensor, alpha: float) -> Tensor:
         alpha: 0 gives independent frames, infinity one noise for all.
     Source: LatentSync (arXiv 2412.09262), mixed noise: s²·shared + i²·independent with s² = a²/(1+a²), i² = 1/(1+a²).
     """
-    return (alpha**2 / (1 + alpha**2)) ** 0.5 * shared[:, :1] + (1 / (1 + alpha**2)) ** 0.5 * independent
+    own_variance = 1 / (1 + alpha**2)  # 0 for infinity
+    return (1 - own_variance) ** 0.5 * shared[:, :1] + own_variance**0.5 * independent
 
 
 def training_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -55,3 +55,7 @@ class Diverged(LipSyncError):
 
 class NoSpace(LipSyncError):
     """An output for which the disk has no room."""
+
+
+class StepFailed(LipSyncError):
+    """One of several commands ended with an error."""

@@ -1,4 +1,4 @@
-"""`python -m lipsync_lightning.report run=runs/demo`: what a run holds, as one page to look at and to pass on."""
+"""`python -m lipsync_lightning.report run=runs/stage1`: what a run holds, as one page to look at and to pass on."""
 
 from pathlib import Path
 
@@ -8,16 +8,20 @@ from lipsync_lightning.entry import entry_point
 from lipsync_lightning.paths import write_atomically
 from lipsync_lightning.reporting.page import render
 from lipsync_lightning.reporting.run_folder import read_run
+from lipsync_lightning.reporting.training_page import render_training
+from lipsync_lightning.reporting.training_run import is_training_run, read_training_run
 
 
 def write_report(run: Path, out: Path) -> Path:
     """Write a run's report to `out`, whole or not at all, and return its path.
 
-    The page holds its videos, pictures and curves; it names no other file and no address.
+    `run` is the folder of one training run, finished or still going, or that of a road of several with their evaluation, such as the
+    demo's. The page holds its videos, pictures and curves; it names no other file and no address.
 
     Raises: BadConfig, if `run` holds nothing to report; BadMedia, if a file in it is not what its name says.
     """
-    return write_atomically(out, render(read_run(run)).encode())
+    page = render_training(read_training_run(run)) if is_training_run(run) else render(read_run(run))
+    return write_atomically(out, page.encode())
 
 
 @entry_point("report")

@@ -21,6 +21,7 @@ def main(config: DictConfig) -> None:
             seed=config.seed,
             leak=config.leak,
             num_workers=config.num_workers,
+            max_offset_frames=config.max_offset_frames.get(split, 0),
         )
         first_person += num_people
 

@@ -6,7 +6,10 @@ import warnings
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning import Trainer, seed_everything
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -71,6 +74,23 @@ def keep_former_log(run_dir: Path) -> None:
         log.rename(run_dir / f"metrics.{len(list(run_dir.glob('metrics.*.csv'))):03d}.csv")
 
 
+def require_processes_of_its_own(trainer: Trainer) -> None:
+    """Raises: BadConfig, in a sweep whose jobs would start further processes: those of the first outlive it, and the second hangs."""
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if in_sweep and trainer.world_size > 1 and isinstance(trainer.strategy.cluster_environment, LightningEnvironment):  # pyright: ignore[reportAttributeAccessIssue]
+        raise BadConfig(
+            f"the jobs of this sweep run in one process and cannot start {trainer.world_size} each; give trainer.devices=1, sweep on SLURM "
+            "(docs/scaling.md), or run the jobs one by one without -m"
+        )
+
+
+def close_dashboards(trainer: Trainer) -> None:
+    """End the wandb run, because the next job of a sweep would go on writing into one that is open."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
 @entry_point("train")
 def main(config: DictConfig) -> None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
@@ -91,7 +111,11 @@ def main(config: DictConfig) -> None:
     if not loggers:
         callbacks.pop("learning_rate", None)  # Lightning's monitor refuses to run without a logger
     trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    require_processes_of_its_own(trainer)
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        close_dashboards(trainer)
     leave_if_stopped(trainer)
     if trainer.is_global_zero:
         save_networks(module, run_dir, config.networks)

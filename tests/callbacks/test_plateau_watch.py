@@ -206,6 +206,62 @@ def test_shards_that_are_gone_do_not_stop_the_training(tmp_path):
     assert "not measured: no shards at" in report
 
 
+def validated(watch: PlateauWatch, auc: float, offset: float | None, **changes: Any) -> list[str]:
+    """Show a watch the figures of a validation and return what it warned of."""
+    metrics = {"val/auc": torch.tensor(auc)} | ({} if offset is None else {"val/offset_frames": torch.tensor(offset)})
+    trainer: Any = SimpleNamespace(
+        **{"is_global_zero": True, "global_step": 50, "callback_metrics": metrics, "datamodule": None, **changes}
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        watch.on_validation_end(trainer, SimpleNamespace())  # pyright: ignore[reportArgumentType]
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize(("offset", "told"), [(-3.0, "the sound comes 3 frames late"), (2.0, "the sound comes 2 frames early")])
+def test_a_syncnet_whose_best_match_lies_elsewhere_is_told_once_and_with_the_right_sign(offset, told):
+    watch = new_watch()
+    (report,) = validated(watch, 0.8, offset)
+    assert f"(held-out AUC 0.80), but what belongs to the lips it hears elsewhere: in your held-out clips {told} (median)" in report
+    assert "run `prepare` again" in report
+    assert validated(watch, 0.8, offset) == []
+    resumed = new_watch()
+    resumed.load_state_dict(watch.state_dict())
+    assert validated(resumed, 0.8, offset) == []
+
+
+@pytest.mark.parametrize(
+    ("auc", "offset"),
+    [(0.9, 1.0), (0.9, -1.0), (0.6, 5.0), (0.9, None)],
+    ids=["nearly in step", "nearly in step too", "knows nothing", "not measured"],
+)
+def test_a_best_match_in_step_or_of_a_syncnet_that_knows_nothing_is_not_told(auc, offset):
+    assert validated(new_watch(), auc, offset) == []
+
+
+@pytest.mark.parametrize(("frames", "told"), [(6, "the sound comes 6 frames late"), (-6, "the sound comes 6 frames early")])
+def test_an_offset_that_syncnet_takes_for_sync_is_found_in_the_clips_and_told_once(shards, tmp_path, frames, told):
+    data = data_of(with_sounds(shards, tmp_path, CLIP, lambda sounds: [late(sound, frames) for sound in sounds]))
+    watch = new_watch()
+    (report,) = validated(watch, 0.8, 0.0, datamodule=data)
+    assert f"what it takes for sync is none: offset between lips and sound (found): {told} in 32 clips together" in report
+    assert "run `prepare` again" in report
+    assert validated(watch, 0.8, 0.0, datamodule=data) == []
+
+
+def test_right_clips_are_measured_once_and_nothing_is_told(shards, monkeypatch):
+    watch = new_watch()
+    assert validated(watch, 0.7, 0.0, datamodule=data_of(shards)) == []
+    assert not watch.data_measured
+    assert validated(watch, 0.8, 0.0, datamodule=data_of(shards)) == []
+    monkeypatch.setattr(plateau_watch, "measure", pytest.fail)
+    assert validated(watch, 0.9, 0.0, datamodule=data_of(shards)) == []
+
+
+def test_other_ranks_do_not_tell_of_a_best_match():
+    assert validated(new_watch(), 0.9, 4.0, is_global_zero=False) == []
+
+
 def test_another_module_is_refused():
     with pytest.raises(BadConfig, match="needs a SyncNetModule whose objective has `chance`, got LightningModule with NoneType"):
         new_watch().setup(SimpleNamespace(), LightningModule(), "fit")  # pyright: ignore[reportArgumentType]

@@ -1,3 +1,4 @@
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import torch
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
-from lipsync_lightning.data.samples import UNetSamples
+from lipsync_lightning.data.samples import HeldoutSyncNetSamples, SyncNetSamples, UNetSamples
 from lipsync_lightning.entry import one_sentence
 from lipsync_lightning.errors import BadMedia, BrokenShard, ClipMismatch, ClipTooShort, MissingShards
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
@@ -25,7 +26,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def data_of(shards: Path, clip: ClipSpec, *, num_workers: int = 0, batch_size: int = 2) -> ClipDataModule:
     encoder = LogMelAudioEncoder(num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=80, num_mels=80)
-    samples = UNetSamples(clip=clip, audio_encoder=encoder, windows_per_clip=1)
+    samples = UNetSamples(clip=clip, audio_encoder=encoder, windows_per_clip=1, mask="released")
     return ClipDataModule(
         shards=str(shards),
         clip=clip,
@@ -62,6 +63,42 @@ def test_validation_reads_the_heldout_clips_once_and_the_same_every_time(shards:
     training = {key for batch, _ in zip(data_of(shards, tiny_clip).train_dataloader(), range(6), strict=False) for key in batch["id"]}
     assert len(training) == 3
     assert one[0]["id"][0] not in training
+
+
+def syncnet_data(shards: Path, clip: ClipSpec, *, batch_size: int) -> ClipDataModule:
+    windows = {"clip": clip, "windows_per_clip": 2, "min_gap_frames": 4}
+    return ClipDataModule(
+        shards=str(shards),
+        clip=clip,
+        samples=SyncNetSamples(**windows),
+        heldout_samples=HeldoutSyncNetSamples(**windows, max_offset_frames=2),
+        batch_size=batch_size,
+        num_workers=0,
+        seed=1,
+        shuffle_buffer=4,
+        max_bad_clips=0,
+    )
+
+
+def test_only_heldout_windows_bring_the_sound_around_them(shards: Path, tiny_clip: ClipSpec):
+    data = syncnet_data(shards, tiny_clip, batch_size=2)
+    (heldout,) = data.val_dataloader()
+    assert heldout["mel_around"].shape == (2, 5, 1, 80, tiny_clip.mel_columns)
+    assert "mel_around" not in next(iter(data.train_dataloader()))
+
+
+def test_a_batch_of_syncnet_holds_the_same_clip_at_other_times_and_other_clips(shards: Path, tiny_clip: ClipSpec):
+    for batch in islice(syncnet_data(shards, tiny_clip, batch_size=6).train_dataloader(), 4):
+        windows = set(zip(batch["id"], batch["first_frame"].tolist(), strict=True))
+        assert sorted(Counter(key for key, _ in windows).values()) == [2, 2, 2]
+
+
+@pytest.mark.parametrize("num_frames", [3, 10])
+def test_windows_of_any_length_are_cut_from_the_same_shards(shards: Path, tiny_clip: ClipSpec, num_frames: int):
+    clip = ClipSpec(**(tiny_clip.as_dict() | {"num_frames": num_frames}))
+    batch = next(iter(syncnet_data(shards, clip, batch_size=2).train_dataloader()))
+    assert batch["frames"].shape[:2] == (2, num_frames)
+    assert batch["mel"].shape == (2, 1, 80, clip.mel_columns)
 
 
 def test_a_data_set_without_heldout_clips_has_no_validation(shards: Path, tmp_path: Path, tiny_clip: ClipSpec):

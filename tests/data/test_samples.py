@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.data.samples import SyncNetSamples, UNetSamples, spread_starts, target_and_reference, to_float, usable_frames
+from lipsync_lightning.data.samples import (
+    HeldoutSyncNetSamples,
+    SyncNetSamples,
+    UNetSamples,
+    spread_starts,
+    target_and_reference,
+    to_float,
+    usable_frames,
+)
 from lipsync_lightning.errors import ClipTooShort
 from lipsync_lightning.media.audio import encode_flac
 from lipsync_lightning.media.mel import log_mel, mel_window
@@ -30,7 +38,7 @@ def shard_sample(num_frames: int, sound: np.ndarray | None = None, side: int = 3
 @pytest.fixture
 def unet_samples(tiny_clip: ClipSpec) -> UNetSamples:
     encoder = LogMelAudioEncoder(num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=80, num_mels=80)
-    return UNetSamples(clip=tiny_clip, audio_encoder=encoder, windows_per_clip=6)
+    return UNetSamples(clip=tiny_clip, audio_encoder=encoder, windows_per_clip=6, mask="released")
 
 
 @pytest.fixture
@@ -86,6 +94,49 @@ def test_syncnet_windows_keep_their_distance_and_their_own_mel(syncnet_samples: 
     for window in windows:
         assert frame_numbers(window["frames"])[0] == window["first_frame"]
         torch.testing.assert_close(window["mel"], mel_window(mel, window["first_frame"], tiny_clip), atol=0.1, rtol=0)
+
+
+@pytest.fixture
+def heldout_samples(tiny_clip: ClipSpec) -> HeldoutSyncNetSamples:
+    return HeldoutSyncNetSamples(clip=tiny_clip, windows_per_clip=4, min_gap_frames=5, max_offset_frames=5)
+
+
+def test_heldout_windows_are_those_of_training_with_the_sound_around_them(
+    heldout_samples: HeldoutSyncNetSamples, syncnet_samples: SyncNetSamples, tiny_clip: ClipSpec
+):
+    sample = shard_sample(40)
+    mel = log_mel(torch.from_numpy(sound_of(40, loud=LOUD)))
+    num_whole = 0
+    for seed in range(4):
+        windows = heldout_samples(sample, np.random.default_rng(seed), range(4))
+        plain = syncnet_samples(sample, np.random.default_rng(seed), range(4))
+        for window, same in zip(windows, plain, strict=True):
+            assert all(torch.equal(window[key], same[key]) for key in ("frames", "mel"))
+            around, first = window["mel_around"], window["first_frame"]
+            assert around.shape == (11, 1, 80, tiny_clip.mel_columns)
+            if 5 <= first <= 40 - 4 - 5:
+                expected = torch.stack([mel_window(mel, first + offset, tiny_clip) for offset in range(-5, 6)])
+                torch.testing.assert_close(around, expected, atol=0.1, rtol=0)
+                assert torch.equal(around[5], window["mel"])
+                num_whole += 1
+            else:
+                assert around.isnan().all()
+    assert 0 < num_whole < 16
+
+
+def test_in_a_clip_with_room_for_it_once_only_the_window_in_the_middle_has_the_sound_around(tiny_clip: ClipSpec):
+    samples = HeldoutSyncNetSamples(clip=tiny_clip, windows_per_clip=1, min_gap_frames=5, max_offset_frames=5)
+    sample = shard_sample(5 + 4 + 5)
+    windows = [window for seed in range(40) for window in samples(sample, np.random.default_rng(seed), range(1))]
+    assert {window["first_frame"] for window in windows} == set(range(11))
+    assert {window["first_frame"] for window in windows if not window["mel_around"].isnan().any()} == {5}
+
+
+def test_a_clip_too_short_for_the_sound_around_still_gives_its_windows(heldout_samples: HeldoutSyncNetSamples):
+    windows = heldout_samples(shard_sample(13), np.random.default_rng(0), range(heldout_samples.num_windows(13)))
+    assert len(windows) == 2
+    assert all(window["mel_around"].isnan().all() for window in windows)
+    assert not any(window["mel"].isnan().any() for window in windows)
 
 
 def test_pictures_become_float_in_minus_one_to_one():

@@ -93,6 +93,14 @@ def test_it_learns_four_clips_by_heart_but_not_sound_that_changes_places_every_s
     assert loss_after(shuffled) > 1.0
 
 
+def test_it_is_validated_by_the_sound_around_too(make_module, make_clip_batch, train):
+    batch = talking(make_clip_batch(4))
+    heldout = {**batch, "mel_around": torch.cat([torch.randn_like(batch["mel"])[:, None]] * 4 + [batch["mel"][:, None]] * 3, dim=1)}
+    metrics = train(make_module(), [batch] * 25, steps=25, heldout=[heldout]).callback_metrics
+    assert metrics["val/offset_frames"] == -1  # the first of the three that are its own
+    assert metrics["val/offset_accuracy"] == 1
+
+
 def test_only_syncnet_and_objective_learn(make_module, tiny_vae):
     module = make_module(autoencoder=tiny_vae.train())
     optimized = [parameter for group in module.configure_optimizers()["optimizer"].param_groups for parameter in group["params"]]

@@ -2,9 +2,14 @@
 
 import pytest
 import torch
+from lightning import Trainer
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
 
-from lipsync_lightning.clip import ClipBatch
+from lipsync_lightning.clip import ClipBatch, WindowBatch
 from lipsync_lightning.losses.contrastive import ContrastiveObjective
+from lipsync_lightning.models.wav2lip_syncnet import Wav2LipSyncNet
 from lipsync_lightning.modules.syncnet import SyncNetModule
 from lipsync_lightning.modules.weights import network_weights
 
@@ -87,3 +92,81 @@ def test_a_run_starts_from_another_runs_syncnet(make_module, tiny_clip, train, t
     second.load_weights(str(tmp_path / "one.ckpt"))
     assert set(network_weights(str(tmp_path / "one.ckpt"), "syncnet")) == set(second.syncnet.state_dict())
     assert all(torch.equal(second.syncnet.state_dict()[name], tensor) for name, tensor in first.syncnet.state_dict().items())
+
+
+class KnowsTheTime(nn.Module):
+    """Lips and sound that hold the same number have the same embedding, and the further apart the numbers, the less alike they are."""
+
+    def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        return self.embed(frames), self.embed_mel(mel)
+
+    def embed_mel(self, mel: Tensor) -> Tensor:
+        return self.embed(mel)
+
+    def embed(self, images: Tensor) -> Tensor:
+        angle = images.mean(dim=(1, 2, 3)) / 100
+        return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+class KnowsNothing(KnowsTheTime):
+    """Everything looks and sounds the same."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        return functional.normalize(torch.ones(len(images), 2), dim=1)
+
+
+def timed_batch(tiny_clip, early: int, num_lacking: int = 0) -> WindowBatch:
+    """Windows whose frames hold their time and whose sound, `early` frames early, holds its own; some lack the sound around them."""
+    time = torch.arange(10, 50, 5.0)
+    side, columns = tiny_clip.resolution, tiny_clip.mel_columns
+    heard = time[:, None] + torch.arange(-5, 6.0) + early
+    heard[:num_lacking] = torch.nan
+    return WindowBatch(  # pyright: ignore[reportCallIssue]
+        frames=time[:, None, None, None, None].expand(-1, tiny_clip.num_frames, 3, side, side),
+        mel=(time + early)[:, None, None, None].expand(-1, 1, tiny_clip.num_mels, columns),
+        mel_around=heard[:, :, None, None, None].expand(-1, -1, 1, tiny_clip.num_mels, columns),
+    )
+
+
+def validated(syncnet: nn.Module, batches: list[WindowBatch], training_arguments) -> tuple[SyncNetModule, dict[str, float]]:
+    module = SyncNetModule(syncnet=syncnet, objective=ContrastiveObjective(initial_temperature=0.07), **training_arguments)  # pyright: ignore[reportArgumentType]
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    (scores,) = trainer.validate(module, DataLoader(batches, batch_size=None), verbose=False)  # pyright: ignore[reportArgumentType]
+    return module, dict(scores)
+
+
+@pytest.mark.parametrize(("early", "accuracy"), [(0, 1.0), (1, 1.0), (-1, 1.0), (3, 0.0), (-3, 0.0)])
+def test_validation_tells_how_often_and_where_the_best_match_lies(tiny_clip, training_arguments, early, accuracy):
+    _, scores = validated(KnowsTheTime(), [timed_batch(tiny_clip, early)] * 2, training_arguments)
+    assert (scores["val/offset_accuracy"], scores["val/offset_frames"]) == (accuracy, early)
+
+
+def test_embeddings_that_say_nothing_match_best_at_the_first_offset_tried(tiny_clip, training_arguments):
+    _, scores = validated(KnowsNothing(), [timed_batch(tiny_clip, 0)], training_arguments)
+    assert (scores["val/offset_accuracy"], scores["val/offset_frames"]) == (0.0, 5.0)
+
+
+def test_windows_that_lack_sound_around_them_count_in_all_other_figures(tiny_clip, training_arguments):
+    batches = [timed_batch(tiny_clip, 0, num_lacking=8), timed_batch(tiny_clip, 3, num_lacking=6)]
+    module, scores = validated(KnowsTheTime(), batches, training_arguments)
+    assert (scores["val/offset_accuracy"], scores["val/offset_frames"]) == (0.0, 3.0)
+    assert module.last_similarities is not None
+    assert [len(similarities) for similarities in module.last_similarities] == [16, 16]
+    assert not any(similarities.isnan().any() for similarities in module.last_similarities)
+    _, scores = validated(KnowsTheTime(), batches[:1], training_arguments)
+    assert "val/auc" in scores
+    assert "val/offset_accuracy" not in scores
+
+
+def test_the_classic_syncnet_is_validated_by_the_sound_around_too(tiny_clip, training_arguments):
+    sound = [{"in_channels": 1, "out_channels": 8, "stride": [tiny_clip.num_mels, tiny_clip.mel_columns]}]
+    lips = [{"in_channels": 3 * tiny_clip.num_frames, "out_channels": 8, "stride": [tiny_clip.resolution // 2, tiny_clip.resolution]}]
+    _, scores = validated(Wav2LipSyncNet(audio_encoder=sound, visual_encoder=lips), [timed_batch(tiny_clip, 0)], training_arguments)
+    assert 0 <= scores["val/offset_accuracy"] <= 1
+
+
+def test_each_validation_counts_its_own_windows_only(tiny_clip, training_arguments):
+    module, _ = validated(KnowsTheTime(), [timed_batch(tiny_clip, 3)], training_arguments)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    (scores,) = trainer.validate(module, DataLoader([timed_batch(tiny_clip, 0)], batch_size=None), verbose=False)  # pyright: ignore[reportArgumentType]
+    assert scores["val/offset_accuracy"] == 1

@@ -47,6 +47,11 @@ def test_a_shard_of_another_clip_is_refused_naming_what_differs(shard: Path, tin
         checked_shard(shard, other)
 
 
+def test_a_shard_serves_windows_of_other_lengths_and_another_log_mel(shard: Path, tiny_clip: ClipSpec):
+    other = ClipSpec(**(tiny_clip.as_dict() | {"num_frames": 25, "mel_hz": 100, "num_mels": 64}))
+    assert checked_shard(shard, other) == checked_shard(shard, tiny_clip)
+
+
 def test_a_sidecar_of_an_older_clip_format_is_refused(shard: Path, tiny_clip: ClipSpec):
     facts = json.loads(sidecar_path(shard).read_text())
     del facts["clip"]["mel_hz"]

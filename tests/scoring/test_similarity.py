@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from lipsync_lightning.scoring.similarity import best_threshold, calibrated, matching_and_foreign, offset_accuracy, pair_accuracy
+from lipsync_lightning.scoring.similarity import (
+    best_offsets,
+    best_threshold,
+    calibrated,
+    matching_and_foreign,
+    offset_accuracy,
+    pair_accuracy,
+)
 
 
 def num_errors(matching: torch.Tensor, foreign: torch.Tensor, threshold: float) -> int:
@@ -71,13 +78,25 @@ def test_the_calibration_of_many_matching_and_few_foreign_pairs_weighs_both_alik
     assert calibrated(matching, foreign[:400]).threshold == pytest.approx(calibrated(matching, foreign).threshold, abs=0.02)
 
 
-def test_offset_accuracy_of_sound_in_step_is_one_and_of_shifted_sound_zero():
-    windows = torch.nn.functional.normalize(torch.randn(60, 32, generator=torch.Generator().manual_seed(1)), dim=1)
-    assert offset_accuracy(windows, windows, max_shift=5, tolerance=1) == 1
-    assert offset_accuracy(windows, windows.roll(1, dims=0), max_shift=5, tolerance=1) == 1
-    assert offset_accuracy(windows, windows.roll(3, dims=0), max_shift=5, tolerance=1) == 0
+def unit(*shape: int, seed: int) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def test_offset_accuracy_by_chance_is_the_share_of_offsets_within_the_tolerance():
-    vision, audio = (torch.nn.functional.normalize(torch.randn(3000, 8, generator=torch.Generator().manual_seed(k)), dim=1) for k in (1, 2))
-    assert offset_accuracy(vision, audio, max_shift=5, tolerance=1) == pytest.approx(3 / 11, abs=0.04)
+@pytest.mark.parametrize("early", [-5, -1, 0, 3])
+def test_sound_that_comes_some_frames_early_fits_best_that_many_frames_before_the_window(early):
+    moments = unit(40, 32, seed=1)
+    vision = moments[10:30]
+    heard = moments.roll(-early, dims=0)  # at frame t, what belongs to the lips of frame t + early
+    around = torch.stack([heard[10 + shift : 30 + shift] for shift in range(-5, 6)], dim=1)
+    offsets = best_offsets(vision, around)
+    assert offsets.unique().tolist() == [early]
+    assert offset_accuracy(offsets) == (abs(early) <= 1)
+
+
+def test_of_sounds_that_fit_the_same_the_first_one_counts():
+    assert best_offsets(torch.ones(2, 4) / 2, torch.ones(2, 11, 4) / 2).tolist() == [5, 5]
+
+
+def test_offset_accuracy_by_chance_is_three_of_eleven():
+    offsets = best_offsets(unit(3000, 8, seed=1), unit(3000, 11, 8, seed=2))
+    assert offset_accuracy(offsets) == pytest.approx(3 / 11, abs=0.03)

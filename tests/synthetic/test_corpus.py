@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lipsync_lightning.errors import WouldOverwrite
+from lipsync_lightning.media.audio import read_audio
 from lipsync_lightning.synthetic.corpus import ClipPlan, make_clip, write_corpus
 
 
@@ -79,3 +80,26 @@ def test_clips_do_not_depend_on_how_many_people_or_workers_there_are(tmp_path):
         assert facts.read_bytes() == (tmp_path / "together" / facts.name).read_bytes()
         assert np.abs(decoded(path).astype(int) - decoded(tmp_path / "together" / path.name)).mean() < 2
     assert len(together) == 4
+
+
+def test_sound_out_of_step_is_the_same_sound_shifted_by_the_frames_the_facts_state(tmp_path):
+    in_step, shifted = (write(tmp_path / str(most), clips_per_person=6, max_offset_frames=most) for most in (0, 5))
+    stated = [json.loads(path.with_suffix(".json").read_text())["sound_early_by"] for path in shifted]
+    assert len(set(stated)) > 3
+    assert max(map(abs, stated)) <= 5
+    for one, other, early in zip(in_step, shifted, stated, strict=True):
+        sounds = [read_audio(path, 16000) for path in (other, one)]
+        length = min(map(len, sounds))
+        found = np.correlate(sounds[1][:length], sounds[0][:length], "full").argmax() - (length - 1)
+        assert abs(found - early * 640) <= 2
+
+
+def test_a_corpus_from_before_sound_could_be_out_of_step_is_still_whole(tmp_path):
+    video = write(tmp_path)[0]
+    facts = video.with_suffix(".json")
+    stored = json.loads(facts.read_text())
+    del stored["max_offset_frames"]
+    facts.write_text(json.dumps(stored))
+    written = video.stat().st_mtime_ns
+    write(tmp_path)
+    assert video.stat().st_mtime_ns == written

@@ -36,17 +36,20 @@ class ClipDataModule(LightningDataModule):
         seed: int,
         shuffle_buffer: int,
         max_bad_clips: int,
+        heldout_samples: Samples | None = None,
     ) -> None:
         """Args:
         shards: folder that `prepare` made.
         batch_size: windows per batch and rank.
         shuffle_buffer: clips of shards that are mixed together; shards are shuffled as a whole.
         max_bad_clips: clips that may prove unreadable in one worker before training stops; until then others stand in.
+        heldout_samples: windows to validate on; None for such as are trained on.
         """
         super().__init__()
         self.shards = shards
         self.clip = clip
         self.samples = samples
+        self.heldout_samples = heldout_samples or samples
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
@@ -62,7 +65,7 @@ class ClipDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        windows, order = self._windows(self._split("train"), self.shuffle_buffer)
+        windows, order = self._windows(self._split("train"), self.samples, self.shuffle_buffer)
         batches = EndlessBatches(
             order=order, position=self.resumed["windows_read"], batch_size=self.batch_size, rank=rank, world_size=world_size
         )
@@ -73,7 +76,7 @@ class ClipDataModule(LightningDataModule):
         if not shards:
             return []
         # Every rank reads all of it: were it divided, ranks with fewer batches would leave the others waiting.
-        windows, order = self._windows(shards, shuffle_buffer=0)
+        windows, order = self._windows(shards, self.heldout_samples, shuffle_buffer=0)
         return self._loader(windows, OnePass(order=order, batch_size=self.batch_size))
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
@@ -95,10 +98,10 @@ class ClipDataModule(LightningDataModule):
     def _split(self, split: str) -> list[Shard]:
         return find_shards(self.shards, split, self.clip)
 
-    def _windows(self, shards: list[Shard], shuffle_buffer: int) -> tuple[ClipWindows, WindowOrder]:
+    def _windows(self, shards: list[Shard], samples: Samples, shuffle_buffer: int) -> tuple[ClipWindows, WindowOrder]:
         index = ClipIndex(shards)
         lengths, which = np.unique(index.num_frames, return_inverse=True)
-        num_windows = np.array([self.samples.num_windows(int(length)) for length in lengths])[which]
+        num_windows = np.array([samples.num_windows(int(length)) for length in lengths])[which]
         num_short = int((num_windows == 0).sum())
         if num_short == len(index):
             raise ClipTooShort(
@@ -107,7 +110,7 @@ class ClipDataModule(LightningDataModule):
             )
         if num_short:
             warnings.warn(f"{num_short} of {len(index)} clips at {self.shards} are too short for a window and are left out", stacklevel=2)
-        windows = ClipWindows(index=index, samples=self.samples, num_windows=num_windows, seed=self.seed, max_bad_clips=self.max_bad_clips)
+        windows = ClipWindows(index=index, samples=samples, num_windows=num_windows, seed=self.seed, max_bad_clips=self.max_bad_clips)
         return windows, WindowOrder(num_windows=num_windows, shard_of=index.shard_of, seed=self.seed, shuffle_buffer=shuffle_buffer)
 
     def _loader(self, windows: ClipWindows, batches: Sampler) -> DataLoader:

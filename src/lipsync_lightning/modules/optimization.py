@@ -4,11 +4,24 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch.nn import Parameter
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
+
+
+class FusedAdamW(AdamW):
+    """AdamW in one kernel, gradients clipped by Lightning.
+
+    Lightning refuses to clip for a fused AdamW, because in 16-bit training that unscales gradients itself, after clipping. Without that
+    ability they are unscaled before, as for any other optimizer; in bf16 and float32 there is nothing to unscale.
+    """
+
+    def __init__(self, params: Iterable[Parameter], **options: Any) -> None:
+        """Args: options: of `torch.optim.AdamW`."""
+        super().__init__(params, fused=True, **options)
+        self._step_supports_amp_scaling = False
 
 
 def optimizer_with_schedule(parameters: Iterable[Parameter], optimizer: OptimizerFactory, schedule: ScheduleFactory) -> dict[str, Any]:

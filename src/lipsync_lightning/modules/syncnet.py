@@ -15,7 +15,7 @@ from lipsync_lightning.models.syncnet import SyncNet
 from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
 from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule
 from lipsync_lightning.modules.weights import network_weights
-from lipsync_lightning.scoring.similarity import Calibration, calibrated, matching_and_foreign, pair_accuracy
+from lipsync_lightning.scoring.similarity import Calibration, best_offsets, calibrated, matching_and_foreign, offset_accuracy, pair_accuracy
 
 RECENT_PAIRS = 2048  # training pairs from which the decision threshold is chosen
 
@@ -24,7 +24,9 @@ class SyncNetModule(LightningModule):
     """Learns embeddings of lips and sound that agree where they belong together.
 
     Logs `val/accuracy` (at the similarity that recent training pairs make as likely matching as not), `val/auc` and mean and spread of
-    similarities, of held-out windows with their own sound against the same windows with their neighbour's.
+    similarities, of held-out windows with their own sound against the same windows with their neighbour's (chance is 0.5 for both). Of
+    batches with `mel_around` also `val/offset_accuracy`, how often the sound within 5 frames that fits best lies at most 1 frame away
+    (chance is 3/11), and `val/offset_frames`, by how many frames the sound fits best when it comes early, the median.
     """
 
     def __init__(
@@ -40,6 +42,8 @@ class SyncNetModule(LightningModule):
         self.register_buffer("recent_similarity", torch.full((2, RECENT_PAIRS), torch.nan))  # matching, foreign
         self.matching = CatMetric()
         self.foreign = CatMetric()
+        self.offsets = CatMetric()
+        self.last_similarities: tuple[Tensor, Tensor] | None = None
 
     def forward(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
         """Return unit embeddings (B, D) of lips and of sound."""
@@ -58,6 +62,7 @@ class SyncNetModule(LightningModule):
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         vision_BD, audio_BD = self(batch)
+        self._note_best_offsets(vision_BD, batch)
         if len(vision_BD) < 2:
             return  # a last batch of one has no neighbour to borrow foreign sound from
         self.log("val/loss", self.objective(vision_BD, audio_BD), batch_size=len(vision_BD), sync_dist=True)
@@ -77,8 +82,12 @@ class SyncNetModule(LightningModule):
         calibration = self.calibration()
         if calibration is not None:
             scores |= {"val/accuracy": pair_accuracy(matching, foreign, calibration.threshold), "val/threshold": calibration.threshold}
+        if self.offsets.update_called:
+            offsets = self._computed(self.offsets)
+            scores |= {"val/offset_accuracy": offset_accuracy(offsets), "val/offset_frames": float(offsets.quantile(0.5))}
         self.log_dict(scores, prog_bar=False)
         self._log_histograms(matching, foreign)
+        self.last_similarities = (matching.cpu(), foreign.cpu())
 
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return optimizer_with_schedule(self.parameters(), self.optimizer, self.schedule)
@@ -113,6 +122,15 @@ class SyncNetModule(LightningModule):
     def _remember(self, matching_B: Tensor, foreign_B: Tensor) -> None:
         new = torch.stack([matching_B, foreign_B]).to(self.recent_similarity)
         self.recent_similarity = torch.cat([self.recent_similarity, new], dim=1)[:, -RECENT_PAIRS:]
+
+    def _note_best_offsets(self, vision_BD: Tensor, batch: WindowBatch) -> None:
+        if "mel_around" not in batch:
+            return
+        is_whole_B = ~batch["mel_around"].isnan().flatten(1).any(dim=1)
+        if is_whole_B.any():
+            mel_of_offset = batch["mel_around"][is_whole_B].unbind(dim=1)
+            audio_around = torch.stack([self.syncnet.embed_mel(mel_B1ML) for mel_B1ML in mel_of_offset], dim=1)
+            self.offsets.update(best_offsets(vision_BD[is_whole_B], audio_around))
 
     def _computed(self, metric: CatMetric) -> Tensor:
         values = torch.as_tensor(metric.compute()).float()

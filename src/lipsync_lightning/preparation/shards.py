@@ -83,7 +83,7 @@ def read_sidecar(shard: Path) -> Sidecar:
 
 
 def checked_shard(path: Path, clip: ClipSpec) -> Shard:
-    """Return the shard, if it has the size its sidecar says and was made for `clip`.
+    """Return the shard, if it has the size its sidecar says, and `clip` can be cut from it.
 
     Raises: BrokenShard, ClipMismatch.
     """
@@ -92,7 +92,7 @@ def checked_shard(path: Path, clip: ClipSpec) -> Shard:
         raise BrokenShard(
             f"{path} has {path.stat().st_size} bytes, its sidecar says {sidecar.num_bytes}; delete it and run `prepare` again"
         )
-    ClipSpec.from_dict(sidecar.clip, sidecar_path(path)).require_equal(clip, path, "this run")
+    ClipSpec.from_dict(sidecar.clip, sidecar_path(path)).require_same_recording(clip, path, "this run")
     return Shard(path, sidecar.num_samples)
 
 

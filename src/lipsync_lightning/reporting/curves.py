@@ -22,40 +22,44 @@ PANEL_INCHES = (5.4, 3.2)
 SMOOTHED_SHARE = 20  # the smoothed curve averages over a twentieth of the points
 LOG_SPREAD = 30.0  # losses that fall by more than this factor are drawn on a logarithmic axis
 VALIDATION_SCORES = ("val/accuracy", "val/auc")
-_INK = "#010203"  # stands for the page's text colour, which only the browser knows
-_COLOURS = ("#3b7dd8", "#e0803a", "#2f9e6e", "#b65fc9", "#d1495b", "#8a8f98")
+INK = "#010203"  # stands for the page's text colour, which only the browser knows
+COLOURS = ("#3b7dd8", "#e0803a", "#2f9e6e", "#b65fc9", "#d1495b", "#8a8f98")
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.prop_cycle": cycler(color=_COLOURS),
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "legend.frameon": False,
 }
 
 
 def read_csv_log(path: Path) -> dict[str, Series]:
-    """Return each logged value's steps and values; rows in which it was not logged are left out.
+    """Return each logged value's steps and values; rows in which it was not logged are left out, and so is an unfinished last line.
 
     Raises: BadMedia, if the file has no step column or holds something that is not a number.
     """
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if "step" not in (reader.fieldnames or []):
-            raise BadMedia(f"{path} has no column 'step' (has {reader.fieldnames}); train with the csv logger, or delete the file")
-        for row in reader:
-            try:
-                for name, value in row.items():
-                    if name not in ("step", "epoch") and value:
-                        points[name].append((float(row["step"]), float(value)))
-            except (TypeError, ValueError) as error:
-                raise BadMedia(f"{path}, line {reader.line_num}, is not a row of numbers ({error}); delete that line") from error
+    lines = path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()  # of a run that is writing it right now
+    if not lines:
+        return {}
+    reader = csv.DictReader(lines)
+    if "step" not in (reader.fieldnames or []):
+        raise BadMedia(f"{path} has no column 'step' (has {reader.fieldnames}); train with the csv logger, or delete the file")
+    for row in reader:
+        try:
+            for name, value in row.items():
+                if name not in ("step", "epoch") and value:
+                    points[name].append((float(row["step"]), float(value)))
+        except (TypeError, ValueError) as error:
+            raise BadMedia(f"{path}, line {reader.line_num}, is not a row of numbers ({error}); delete that line") from error
     return {name: (np.array([s for s, _ in each]), np.array([v for _, v in each])) for name, each in points.items()}
 
 
@@ -69,11 +73,11 @@ def stage_curves(series: Mapping[str, Series], salt: str) -> list[str]:
     scores = {name.removeprefix("val/"): series[name] for name in VALIDATION_SCORES if name in series}
     panels: list[str] = []
     if "train/loss" in series or "val/loss" in series:
-        panels.append(_panel(f"{salt}-loss", "loss", lambda axes: _draw_loss(axes, series)))
+        panels.append(panel(f"{salt}-loss", "loss", lambda axes: draw_loss(axes, series.get("train/loss"), series.get("val/loss"))))
     if len(terms) > 1:
-        panels.append(_panel(f"{salt}-terms", "terms of the training loss, smoothed", lambda axes: _draw_terms(axes, terms)))
+        panels.append(panel(f"{salt}-terms", "terms of the training loss, smoothed", lambda axes: _draw_terms(axes, terms)))
     if scores:
-        panels.append(_panel(f"{salt}-scores", "held-out clips", lambda axes: _draw_scores(axes, scores)))
+        panels.append(panel(f"{salt}-scores", "held-out clips", lambda axes: _draw_scores(axes, scores)))
     return panels
 
 
@@ -83,45 +87,48 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
 
 
-def _draw_loss(axes: Axes, series: Mapping[str, Series]) -> None:
+def draw_loss(axes: Axes, training: Series | None, heldout: Series | None) -> None:
+    """Draw a loss as it was on training batches and on held-out clips, whichever was logged."""
     drawn = []
-    if "train/loss" in series:
-        steps, values = series["train/loss"]
-        axes.plot(steps, values, color=_COLOURS[0], alpha=0.25, linewidth=0.8)
-        axes.plot(steps, smoothed(values), color=_COLOURS[0], linewidth=1.8, label="training, smoothed")
+    if training is not None:
+        steps, values = training
+        axes.plot(steps, values, color=COLOURS[0], alpha=0.25, linewidth=0.8)
+        axes.plot(steps, smoothed(values), color=COLOURS[0], linewidth=1.8, label="training, smoothed")
         drawn.append(values)
-    if "val/loss" in series:
-        axes.plot(*series["val/loss"], color=_COLOURS[1], marker="o", markersize=3, linewidth=1.5, label="held out")
-        drawn.append(series["val/loss"][1])
-    _choose_scale(axes, np.concatenate(drawn))
+    if heldout is not None:
+        axes.plot(*heldout, color=COLOURS[1], marker="o", markersize=3, linewidth=1.5, label="held out")
+        drawn.append(heldout[1])
+    choose_scale(axes, np.concatenate(drawn))
 
 
 def _draw_terms(axes: Axes, terms: Mapping[str, Series]) -> None:
     for name, (steps, values) in terms.items():
         axes.plot(steps, smoothed(values), linewidth=1.6, label=name)
-    _choose_scale(axes, np.concatenate([values for _, values in terms.values()]))
+    choose_scale(axes, np.concatenate([values for _, values in terms.values()]))
 
 
 def _draw_scores(axes: Axes, scores: Mapping[str, Series]) -> None:
     for name, (steps, values) in scores.items():
         axes.plot(steps, values, marker="o", markersize=3, linewidth=1.6, label=name)
-    axes.axhline(0.5, color=_INK, alpha=0.8, linewidth=1.2, linestyle="--", label="chance")
+    axes.axhline(0.5, color=INK, alpha=0.8, linewidth=1.2, linestyle="--", label="chance")
 
 
-def _choose_scale(axes: Axes, values: np.ndarray) -> None:
+def choose_scale(axes: Axes, values: np.ndarray) -> None:
+    """Make the vertical axis logarithmic where positive values differ by more than `LOG_SPREAD`."""
     finite = values[np.isfinite(values)]
     if len(finite) and finite.min() > 0 and finite.max() / finite.min() > LOG_SPREAD:
         axes.set_yscale("log")
 
 
-def _panel(salt: str, title: str, draw: Callable[[Axes], None]) -> str:
+def panel(salt: str, title: str, draw: Callable[[Axes], None], along: str = "step") -> str:
+    """Return what `draw` draws as inline SVG; `salt` makes its ids differ from those of other panels on the page."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
         figure = Figure(figsize=PANEL_INCHES, layout="constrained")
         axes = figure.subplots()
         draw(axes)
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.15, color=_INK)
+        axes.set_xlabel(along)
+        axes.grid(alpha=0.15, color=INK)
         axes.legend(fontsize=9)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -137,4 +144,4 @@ def _inline(svg: str, salt: str, title: str) -> str:
     svg = re.sub(r"<svg[^>]*>", f'<svg {view_box.group()} role="img" aria-label="{title}">', svg, count=1)
     # matplotlib names groups figure_1, axes_1, ...: the same in every figure.
     svg = re.sub(r'(<g id=")', rf"\g<1>{salt}-", svg)
-    return svg.replace(_INK, "currentColor")
+    return svg.replace(INK, "currentColor")

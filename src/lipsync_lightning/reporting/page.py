@@ -47,11 +47,9 @@ class ClipCard(NamedTuple):
 
 def render(run: RunFolder) -> str:
     """Return the page of a run."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     stages = {name: [Markup(svg) for svg in stage_curves(log, f"stage-{place}")] for place, (name, log) in enumerate(run.stages.items())}
-    return environment.get_template("report.html.j2").render(
+    return filled(
+        "report.html.j2",
         name=run.path.resolve().name,
         headlines=headlines(run.metrics, run.bars),
         means=means_table(run.rows),
@@ -60,6 +58,14 @@ def render(run: RunFolder) -> str:
         stages={name: panels for name, panels in stages.items() if panels},
         steps=steps_table(run.steps),
     )
+
+
+def filled(template: str, **content: Any) -> str:
+    """Return a template of this folder with its content; text in it cannot become markup, `Markup` is taken as it is."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(**content)
 
 
 def means_table(rows: Sequence[Row]) -> Table | None:
@@ -106,8 +112,8 @@ def clip_card(row: Row, run: Path) -> ClipCard:
         title=" · ".join(str(row[name]) for name in ("system", "condition") if row.get(name)),
         caption=f"Face of {person}, speech of {speech}",
         figures=" · ".join(measures),
-        video=_data_address(present["video"], "video/mp4") if "video" in present else "",
-        strip=_data_address(present["strip"], "image/png") if "strip" in present else "",
+        video=data_address(present["video"].read_bytes(), "video/mp4") if "video" in present else "",
+        strip=data_address(present["strip"].read_bytes(), "image/png") if "strip" in present else "",
         missing=", ".join(file for kind, file in named.items() if kind not in present),
     )
 
@@ -133,5 +139,6 @@ def _mean(values: Sequence[Any]) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-def _data_address(path: Path, media_type: str) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def data_address(content: bytes, media_type: str) -> str:
+    """Return a file's content as an address of itself."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

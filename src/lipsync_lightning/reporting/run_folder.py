@@ -66,7 +66,7 @@ def _logs(path: Path) -> dict[str, dict[str, Series]]:
     if log_files(path):
         folders[path.resolve().name] = path
     rank = {name: place for place, name in enumerate(STAGE_ORDER)}
-    return {name: _whole_log(folders[name]) for name in sorted(folders, key=lambda name: (rank.get(name, len(rank)), name))}
+    return {name: whole_log(folders[name]) for name in sorted(folders, key=lambda name: (rank.get(name, len(rank)), name))}
 
 
 def log_files(folder: Path) -> list[Path]:
@@ -74,13 +74,20 @@ def log_files(folder: Path) -> list[Path]:
     return [*sorted(folder.glob("metrics.*.csv")), *folder.glob("metrics.csv")]
 
 
-def _whole_log(folder: Path) -> dict[str, Series]:
-    parts = [read_csv_log(file) for file in log_files(folder)]
+def whole_log(folder: Path) -> dict[str, Series]:
+    """Return what a stage logged over all parts of its run; steps that were done again when it was resumed are those of the later part.
+
+    Raises: BadMedia, if a part is not a log.
+    """
     whole: dict[str, Series] = {}
-    for part in parts:
-        for name, (steps, values) in part.items():
-            former_steps, former_values = whole.get(name, (np.empty(0), np.empty(0)))
-            whole[name] = (np.concatenate([former_steps, steps]), np.concatenate([former_values, values]))
+    for part in filter(None, (read_csv_log(file) for file in log_files(folder))):
+        resumed_at = min(steps[0] for steps, _ in part.values())
+        kept = {name: (steps[steps < resumed_at], values[steps < resumed_at]) for name, (steps, values) in whole.items()}
+        nothing = (np.empty(0), np.empty(0))
+        for name, series in part.items():
+            former = kept.get(name, nothing)
+            kept[name] = (np.concatenate([former[0], series[0]]), np.concatenate([former[1], series[1]]))
+        whole = {name: series for name, series in kept.items() if len(series[0])}
     return whole
 
 

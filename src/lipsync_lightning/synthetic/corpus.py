@@ -22,7 +22,14 @@ from lipsync_lightning.synthetic.motion import blinks, head_motion
 from lipsync_lightning.synthetic.speech import Speaker, Utterance, speak
 
 SAMPLE_RATE_HZ = 16000
-_LOOKS, _VOICE, _WORDS, _MOTION, _BLINKS = 1, 2, 3, 4, 5  # independent streams of random numbers; never 0, which a seed is padded with
+_LOOKS, _VOICE, _WORDS, _MOTION, _BLINKS, _OFFSET = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+)  # independent streams of random numbers; never 0, which a seed is padded with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,13 @@ class ClipPlan:
     leak: float
     fps: int
     size: int
+    max_offset_frames: int = 0
+
+    @property
+    def sound_early_by(self) -> int:
+        """By how many frames the sound comes before the lips that speak it, drawn from -max_offset_frames to max_offset_frames."""
+        draw = np.random.default_rng(self.stream(_OFFSET, per_clip=True))
+        return int(draw.integers(-self.max_offset_frames, self.max_offset_frames + 1))
 
     @property
     def name(self) -> str:
@@ -84,6 +98,7 @@ def write_corpus(
     fps: int = 25,
     size: int = 208,
     first_person: int = 0,
+    max_offset_frames: int = 0,
 ) -> list[Path]:
     """Return the paths of `num_people * clips_per_person` videos with sound, each with a JSON file of the same name.
 
@@ -96,11 +111,12 @@ def write_corpus(
         size: height and width in pixels, even.
         num_workers: processes that draw and encode; 1 = this one alone.
         first_person: number of the first person, so that a test set can hold people no training set has.
+        max_offset_frames: the sound of each clip comes early or late by a number of frames drawn up to this, to study what that does.
     Raises: WouldOverwrite, if a clip of the same name was made with other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
     plans = [
-        ClipPlan(seed=seed, person=person, clip=clip, seconds=seconds, leak=leak, fps=fps, size=size)
+        ClipPlan(seed=seed, person=person, clip=clip, seconds=seconds, leak=leak, fps=fps, size=size, max_offset_frames=max_offset_frames)
         for person in range(first_person, first_person + num_people)
         for clip in range(clips_per_person)
     ]
@@ -128,7 +144,7 @@ def _is_whole(out: Path, plan: ClipPlan) -> bool:
     if not (video.exists() and facts.exists()):
         return False
     wanted = asdict(plan)
-    stored = json.loads(facts.read_text())
+    stored = {"max_offset_frames": 0, **json.loads(facts.read_text())}  # corpora from before sound could be out of step are in step
     differing = [key for key, value in wanted.items() if stored.get(key) != value]
     if differing:
         listing = ", ".join(f"{key} {stored.get(key)} instead of {wanted[key]}" for key in differing)
@@ -140,6 +156,7 @@ def _write_clip(out: Path, plan: ClipPlan) -> None:
     clip = make_clip(plan)
     facts: dict[str, Any] = {
         **asdict(plan),
+        "sound_early_by": plan.sound_early_by,
         "opening": np.round(clip.utterance.opening, 4).astype(float).tolist(),
         "width": np.round(clip.utterance.width, 4).astype(float).tolist(),
         "points": np.round(clip.points, 3).tolist(),
@@ -150,8 +167,15 @@ def _write_clip(out: Path, plan: ClipPlan) -> None:
     unfinished_facts.write_text(json.dumps(facts))
     unfinished_facts.replace(out / f"{plan.name}.json")
     unfinished_video = out / f".{plan.name}.part.mp4"
-    _encode(unfinished_video, clip.frames, clip.utterance.waveform, plan.fps)
+    _encode(unfinished_video, clip.frames, _earlier(clip.utterance.waveform, plan.sound_early_by, plan.fps), plan.fps)
     unfinished_video.replace(out / f"{plan.name}.mp4")
+
+
+def _earlier(waveform: NDArray[np.float32], num_frames: int, fps: int) -> NDArray[np.float32]:
+    """Return the waveform `num_frames` video frames earlier, as long as before, silence where nothing is known."""
+    shift = round(abs(num_frames) * SAMPLE_RATE_HZ / fps)
+    silence = np.zeros(shift, np.float32)
+    return np.concatenate([waveform[shift:], silence] if num_frames > 0 else [silence, waveform[: len(waveform) - shift]])
 
 
 def _encode(path: Path, frames: NDArray[np.uint8], waveform: NDArray[np.float32], fps: int) -> None:

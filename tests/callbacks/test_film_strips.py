@@ -1,0 +1,216 @@
+import csv
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lipsync_lightning.callbacks.film_strips import FilmStrips, Shown, probability
+from lipsync_lightning.clip import ClipBatch, ClipSpec
+from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.losses.sync import SyncLoss
+from lipsync_lightning.losses.weighted import WeightedLoss, WeightedLosses
+from lipsync_lightning.media.strips import read_png, strip_rows
+from lipsync_lightning.media.video import probe
+
+
+class Painter(LightningModule):
+    """Paints the masked part by what it learned and by chance; learns with dropout, by torch's global random numbers."""
+
+    def __init__(self, clip: ClipSpec, losses: WeightedLosses | None = None) -> None:
+        super().__init__()
+        self.clip = clip
+        self.losses = losses or WeightedLosses(terms={})
+        self.colour = nn.Parameter(torch.zeros(3, 1, 1))
+        self.dropout = nn.Dropout(0.5)
+
+    def generate(self, batch: ClipBatch) -> Tensor:
+        keep = rearrange(batch["keep_mask"], "b 1 h w -> b 1 1 h w")
+        painted = (self.colour + 0.1 * torch.randn_like(batch["frames"])).clamp(-1, 1)
+        return batch["frames"] * keep + painted * (1 - keep)
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        return (self.dropout(batch["frames"]) - self.colour - torch.rand(1)).square().mean()
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        self.log("val/loss", self.colour.sum(), batch_size=1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([self.colour], lr=0.1)
+
+
+class RecordedTables(Logger):
+    """Stands in for wandb's logger."""
+
+    name = version = ""
+
+    def __init__(self) -> None:
+        self.tables: list[dict[str, Any]] = []
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
+
+    def log_metrics(self, *_: Any, **__: Any) -> None: ...
+
+    def log_table(self, key: str, columns: list[str], data: list[list[Any]], step: int) -> None:
+        self.tables.append({"key": key, "columns": columns, "data": data, "step": step})
+
+
+@pytest.fixture
+def judge(tiny_syncnet) -> SyncLoss:
+    return SyncLoss(syncnet=tiny_syncnet, resolution=32)
+
+
+@pytest.fixture
+def train(make_clip_batch: Callable[[int], ClipBatch], tmp_path: Path):
+    """A function that trains 4 steps, validates after 2 and 4, and returns the module and what was logged last."""
+    torch.manual_seed(1)
+    batches = [make_clip_batch(2) for _ in range(4)]
+    heldout = [make_clip_batch(1) for _ in range(3)]
+    for number, batch in enumerate(heldout):
+        batch["id"] = [f"set/person {number}/0"]
+
+    def run(module: LightningModule, *callbacks: FilmStrips, logger: Logger | bool = False) -> Trainer:
+        torch.manual_seed(7)
+        trainer = Trainer(
+            max_steps=4, accelerator="cpu", logger=logger, enable_checkpointing=False, enable_model_summary=False,
+            enable_progress_bar=False,
+            num_sanity_val_steps=1, val_check_interval=2, callbacks=list(callbacks), log_every_n_steps=1, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(module, in_order(batches), in_order(heldout))
+        return trainer
+
+    return run
+
+
+def in_order(batches: list[ClipBatch]) -> DataLoader:
+    return DataLoader(batches, batch_size=None, shuffle=False)  # pyright: ignore[reportArgumentType]
+
+
+def table(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "samples" / "samples.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def strips(run_dir: Path, num_clips: int = 2, judge: SyncLoss | None = None) -> FilmStrips:
+    return FilmStrips(run_dir=str(run_dir), num_clips=num_clips, judge=judge)
+
+
+def test_training_and_random_numbers_are_the_same_to_the_bit_with_and_without(train, tiny_clip, judge, tmp_path):
+    without, with_strips = Painter(tiny_clip), Painter(tiny_clip)
+    train(without)
+    state = torch.get_rng_state()
+    train(with_strips, strips(tmp_path, judge=judge))
+    assert torch.equal(with_strips.colour, without.colour)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_clips_are_gathered_from_as_many_batches_as_it_takes_at_each_validation(train, tiny_clip, tmp_path):
+    train(Painter(tiny_clip), strips(tmp_path))
+    rows = table(tmp_path)
+    assert [(row["step"], row["number"], row["id"]) for row in rows] == [
+        (step, str(number), f"set/person {number}/0") for step in ("2", "4") for number in range(2)
+    ]
+    assert rows[0]["strip"] == "samples/step_000002/set_person 0_0_0.png"
+    for row in rows:
+        assert probe(tmp_path / row["video"]).width == 3 * tiny_clip.resolution
+    assert len(list((tmp_path / "samples").rglob("*.*"))) == 9
+
+
+def test_a_strip_shows_real_masked_and_generated_from_top_to_bottom(train, tiny_clip, tmp_path):
+    train(Painter(tiny_clip), strips(tmp_path))
+    real, masked, generated = strip_rows(read_png(tmp_path / table(tmp_path)[0]["strip"]), 3)
+    top, mouth = (slice(0, 4), slice(0, 4)), (slice(20, 24), slice(14, 18))
+    np.testing.assert_array_equal(real[top], generated[top])
+    np.testing.assert_array_equal(real[top], masked[top])
+    assert (np.abs(masked[mouth].astype(int) - 128) <= 1).all()
+    assert real[mouth].std() > 2 * generated[mouth].std() > 0
+
+
+def test_scores_come_from_the_judge_and_the_control_hears_the_next_clip(train, tiny_clip, judge, tmp_path, make_clip_batch):
+    trainer = train(Painter(tiny_clip), strips(tmp_path, judge=judge))
+    rows = table(tmp_path)[2:]
+    for name in ("sync_real", "sync_generated", "sync_control", "psnr_mouth"):
+        values = [float(row[name]) for row in rows]
+        assert float(trainer.callback_metrics[f"val/{name}"]) == pytest.approx(np.mean(values), rel=1e-5)
+    assert all(row["sync_generated"] != row["sync_control"] for row in rows)
+    batch = make_clip_batch(1)
+    expected = float(torch.exp(-judge(batch["frames"], batch["mel"])))
+    assert probability(judge, batch["frames"][0], batch["mel"][0]) == expected
+
+
+def test_without_a_judge_the_stage_s_own_sync_term_scores(train, tiny_clip, judge, tmp_path):
+    losses = WeightedLosses(terms={"sync": WeightedLoss(weight=1.0, loss=judge)})
+    train(Painter(tiny_clip, losses), strips(tmp_path))
+    assert all(float(row["sync_real"]) > 0 for row in table(tmp_path))
+
+
+def test_without_any_judge_the_sync_columns_are_empty_and_nothing_is_logged_of_them(train, tiny_clip, tmp_path):
+    trainer = train(Painter(tiny_clip), strips(tmp_path))
+    assert {row[name] for row in table(tmp_path) for name in ("sync_real", "sync_generated", "sync_control")} == {""}
+    assert {name for name in trainer.callback_metrics if name.startswith("val/")} == {"val/loss", "val/psnr_mouth"}
+
+
+def test_a_single_clip_has_no_control(train, tiny_clip, judge, tmp_path):
+    train(Painter(tiny_clip), strips(tmp_path, num_clips=1, judge=judge))
+    assert {row["sync_control"] for row in table(tmp_path)} == {""}
+
+
+def test_the_mouth_s_psnr_counts_only_made_pixels(make_clip_batch):
+    batch = make_clip_batch(1)
+    real, keep = batch["frames"][0], batch["keep_mask"][0]
+    generated = real + 0.2 * (keep == 0)
+    clip = Shown("a", real, generated, keep, batch["mel"][0])
+    assert clip.psnr_mouth() == pytest.approx(20.0, abs=1e-3)  # 20 log10(2 / 0.2)
+
+
+def test_a_run_resumed_before_a_validation_writes_its_rows_once(train, tiny_clip, tmp_path):
+    train(Painter(tiny_clip), strips(tmp_path))
+    train(Painter(tiny_clip), strips(tmp_path))
+    assert [row["step"] for row in table(tmp_path)] == ["2", "2", "4", "4"]
+
+
+def test_a_csv_logger_has_the_means(train, tiny_clip, tmp_path):
+    train(Painter(tiny_clip), strips(tmp_path), logger=CSVLogger(tmp_path, name="", version=""))
+    assert "val/psnr_mouth" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
+
+
+def test_a_logger_of_tables_has_pictures_and_videos_with_their_scores(train, tiny_clip, judge, tmp_path, monkeypatch):
+    wandb = SimpleNamespace(Image=lambda path: ("image", path), Video=lambda path, format: (format, path))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    logger = RecordedTables()
+    train(Painter(tiny_clip), strips(tmp_path, judge=judge), logger=logger)
+    assert [(each["key"], each["step"], len(each["data"])) for each in logger.tables] == [
+        ("val/film_strips", 2, 2),
+        ("val/film_strips", 4, 2),
+    ]
+    row = dict(zip(logger.tables[1]["columns"], logger.tables[1]["data"][0], strict=True))
+    (image, strip), (kind, video) = row["strip"], row["video"]
+    assert (image, kind) == ("image", "mp4")
+    assert Path(strip).is_file()
+    assert Path(video).is_file()
+    assert row["sync_generated"] == float(table(tmp_path)[2]["sync_generated"])
+
+
+def test_other_ranks_generate_and_write_nothing(tiny_clip, make_clip_batch, tmp_path):
+    module, callback = Painter(tiny_clip), strips(tmp_path)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.strategy.__class__ = type("OfRankOne", (type(trainer.strategy),), {"is_global_zero": False})
+    callback.on_validation_start(trainer, module)
+    callback.on_validation_batch_end(trainer, module, None, make_clip_batch(2), 0)
+    assert len(callback.shown) == 2
+    callback.on_validation_epoch_end(trainer, module)
+    assert not list(tmp_path.rglob("samples*"))
+
+
+def test_a_module_that_generates_nothing_is_refused(tmp_path):
+    with pytest.raises(BadConfig, match=r"LightningModule does not; take it out of the callbacks \(~callbacks.film_strips\)"):
+        strips(tmp_path).setup(Trainer(accelerator="cpu", logger=False), LightningModule(), "fit")

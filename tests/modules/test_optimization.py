@@ -1,0 +1,44 @@
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor
+from torch.optim import AdamW
+
+from lipsync_lightning.modules.optimization import FusedAdamW, optimizer_with_schedule
+
+
+class Line(LightningModule):
+    def __init__(self, optimizer) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+        self.optimizer = optimizer
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return self.layer(batch).square().sum() * 1e3
+
+    def configure_optimizers(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return optimizer_with_schedule(self.parameters(), self.optimizer, lambda made: torch.optim.lr_scheduler.ConstantLR(made))
+
+
+def trained(optimizer, precision: str, tmp_path) -> Tensor:
+    torch.manual_seed(1)
+    module = Line(lambda parameters: optimizer(parameters, lr=1e-2))
+    trainer = Trainer(
+        max_steps=5, accelerator="cpu", precision=precision, gradient_clip_val=1.0, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, torch.utils.data.DataLoader(torch.randn(20, 4), batch_size=4))
+    return module.layer.weight.detach()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_fused_optimizer_clips_and_steps_as_the_plain_one(precision, tmp_path):
+    torch.testing.assert_close(trained(FusedAdamW, precision, tmp_path), trained(AdamW, precision, tmp_path), rtol=1e-4, atol=1e-5)
+
+
+def test_only_parameters_that_learn_are_given_to_the_optimizer():
+    module = torch.nn.Linear(4, 4)
+    module.bias.requires_grad_(False)
+    made = optimizer_with_schedule(module.parameters(), AdamW, lambda made: torch.optim.lr_scheduler.ConstantLR(made))
+    assert [id(p) for group in made["optimizer"].param_groups for p in group["params"]] == [id(module.weight)]
+    assert made["lr_scheduler"]["interval"] == "step"

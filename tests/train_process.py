@@ -1,0 +1,113 @@
+"""Trainings in processes of their own, with the arguments of the command line, on shards that take a second to make.
+
+The processes are forked from one that has imported everything, because imports take longer than these trainings.
+"""
+
+import csv
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.modules.weights import checkpoints_of, newest_checkpoint
+from lipsync_lightning.train import main
+from tiny_media import prepared, sound_of, write_video
+
+CLIP = ClipSpec(num_frames=16, fps=25, resolution=64, sample_rate_hz=16000, mel_hz=80, num_mels=80)
+TIMEOUT_S = 120
+_FORKED = multiprocessing.get_context("forkserver")
+_FORKED.set_forkserver_preload(["train_process", "lipsync_lightning.data.datamodule", "lipsync_lightning.modules.syncnet"])
+
+
+def small_shards(folder: Path) -> Path:
+    """Three clips to train with and one held out, for `demo/syncnet`."""
+    for index in range(4):
+        write_video(folder / "raw" / f"person {index}.mp4", 44 + index, sound_of(44 + index, loud=range(index, 40, 3)))
+    prepared(folder / "raw", folder / "shards", CLIP, sources_per_shard=2, num_heldout=1, min_seconds=1.28, max_seconds=4.0)
+    return folder / "shards"
+
+
+def arguments(shards: Path, run_dir: Path, *more: str) -> list[str]:
+    return [
+        *("+experiment=demo/syncnet", f"data.shards={shards}", f"run_dir={run_dir}", "logger=csv", "trainer.log_every_n_steps=1"),
+        *("data.num_workers=0", "data.batch_size=2", "trainer.val_check_interval=null", "~callbacks.vitals", *more),
+    ]
+
+
+class TrainProcess:
+    """One running training, the first of a process group of its own."""
+
+    def __init__(self, arguments: list[str], output: Path, environment: dict[str, str] | None = None) -> None:
+        self.output = output
+        self.process = _FORKED.Process(target=_train, args=(arguments, output, environment or {}))
+        self.process.start()
+        self.pid = self.process.pid or 0
+
+    def until(self, happened: Callable[[], bool]) -> None:
+        """Wait until something is so. Raises: AssertionError, if the process ends before."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not happened():
+            assert self.process.is_alive(), self.output.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def send_to_group(self, number: signal.Signals) -> None:
+        os.killpg(self.pid, number)
+
+    def ends(self, status: int = 0) -> str:
+        """Return what the process printed, having checked with which status it ends; one that hangs is killed."""
+        self.process.join(TIMEOUT_S)
+        hangs = self.process.is_alive()
+        if hangs:
+            self.send_to_group(signal.SIGKILL)
+            self.process.join()
+        told = self.output.read_text()
+        assert not hangs, f"hangs:\n{told}"
+        assert self.process.exitcode == status, told
+        return told
+
+
+def _train(arguments: list[str], output: Path, environment: dict[str, str]) -> None:
+    os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # for data workers, as it would be had a user started this
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with output.open("w") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    torch.set_num_threads(1)
+    os.environ.update(environment | {"CUDA_VISIBLE_DEVICES": ""})
+    rank_zero_only.rank = int(next((environment[name] for name in ("RANK", "SLURM_PROCID") if name in environment), 0))
+    sys.argv = ["train", *arguments]
+    main()
+
+
+def free_port() -> str:
+    with socket.socket() as listening:
+        listening.bind(("", 0))
+        return str(listening.getsockname()[1])
+
+
+def logged(run_dir: Path, column: str) -> list[float]:
+    with (run_dir / "metrics.csv").open() as file:
+        return [float(row[column]) for row in csv.DictReader(file) if row.get(column)]
+
+
+def step_of(run_dir: Path) -> int:
+    """The step of the newest checkpoint, 0 where there is none."""
+    newest = newest_checkpoint(run_dir)
+    return int(newest.stem.removeprefix("step_")) if newest else 0
+
+
+def has_checkpoints(run_dir: Path, *, num: int = 1, after: int = 0) -> bool:
+    return len(checkpoints_of(run_dir)) >= num and step_of(run_dir) > after
