@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fake_hub import FakeHub
 from lipsync_lightning.entry import build, one_sentence
-from lipsync_lightning.errors import BadConfig, MissingWeights, WrongWeights
+from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite, WrongWeights
 from lipsync_lightning.models import hub as hub_module
 from lipsync_lightning.models.hub import fetch, pinned_now
 from lipsync_lightning.models.hub_pins import HubFile, HubSource
@@ -119,13 +119,15 @@ def test_a_folder_that_may_only_be_read_is_enough(hub, folder, monkeypatch):
     assert fetch([source(folder)], endpoint=CLOSED) == []
 
 
-def test_a_file_that_changed_since_it_was_checked_is_checked_and_fetched_again(hub, folder):
+def test_a_file_that_changed_since_it_was_checked_is_noticed_and_left_to_its_owner(hub, folder):
     fetch([source(folder)], endpoint=hub.endpoint)
-    changed = folder / "unet.pt"
-    changed.write_bytes(FILES["unet.pt"][::-1])  # as long as before
-    assert fetch([source(folder)], endpoint=hub.endpoint) == [changed]
-    assert found(folder) == FILES
-    assert len(hub.asked("GET", "unet.pt")) == 2
+    fine_tuned = FILES["unet.pt"][::-1]  # as long as before
+    (folder / "unet.pt").write_bytes(fine_tuned)
+    with pytest.raises(WouldOverwrite, match=r"unet\.pt: there already.*move it away"):
+        fetch([source(folder)], endpoint=hub.endpoint)
+    assert found(folder) == FILES | {"unet.pt": fine_tuned}
+    (folder / "unet.pt").unlink()
+    assert fetch([source(folder)], endpoint=hub.endpoint) == [folder / "unet.pt"]
     assert len(hub.asked("GET", "whisper/tiny.pt")) == 1
 
 
@@ -238,16 +240,13 @@ def test_what_hashes_to_something_else_is_refused_and_not_kept(hub, folder):
     assert forged not in [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_file_is_not_lost_to_a_download_that_proves_wrong(hub, folder):
+def test_a_file_of_the_same_name_is_not_lost_to_a_download(hub, folder):
     folder.mkdir(parents=True)
     (folder / "unet.pt").write_bytes(b"my own")
-    hub.forged["unet.pt"] = FILES["unet.pt"][::-1]
-    with pytest.raises(WrongWeights):
+    with pytest.raises(WouldOverwrite, match=r"unet\.pt"):
         fetch([source(folder)], endpoint=hub.endpoint)
     assert found(folder) == {"unet.pt": b"my own"}
-    hub.forged.clear()
-    fetch([source(folder)], endpoint=hub.endpoint)
-    assert found(folder) == FILES
+    assert not hub.asked("GET", "unet.pt")
 
 
 @pytest.mark.parametrize("length", [10, 5000])

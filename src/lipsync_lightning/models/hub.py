@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import WeakFileLock
 from tqdm.auto import tqdm
 
-from lipsync_lightning.errors import BadConfig, MissingWeights, WrongWeights
+from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite, WrongWeights
 from lipsync_lightning.models.hub_pins import SHA256, HubFile, HubSource, Pin
 from lipsync_lightning.models.hub_transfer import describe, transfer
 from lipsync_lightning.paths import write_atomically
@@ -54,16 +54,17 @@ def fetch(sources: Sequence[HubSource], *, endpoint: str | None = None) -> list[
     """Return the files that had to be downloaded; none, and no network touched, if all are there and right.
 
     A file appears under its final name only after its size and sha256 were found right; one that is there and differs is
-    replaced then. `.verified.json` beside the files remembers which were checked, so that unchanged ones are not read again.
+    somebody's own and stays. `.verified.json` beside the files remembers which were checked, so that unchanged ones are not read again.
     A download that breaks off, by the connection or with the process, is taken up where it broke by the next call.
 
     Args: endpoint: the hub's address; None means $HF_ENDPOINT, or huggingface.co.
     Raises: MissingWeights, if something cannot be had, naming all that is missing; WrongWeights, if the hub has something else;
-        BadConfig, if two sources want the same file to be different.
+        BadConfig, if two sources want the same file to be different; WouldOverwrite, if other content is under one of the names.
     """
     missing = _not_in_place(_pins(sources))
     if not missing:
         return []
+    _refuse_to_overwrite(missing)
     if constants.HF_HUB_OFFLINE:
         raise MissingWeights(f"offline mode is on (HF_HUB_OFFLINE); {_not_there(missing)}; switch it off, {_by_hand(missing)}")
     try:
@@ -80,6 +81,15 @@ def fetch(sources: Sequence[HubSource], *, endpoint: str | None = None) -> list[
         raise MissingWeights(
             f"cannot write weights: {error}; {_not_there(missing)}; set LIPSYNC_WEIGHTS to a folder you may write"
         ) from error
+
+
+def _refuse_to_overwrite(pins: list[Pin]) -> None:
+    others = [str(pin.target) for pin in pins if pin.target.exists()]  # what broke off never gets that name
+    if others:
+        raise WouldOverwrite(
+            f"{', '.join(others)}: there already, and not what the pin says by size or sha256; "
+            "move it away, or set LIPSYNC_WEIGHTS to another folder, and call again"
+        )
 
 
 def _remove_if_unused(folder: Path) -> None:
