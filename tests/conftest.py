@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
 from diffusers.optimization import get_constant_schedule
+from omegaconf import OmegaConf
 
 from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.media.masks import keep_mask
@@ -149,3 +151,46 @@ def ddim_velocity(ddim_epsilon: DDIMScheduler) -> DDIMScheduler:
 def training_arguments(tiny_clip: ClipSpec) -> dict[str, Any]:
     """How every module of these tests descends."""
     return {"optimizer": partial(torch.optim.AdamW, lr=1e-2), "schedule": get_constant_schedule, "clip": tiny_clip}
+
+
+UNET = {  # as a YAML has it
+    "_target_": "lipsync_lightning.models.unet.LipSyncUNet",
+    "in_channels": 13,
+    "out_channels": 4,
+    "block_out_channels": [16, 16],
+    "attention": [False, True],
+    "layers_per_block": 1,
+    "num_attention_heads": 2,
+    "cross_attention_dim": 8,
+    "norm_num_groups": 4,
+    "motion": "none",
+    "motion_num_attention_heads": 2,
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_autoencoder: LinearAutoencoder, make_unet) -> Path:
+    """What a training leaves: its configuration and a checkpoint."""
+    folder = tmp_path / "run"
+    tiny_autoencoder.save_pretrained(tmp_path / "autoencoder")
+    unet: LipSyncUNet = make_unet("none")
+    torch.nn.init.normal_(unet.conv_out.weight)
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save({"state_dict": {f"unet.{k}": v for k, v in unet.state_dict().items()}}, folder / "checkpoints" / "step_00000002.ckpt")
+    clip = {"num_frames": 4, "fps": 25, "resolution": 32, "sample_rate_hz": 16000, "mel_hz": 80, "num_mels": 80}
+    encoder = {"num_tokens": 3, "columns_per_token": 1, "sample_rate_hz": 16000, "mel_hz": 80, "num_mels": 8}
+    configuration = {
+        "clip": {"_target_": "lipsync_lightning.clip.ClipSpec", **clip},
+        "audio_encoder": {"_target_": "lipsync_lightning.models.audio_encoder.LogMelAudioEncoder", **encoder},
+        "module": {
+            "_target_": "lipsync_lightning.modules.unet_stage1.UNetStage1Module",
+            "unet": UNET,
+            "autoencoder": {
+                "_target_": "lipsync_lightning.models.autoencoder.LinearAutoencoder.from_pretrained",
+                "pretrained_model_name_or_path": str(tmp_path / "autoencoder"),
+            },
+            "scheduler": {"_target_": "diffusers.DDIMScheduler"},
+        },
+    }
+    OmegaConf.save(OmegaConf.create(configuration), folder / "config.yaml")
+    return folder

@@ -47,7 +47,7 @@ def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float, 
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         reference=reference,
-        mask=config.data.samples.get("mask", "released"),  # runs from before there was a choice have the released one
+        mask=OmegaConf.select(config, "data.samples.mask", default="released"),  # runs from before there was a choice have the released one
     )
 
 
