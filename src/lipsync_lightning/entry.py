@@ -4,13 +4,11 @@ import functools
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
-from hydra.types import RunMode
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,7 +24,7 @@ OmegaConf.register_new_resolver("weights", lambda name: str(weights_dir() / name
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Return a decorator that makes a `main()` of a function of a composed configuration.
 
-    Errors a user can act on are printed as one sentence and end the process with status 1, of a sweep after its other jobs.
+    Errors a user can act on are printed as one sentence and end the process with status 1.
     """
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -35,9 +33,11 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
             try:
                 function(config)
             except (LipSyncError, InstantiationException, OmegaConfBaseException) as error:
-                _fail(one_sentence(error))
+                print(f"error: {one_sentence(error)}", file=sys.stderr)
+                raise SystemExit(1) from None
             except OSError as error:  # a disk that is full, a folder one may not write: nothing a traceback would explain
-                _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+                print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+                raise SystemExit(1) from None
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
                 raise SystemExit(130) from None
@@ -76,14 +76,6 @@ def one_sentence(error: BaseException) -> str:
             return " ".join(message.split())
         cause = cause.__cause__
     return " ".join(str(error).split("\n")[:2])
-
-
-def _fail(sentence: str) -> NoReturn:
-    """End the process with status 1, or only this job of a sweep: Hydra goes on with the others and ends with status 1 after them."""
-    print(f"error: {sentence}", file=sys.stderr, flush=True)
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise HydraException(f"error: {sentence}") from None
-    raise SystemExit(1) from None
 
 
 def build(config: Any, **extra: Any) -> Any:

@@ -14,11 +14,11 @@ from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.entry import build, entry_point
 from lipsync_lightning.errors import BadConfig, BadMedia
 from lipsync_lightning.media.masks import keep_mask
+from lipsync_lightning.media.strips import film_strip, save_png
 from lipsync_lightning.metrics.suite import Judge, Row, Speech, TestVideo, mean_of, test_videos
 from lipsync_lightning.metrics.sync_pairs import heldout_accuracy
 from lipsync_lightning.paths import write_atomically
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
-from lipsync_lightning.reporting.strips import film_strip, save_png
 
 CONDITIONS = {"own speech": "own", "other speech": "other", "shuffled speech": "shuffled"}
 

@@ -2,20 +2,26 @@
 
 import logging
 import signal
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from lightning import Trainer, seed_everything
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch.distributed import DistError
 
 from lipsync_lightning.callbacks.stop_cleanly import StopCleanly
-from lipsync_lightning.entry import build, entry_point
-from lipsync_lightning.errors import BadConfig, WouldOverwrite
+from lipsync_lightning.entry import build, entry_point, one_sentence
+from lipsync_lightning.errors import BadConfig, LipSyncError, WouldOverwrite
 from lipsync_lightning.modules.weights import (
     RUN_CONFIG,
     newest_checkpoint,
@@ -91,7 +97,33 @@ def close_dashboards(trainer: Trainer) -> None:
             logger.experiment.finish()
 
 
+@contextmanager
+def sparing_other_jobs() -> Iterator[None]:
+    """Let a sweep go on after a job that fails: Hydra notes an exception and ends with status 1 after the last job."""
+    try:
+        yield
+    except (LipSyncError, InstantiationException, OmegaConfBaseException, OSError) as error:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise
+        sentence = f"error: {one_sentence(error)}"
+        print(sentence, file=sys.stderr, flush=True)
+        raise HydraException(sentence) from error
+
+
+@contextmanager
+def told_when_another_rank_is_gone() -> Iterator[None]:
+    """End the process with one sentence where its collective fails because another process, which has said why, is no more."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, DistError) or "gloo/transport" in str(error)):
+            raise
+        print("error: another process of this run has ended; its own message says why", file=sys.stderr, flush=True)
+        raise SystemExit(1) from error
+
+
 @entry_point("train")
+@sparing_other_jobs()
 def main(config: DictConfig) -> None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     config.run_dir = str(run_dir)  # in a sweep, every job's own folder
@@ -113,7 +145,8 @@ def main(config: DictConfig) -> None:
     trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
     require_processes_of_its_own(trainer)
     try:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        with told_when_another_rank_is_gone():
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     finally:
         close_dashboards(trainer)
     leave_if_stopped(trainer)

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
 from lipsync_lightning.callbacks import vitals
-from lipsync_lightning.callbacks.vitals import Vitals, known_peak_flops, peak_memory_gib
+from lipsync_lightning.callbacks.vitals import CountingOperations, Vitals, known_peak_flops, peak_memory_gib
 
 BATCH, IN, OUT = 4, 3, 5
 PRODUCT = 2 * BATCH * IN * OUT  # a multiplication and an addition for each
@@ -63,6 +64,13 @@ class Checkpointed(Learner):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         squares = checkpoint(lambda hidden: self.layer(hidden).square(), self.first(batch["x"]), use_reentrant=False)
         return squares.mean()  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+
+
+class Activated(Learner):
+    """The same behind SiLU, whose gradient PyTorch's own counter computes in another way."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return nn.functional.silu(self.layer(batch["x"])).square().mean()
 
 
 class Failing(Learner):
@@ -143,7 +151,7 @@ def test_a_gpu_s_peak_is_asked_for_at_the_precision_of_the_run(monkeypatch):
     assert asked == [(torch.device("cuda:1"), torch.bfloat16), (torch.device("cuda:0"), torch.float32)]
 
 
-@pytest.mark.parametrize("learner", [Learner, Checkpointed])
+@pytest.mark.parametrize("learner", [Learner, Checkpointed, Activated])
 def test_counting_changes_neither_weights_nor_random_numbers_to_the_bit(learner):
     ends = []
     for num_callbacks in (0, 1):
@@ -169,3 +177,15 @@ def test_a_first_batch_that_fails_leaves_no_counter_behind():
     with pytest.raises(OSError, match="gone"):
         fitted(Failing(), batches_of_vectors(1))
     assert not _get_current_dispatch_mode_stack()
+
+
+def test_as_many_operations_are_counted_as_by_pytorch_s_own_counter():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Flatten(), nn.Linear(8 * 36, 4), nn.LayerNorm(4))
+    attention = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    totals = []
+    for counter in (CountingOperations(), FlopCounterMode(display=False)):
+        with counter:
+            network(torch.randn(2, 3, 8, 8)).sum().backward()
+            attention(torch.randn(2, 5, 16)).sum().backward()
+        totals.append(counter.flops if isinstance(counter, CountingOperations) else counter.get_total_flops())
+    assert totals[0] == totals[1] > 0

@@ -8,12 +8,32 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.throughput import get_available_flops
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 _KIB = 1024
 _GIB = 1024**3
 _TERA = 1e12
 _COMPUTED_IN = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32, "64": torch.float64}
+
+
+class CountingOperations(TorchDispatchMode):
+    """Adds up, by PyTorch's formulas, the multiplications and additions of what is computed inside: `flops`.
+
+    PyTorch's own FlopCounterMode takes some operations apart, such as the gradient of SiLU, and so changes the last bits of what it
+    counts: a resumed run, which counts anew, would not end like one that was never stopped. This one changes nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(getattr(func, "_overloadpacket", func))
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 class Vitals(Callback):
@@ -32,7 +52,7 @@ class Vitals(Callback):
         """Args: peak_tflops: of one device, 10^12 operations a second at the run's precision; None for what Lightning knows of it."""
         self.every_num_batches = every_num_batches
         self.peak_tflops = peak_tflops
-        self.counter: FlopCounterMode | None = None
+        self.counter: CountingOperations | None = None
         self._reset()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -42,7 +62,7 @@ class Vitals(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.flops_per_batch is None:
-            self.counter = FlopCounterMode(display=False).__enter__()
+            self.counter = CountingOperations().__enter__()
         self.started = perf_counter()
         if self.ended is not None:
             self.waited += self.started - self.ended
@@ -85,7 +105,7 @@ class Vitals(Callback):
     def _stop_counting(self) -> None:
         if self.counter is not None:
             self.counter.__exit__(None, None, None)
-            self.flops_per_batch = self.counter.get_total_flops()
+            self.flops_per_batch = self.counter.flops
             self.counter = None
 
     def _reset(self) -> None:
