@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from command_line import CommandLine
 from lipsync_lightning.export import main
@@ -21,6 +22,13 @@ def test_an_export_holds_the_runs_newest_weights_and_its_clip(run: Path, command
     assert loaded.clip.resolution == 32
     assert loaded.config["num_inference_steps"] == 7
     assert [path.name for path in Path("exports").iterdir()] == ["mine"]
+
+
+def test_an_export_generates_what_its_network_was_trained_to_generate(run: Path, command_line: CommandLine):
+    config = OmegaConf.load(run / "config.yaml")
+    OmegaConf.save(OmegaConf.merge(config, {"data": {"samples": {"mask": "face"}}}), run / "config.yaml")
+    command_line.run(main, f"run={run}", "out=exports/mine")
+    assert load_pipeline("exports/mine").config["mask"] == "face"
 
 
 def test_a_former_export_is_replaced_and_nothing_else(run: Path, tmp_path: Path, command_line: CommandLine):
