@@ -109,3 +109,16 @@ def test_sampling_leaves_the_schedule_as_it_was(ddim_epsilon):
     before = ddim_epsilon.timesteps.clone()
     diffusion.sample(lambda latents, _: latents, torch.randn(1, 1, 1, 2, 2), ddim_epsilon, 4)
     assert torch.equal(ddim_epsilon.timesteps, before)
+
+
+def test_noise_cannot_be_predicted_where_nothing_else_is_left(ddim_epsilon):
+    scheduler = DDIMScheduler.from_config(ddim_epsilon.config, rescale_betas_zero_snr=True)
+    clean = torch.randn(1, 2, 4, 8, 8)
+    with pytest.raises(BadConfig, match="0/0; take v_prediction"):
+        diffusion.training_target(scheduler, clean, torch.randn_like(clean), torch.tensor([5]))
+
+
+def test_noise_of_infinite_alpha_is_one_for_all_frames():
+    noise = diffusion.mix_noise(torch.randn(2, 3, 4, 8, 8), torch.randn(2, 3, 4, 8, 8), float("inf"))
+    assert torch.equal(noise[:, 0], noise[:, 2])
+    assert noise.isfinite().all()

@@ -56,8 +56,10 @@ def test_a_failing_job_does_not_take_the_others_and_a_sweep_that_is_started_agai
     assert "'module.optimizer.lr=-1.0'" in said
     assert not (bad / "syncnet").exists()
     assert [(run / "syncnet").is_dir() for run in good] == [True, True]
-    assert [logged(run, "lr-AdamW")[0] for run in good] == [0.001, 0.0001]
-    assert [OmegaConf.load(run / "config.yaml").run_dir for run in good] == [str(run) for run in good]
+    configs = [OmegaConf.load(run / "config.yaml") for run in good]
+    assert [config.module.optimizer.lr for config in configs] == [0.001, 0.0001]
+    assert [config.run_dir for config in configs] == [str(run) for run in good]
+    assert [logged(run, "step")[-1] for run in good] == [1.0, 1.0]
 
     said = sweep(shards, tmp_path, "trainer.max_steps=3", status=1)
     for run in good:

@@ -4,6 +4,7 @@ The processes are forked from one that has imported everything, because imports 
 """
 
 import csv
+import json
 import multiprocessing
 import os
 import signal
@@ -12,8 +13,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from lipsync_lightning.clip import ClipSpec
@@ -22,7 +25,7 @@ from lipsync_lightning.train import main
 from tiny_media import prepared, sound_of, write_video
 
 CLIP = ClipSpec(num_frames=16, fps=25, resolution=64, sample_rate_hz=16000, mel_hz=80, num_mels=80)
-TIMEOUT_S = 120
+TIMEOUT_S = 60
 _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(["train_process", "lipsync_lightning.data.datamodule", "lipsync_lightning.modules.syncnet"])
 
@@ -38,7 +41,7 @@ def small_shards(folder: Path) -> Path:
 def arguments(shards: Path, run_dir: Path, *more: str) -> list[str]:
     return [
         *("+experiment=demo/syncnet", f"data.shards={shards}", f"run_dir={run_dir}", "logger=csv", "trainer.log_every_n_steps=1"),
-        *("data.num_workers=0", "data.batch_size=2", "trainer.val_check_interval=null", "~callbacks.vitals", *more),
+        *("data.num_workers=0", "data.batch_size=2", "trainer.val_check_interval=null", *more),
     ]
 
 
@@ -92,10 +95,52 @@ def _train(arguments: list[str], output: Path, environment: dict[str, str]) -> N
     main()
 
 
-def free_port() -> str:
+def rank_environments(num_ranks: int, **common: str) -> list[dict[str, str]]:
+    """What torchrun tells the processes of one node."""
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
+    common |= {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
+
+
+def task_environments(num_tasks: int, **common: str) -> list[dict[str, str]]:
+    """What srun tells the tasks of one node."""
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "SLURM_JOB_ID": "12345", "SLURM_JOB_NAME": "lipsync"}
+    common |= {"SLURM_NTASKS": str(num_tasks), "SLURM_NTASKS_PER_NODE": str(num_tasks), "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+    return [{**common, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(num_tasks)]
+
+
+def _free_port() -> str:
     with socket.socket() as listening:
         listening.bind(("", 0))
         return str(listening.getsockname()[1])
+
+
+class Diary(Callback):
+    """Writes down what each rank read in a batch, and what all its weights add up to after it."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(exist_ok=True)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        weights = sum(float(parameter.detach().double().sum()) for parameter in pl_module.parameters())
+        with (self.folder / f"rank_{trainer.global_rank}_of_{trainer.world_size}.jsonl").open("a") as file:
+            print(json.dumps({"step": trainer.global_step, "seeds": batch["seed"].tolist(), "weights": weights}), file=file)
+
+
+class Poison(Callback):
+    """Makes one batch of one rank not a number."""
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.step = rank, step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if (trainer.global_rank, batch_idx) == (self.rank, self.step):
+            batch["mel"].fill_(torch.nan)
+
+
+def diary(folder: Path, rank: int, ranks: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"rank_{rank}_of_{ranks}.jsonl").read_text().splitlines()]
 
 
 def logged(run_dir: Path, column: str) -> list[float]:

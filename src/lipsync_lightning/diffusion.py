@@ -13,6 +13,8 @@ from torch import Tensor
 
 from lipsync_lightning.errors import BadConfig
 
+TINY = 1e-7  # diffusers' zero terminal signal-to-noise ratio is 2^-24 in some versions
+
 
 def mix_noise(shared: Tensor, independent: Tensor, alpha: float) -> Tensor:
     """Return unit-variance noise that the frames of a clip share in part.
@@ -30,10 +32,15 @@ def mix_noise(shared: Tensor, independent: Tensor, alpha: float) -> Tensor:
 def training_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """Return what the network should predict, as the schedule's prediction type says: the noise, or the velocity.
 
-    Raises: BadConfig, for a prediction type that training does not know.
+    Raises: BadConfig, for a prediction type that training does not know, or that the schedule makes impossible.
     """
     match scheduler.config["prediction_type"]:
         case "epsilon":
+            if scheduler.alphas_cumprod[-1] < TINY:
+                raise BadConfig(
+                    "prediction_type epsilon cannot be had with zero terminal signal-to-noise ratio: from noise alone its clean latents "
+                    "are 0/0; take v_prediction, or rescale_betas_zero_snr=false"
+                )
             return noise
         case "v_prediction":
             return scheduler.get_velocity(clean, noise, timesteps)  # pyright: ignore[reportArgumentType]

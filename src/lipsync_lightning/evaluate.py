@@ -15,12 +15,10 @@ from lipsync_lightning.entry import build, entry_point
 from lipsync_lightning.errors import BadConfig, BadMedia
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.strips import film_strip, save_png
-from lipsync_lightning.metrics.suite import Judge, Row, Speech, TestVideo, mean_of, test_videos
+from lipsync_lightning.metrics.suite import CONDITIONS, Judge, Row, Speech, TestVideo, mean_of, test_videos
 from lipsync_lightning.metrics.sync_pairs import heldout_accuracy
 from lipsync_lightning.paths import write_atomically
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
-
-CONDITIONS = {"own speech": "own", "other speech": "other", "shuffled speech": "shuffled"}
 
 
 def judge_real(judge: Judge, tests: list[TestVideo]) -> list[Row]:
@@ -43,17 +41,17 @@ def judge_system(name: str, pipeline: LipSyncPipeline, conditions: list[str], ju
         made, real = judge.aligned(video, test.path), judge.aligned(test.path, test.path)
         scores = judge.following(made, said, test.own)
         if said is test.own:  # there is no real video of other words to compare with
-            scores |= judge.closeness(made, real)
+            scores |= judge.closeness(made, real, pipeline.config["mask"])
         strip = video.with_suffix(".png")
-        save_strip(strip, made, real, judge)
+        save_strip(strip, made, real, pipeline.config["mask"])
         names = {"system": name, "condition": condition, "person": test.path.stem, "speech": said.name}
         rows.append(names | scores | {"video": str(video.relative_to(out)), "strip": str(strip.relative_to(out))})
     return rows
 
 
-def save_strip(path: Path, made: np.ndarray, real: np.ndarray, judge: Judge) -> None:
+def save_strip(path: Path, made: np.ndarray, real: np.ndarray, mask: str) -> None:
     """Save real, masked and generated aligned faces, one row each."""
-    keep = keep_mask(judge.clip.resolution).numpy()[None, :, :, None]
+    keep = keep_mask(real.shape[1], mask).numpy()[None, :, :, None]
     masked = (real * keep + 127.5 * (1 - keep)).astype(np.uint8)
     save_png(path, film_strip([real, masked, made]))
 

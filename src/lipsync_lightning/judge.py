@@ -42,7 +42,8 @@ def main(config: DictConfig) -> None:
         syncnet=build(config.syncnet).to(config.device), lpips_network=build(config.lpips), faces=build(config.faces), clip=pipeline.clip
     )
     tests = test_videos(chosen_videos(Path(config.videos), config.num_videos), run / "judged", pipeline.clip.sample_rate_hz)
-    rows = judged_on_aligned_faces(pipeline, judge, tests, config.seed)
+    region = pipeline.config["mask"] if config.compared_region is None else config.compared_region
+    rows = judged_on_aligned_faces(pipeline, judge, tests, region, config.seed)
     figures = figures_of(rows)
     write_atomically(run / SCORES, json.dumps({**figures, "rows": rows}, indent=1).encode())
     print(f"{run}: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))

@@ -23,8 +23,8 @@ class BrightnessSyncNet(nn.Module):
         brightness_BT = rearrange(frames, "b (t c) h w -> b t (c h w)", c=3).mean(dim=2)
         return functional.normalize(self.gain * brightness_BT, dim=1), functional.normalize(mel[:, 0, 0, : brightness_BT.shape[1]], dim=1)
 
-    def probability(self, similarity: Tensor) -> Tensor:
-        return similarity
+    def log_probability(self, similarity: Tensor, lowest: float) -> Tensor:
+        return similarity.clamp(lowest, 1.0).log()
 
 
 def brightness_loss(**more: float) -> SyncLoss:
@@ -99,3 +99,11 @@ def test_a_latent_syncnet_sees_whole_faces_of_all_channels():
     latents = torch.rand(2, 4, 3, 8, 8)
     loss(latents, torch.rand(2, 1, 80, 4))
     assert torch.equal(syncnet.seen, rearrange(latents, "b t c h w -> b (t c) h w"))
+
+
+def test_lips_that_are_quite_wrong_are_told_the_way_by_a_calibrated_network(tiny_syncnet, clip_batch):
+    tiny_syncnet.calibrate(scale=40.0, bias=-60.0)  # even a similarity of one is improbable
+    frames = clip_batch["frames"].clone().requires_grad_()
+    SyncLoss(syncnet=tiny_syncnet, resolution=32)(frames, clip_batch["mel"]).backward()
+    assert frames.grad is not None
+    assert (frames.grad.abs().amax(dim=(1, 2, 3, 4)) > 0).all()

@@ -65,7 +65,9 @@ def test_the_temporal_error_sees_flicker_and_stillness_and_no_constant_error():
     real = rearrange(np.arange(0, 80, 10, dtype=np.uint8), "t -> t 1 1 1") + np.zeros((8, 64, 64, 3), np.uint8)
     flicker = real.copy()
     flicker[::2] += 20
-    assert temporal_error(real, real) == 0
-    assert temporal_error(real + 30, real) == 0
-    assert temporal_error(np.zeros_like(real), real) == 10
-    assert temporal_error(flicker, real) == 20
+    assert temporal_error(real, real, "released") == 0
+    assert temporal_error(real + 30, real, "released") == 0
+    assert temporal_error(np.zeros_like(real), real, "released") == 10
+    assert temporal_error(flicker, real, "released") == 20
+    flicker[:, keep_mask(64, "mouth").numpy() == 0] = real[:, keep_mask(64, "mouth").numpy() == 0]
+    assert temporal_error(flicker, real, "mouth") == 0

@@ -6,7 +6,7 @@ from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.losses.sync import SyncLoss
 from lipsync_lightning.losses.weighted import WeightedLoss, WeightedLosses
 from lipsync_lightning.modules.draws import ClipDraws
-from lipsync_lightning.modules.unet_other_speech import OtherSpeechStage2Module
+from lipsync_lightning.modules.unet_other_speech import OtherSpeechStage2Module, lenders
 
 
 @pytest.fixture
@@ -29,10 +29,18 @@ def inputs(module, batch):
     return module.loss_inputs(batch, step)["sync_other"]()
 
 
-def test_each_clip_is_judged_by_the_speech_of_the_one_before_it(module, make_clip_batch):
-    batch = make_clip_batch(3)
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [("abc", [1, 2, 0]), ("aabb", [2, 2, 0, 0]), ("aba", [1, 2, 1]), ("aa", [0, 1]), ("a", [0])],
+)
+def test_speech_is_borrowed_from_the_next_window_of_another_clip(ids, expected):
+    assert lenders(list(ids)) == expected
+
+
+def test_each_clip_is_judged_by_the_speech_it_borrows(module, make_clip_batch):
+    batch = make_clip_batch(4) | {"id": ["a", "a", "b", "b"]}
     _, mel = inputs(module, batch)
-    assert torch.equal(mel, batch["mel"][[2, 0, 1]])
+    assert torch.equal(mel, batch["mel"][[2, 2, 0, 0]])
 
 
 def test_the_frames_follow_the_speech_they_borrow_and_not_their_own(module, make_clip_batch):
@@ -53,9 +61,15 @@ def test_nothing_of_the_real_mouth_reaches_the_estimate(module, make_clip_batch)
     torch.testing.assert_close(other_mouths, frames)
 
 
-def test_a_clip_alone_has_nobody_to_borrow_from(module, make_clip_batch):
-    with pytest.raises(BadConfig, match=r"data\.batch_size"):
-        module.training_step(make_clip_batch(1), 0)
+def test_windows_of_one_clip_lend_each_other_nothing_and_training_says_so(module, make_clip_batch):
+    with pytest.raises(BadConfig, match=r"all 2 windows of a batch are of a; set data\.batch_size"):
+        module.training_step(make_clip_batch(2) | {"id": ["a", "a"]}, 0)
+
+
+def test_a_held_out_batch_of_one_clip_is_validated_without_the_term(module, make_clip_batch, train):
+    module.losses.terms["noise"].weight = 0.0
+    trainer = train(module, [make_clip_batch(2)], steps=1, heldout=[make_clip_batch(1)])
+    assert trainer.callback_metrics["val/loss_sync_other"].item() == 0.0
 
 
 def test_the_term_trains_the_unet(module, make_clip_batch, train):

@@ -51,6 +51,14 @@ class StepCheckpoint(ModelCheckpoint):
         if self._last_global_step_saved != trainer.global_step:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.world_size == 1:  # the other ranks may not know of it, and saving would wait for them
+            super().on_exception(trainer, pl_module, exception)
+
+    def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
+        """Lightning keeps the checkpoint a run resumed from for ever; here it is one of the newest or it goes."""
+        return previous != current
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Count no batch of an unfinished step as done: its gradients are not saved, so it is read again."""
         if not pl_module.automatic_optimization:

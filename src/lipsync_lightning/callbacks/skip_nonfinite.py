@@ -16,7 +16,7 @@ _NUM_NAMED = 8
 class SkipNonfinite(Callback):
     """Drops the gradients of a step that are not finite, so that the optimizer leaves weights and its own state as they were.
 
-    Logs `train/gradient_norm` (before clipping) and `train/skipped_steps`. All ranks decide alike, because gradients are those of all.
+    Logs `train/gradient_norm` (before clipping) and `train/skipped_steps`. All ranks decide alike.
     """
 
     def __init__(self, *, most_in_a_row: int) -> None:
@@ -35,7 +35,7 @@ class SkipNonfinite(Callback):
         """Raises: Diverged, if too many steps in a row were skipped."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = get_total_norm(gradients) if gradients else torch.zeros(())
-        finite = bool(norm.isfinite())
+        finite = trainer.strategy.reduce_boolean_decision(bool(norm.isfinite()), all=True)  # FSDP's ranks hold pieces of gradients
         if finite:
             self.in_a_row = 0
             pl_module.log("train/gradient_norm", norm)

@@ -52,10 +52,13 @@ class SyncNetSamples:
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
         """Return windows: `frames` (T, 3, H, W) uint8, `mel` (1, M, L), `id`, `first_frame`. Raises: BadMedia, ClipTooShort."""
+        return self.windows_with(clip_mel(sample, self.clip), sample, rng, wanted)
+
+    def windows_with(self, mel: Tensor, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
+        """Return what a call returns, given the (M, L) log-mel of the sample's whole sound."""
         num_frames = stated_frames(sample)
         last_start = usable_frames(num_frames, self.clip) - self.clip.num_frames
         starts = spread_starts(last_start, self.num_windows(num_frames), self.min_gap_frames, rng)[wanted.start : wanted.stop]
-        mel = clip_mel(sample, self.clip)
         windows = decode_windows(sample["mp4"], starts, self.clip.num_frames)
         return [
             {
@@ -79,7 +82,8 @@ class HeldoutSyncNetSamples(SyncNetSamples):
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
         """Return windows as `SyncNetSamples` does, with `mel_around` (offsets, 1, M, L), NaN where the clip lacks some of that sound."""
         mel = clip_mel(sample, self.clip)
-        return [window | {"mel_around": self._mel_around(mel, window["first_frame"])} for window in super().__call__(sample, rng, wanted)]
+        windows = self.windows_with(mel, sample, rng, wanted)
+        return [window | {"mel_around": self._mel_around(mel, window["first_frame"])} for window in windows]
 
     def _mel_around(self, mel: Tensor, first_frame: int) -> Tensor:
         starts = [first_frame + offset for offset in self.offsets]

@@ -11,29 +11,32 @@ from lipsync_lightning.errors import ClipTooShort
 from lipsync_lightning.inpainting import Inpainter
 from lipsync_lightning.media.audio import read_audio
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.metrics.suite import Judge, Row, TestVideo
+from lipsync_lightning.metrics.suite import CONDITIONS, Judge, Row, TestVideo
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline
 
-CONDITIONS = {"own speech": "own", "other speech": "other", "shuffled speech": "shuffled"}
 
-
-def judged_on_aligned_faces(pipeline: LipSyncPipeline, judge: Judge, tests: Sequence[TestVideo], seed: int) -> list[Row]:
+def judged_on_aligned_faces(
+    pipeline: LipSyncPipeline, judge: Judge, tests: Sequence[TestVideo], compared_region: str, seed: int
+) -> list[Row]:
     """Return the scores of every test video under every condition, and of the untouched videos as `system` "real video".
 
     Beside what `Judge` says, with their own speech: `temporal_error`, see there.
+
+    Args: compared_region: one of `media.masks.REGIONS`, inside which generated pixels are compared with real ones.
     """
     rows = []
     for test in tests:
         real = judge.aligned(test.path, test.path)
         real = real[: whole_windows(len(real), pipeline.clip.num_frames, test.path)]
-        rows.append({"system": "real video", "condition": "own speech", **judge.following(real, test.own, test.own)})
+        who = {"person": test.path.stem}
+        rows.append({"system": "real video", "condition": "own speech", **who, **judge.following(real, test.own, test.own)})
         for condition, speech in CONDITIONS.items():
             said = getattr(test, speech)
             made = spoken(pipeline, real, read_audio(said.sound, pipeline.clip.sample_rate_hz), seed)
             row = {"system": "generated", "condition": condition, **judge.following(made, said, test.own)}
             if said is test.own:
-                row |= judge.closeness(made, real) | {"temporal_error": temporal_error(made, real)}
-            rows.append({"person": test.path.stem, "speech": said.name, **row})
+                row |= judge.closeness(made, real, compared_region) | {"temporal_error": temporal_error(made, real, compared_region)}
+            rows.append({**who, "speech": said.name, **row})
     return rows
 
 
@@ -73,14 +76,14 @@ def spoken(pipeline: LipSyncPipeline, real: np.ndarray, waveform: np.ndarray, se
     return rearrange(_to_bytes(made), "b t c h w -> (b t) h w c").cpu().numpy()
 
 
-def temporal_error(made: np.ndarray, real: np.ndarray) -> float:
-    """Return by how much the change from frame to frame differs from the real one, in grey levels of the generated region.
+def temporal_error(made: np.ndarray, real: np.ndarray, region: str) -> float:
+    """Return by how much the change from frame to frame differs from the real one, in grey levels of a region.
 
     A still picture, a flickering one and one that moves at the wrong time all differ; a constant error of colour does not.
 
     Args: made, real: (T, R, R, 3) uint8.
     """
-    hole = keep_mask(made.shape[1]).numpy() == 0
+    hole = keep_mask(made.shape[1], region).numpy() == 0
     changes = [np.diff(faces[:, hole].astype(np.float64), axis=0) for faces in (made, real)]
     return float(np.abs(changes[0] - changes[1]).mean())
 

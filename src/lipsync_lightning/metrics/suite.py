@@ -24,6 +24,7 @@ from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.synthetic.opening import correlation, mouth_opening
 
 SHUFFLED_CHUNK_SECONDS = 0.2  # about one syllable
+CONDITIONS = {"own speech": "own", "other speech": "other", "shuffled speech": "shuffled"}  # to the attributes of a TestVideo
 Row = dict[str, Any]
 
 
@@ -124,10 +125,13 @@ class Judge:
             row["mouth_correlation_chance"] = _correlation_in_common(said.opening, old.opening)
         return row
 
-    def closeness(self, made: np.ndarray, real: np.ndarray) -> Row:
-        """Return `psnr`, `ssim`, `lpips` of the mouth region against the real faces; meaningful where both say the same."""
+    def closeness(self, made: np.ndarray, real: np.ndarray, mask: str) -> Row:
+        """Return `psnr`, `ssim`, `lpips` of a region against the real faces; meaningful where both say the same.
+
+        Args: mask: one of `media.masks.REGIONS`, of which every pixel was generated: copied ones would flatter.
+        """
         self.quality.reset()
-        self.quality.update(_frames(made), _frames(real[: len(made)]), keep_mask(self.clip.resolution))
+        self.quality.update(_frames(made), _frames(real[: len(made)]), keep_mask(self.clip.resolution, mask))
         return {name: float(value) for name, value in self.quality.compute().items()}
 
     def _sync(self, made: np.ndarray, said: Speech) -> Row:

@@ -51,6 +51,18 @@ class SyncNet(ModelMixin, ConfigMixin):
             return similarity
         return torch.sigmoid(calibration["scale"] * similarity + calibration["bias"])
 
+    def log_probability(self, similarity: Tensor, lowest: float) -> Tensor:
+        """Return the logarithm of `probability`, with a gradient that says which way is better.
+
+        Args: lowest: a similarity that is itself the probability is taken for at least this, where the logarithm has no end. A calibrated
+            network needs no such floor: the logarithm of a sigmoid is nearly straight where lips and sound are furthest apart, and its
+            slope never exceeds the calibration's scale.
+        """
+        calibration = self.config.get("calibration")
+        if calibration is None:
+            return similarity.clamp(lowest, 1.0).log()
+        return F.logsigmoid(calibration["scale"] * similarity + calibration["bias"])
+
     def calibrate(self, scale: float, bias: float) -> None:
         """Store what turns this network's similarities into probabilities in its configuration: sigmoid(scale * similarity + bias)."""
         self.register_to_config(calibration={"scale": scale, "bias": bias})

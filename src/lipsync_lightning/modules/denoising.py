@@ -107,7 +107,7 @@ class DenoisingModule(LightningModule):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         draws = ClipDraws(batch["seed"], self.device)
         step = self.denoise(batch, draws.uniform() >= self.audio_dropout, draws)
-        total, terms = self.losses(self.loss_inputs(batch, step), step.timesteps, self.clips_that_count(step))
+        total, terms = self.losses(self.loss_inputs(batch, step), step.timesteps, self.clips_that_count(batch, step))
         self.log("train/loss", total, prog_bar=True, sync_dist=True)
         self.log_dict({f"train/loss_{name}": value for name, value in terms.items()}, sync_dist=True)
         return total
@@ -115,11 +115,11 @@ class DenoisingModule(LightningModule):
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         draws = ClipDraws(batch["seed"], self.device)  # the same every time
         step = self.denoise(batch, torch.ones_like(batch["seed"], dtype=torch.bool), draws)
-        total, terms = self.losses(self.loss_inputs(batch, step), step.timesteps)
+        total, terms = self.losses(self.loss_inputs(batch, step), step.timesteps, self.clips_that_count(batch, step))
         values = {"val/loss": total, **{f"val/loss_{name}": value for name, value in terms.items()}}
         self.log_dict(values, batch_size=len(batch["audio"]), sync_dist=True)
 
-    def clips_that_count(self, step: DenoisingStep) -> dict[str, Tensor]:
+    def clips_that_count(self, batch: ClipBatch, step: DenoisingStep) -> dict[str, Tensor]:
         """Return by loss term which clips (B,) it may look at, for terms that may not look at all."""
         return {}
 

@@ -40,9 +40,10 @@ class SyncNetModule(LightningModule):
         self.schedule = schedule
         self.clip = clip
         self.register_buffer("recent_similarity", torch.full((2, RECENT_PAIRS), torch.nan))  # matching, foreign
-        self.matching = CatMetric()
-        self.foreign = CatMetric()
-        self.offsets = CatMetric()
+        # Not gathered over ranks: each reads all held-out clips, so gathering would count every window once per rank.
+        self.matching = CatMetric(sync_on_compute=False)
+        self.foreign = CatMetric(sync_on_compute=False)
+        self.offsets = CatMetric(sync_on_compute=False)
         self.last_similarities: tuple[Tensor, Tensor] | None = None
 
     def forward(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,6 @@ class UNetStage2Module(DenoisingModule):
             "mouth": lambda: (frames_pred(), batch["frames"], batch["keep_mask"]),
         }
 
-    def clips_that_count(self, step: DenoisingStep) -> dict[str, Tensor]:
+    def clips_that_count(self, batch: ClipBatch, step: DenoisingStep) -> dict[str, Tensor]:
         """Return by loss term which clips (B,) it may look at: what was made without sound need not fit it."""
         return {"sync": step.heard, "sync_latent": step.heard}

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from enum import IntEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,17 @@ from lipsync_lightning.synthetic.motion import blinks, head_motion
 from lipsync_lightning.synthetic.speech import Speaker, Utterance, speak
 
 SAMPLE_RATE_HZ = 16000
-_LOOKS, _VOICE, _WORDS, _MOTION, _BLINKS, _OFFSET = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-)  # independent streams of random numbers; never 0, which a seed is padded with
+
+
+class Stream(IntEnum):
+    """Independent streams of random numbers; never 0, which a seed is padded with."""
+
+    LOOKS = 1
+    VOICE = 2
+    WORDS = 3
+    MOTION = 4
+    BLINKS = 5
+    OFFSET = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +52,14 @@ class ClipPlan:
     @property
     def sound_early_by(self) -> int:
         """By how many frames the sound comes before the lips that speak it, drawn from -max_offset_frames to max_offset_frames."""
-        draw = np.random.default_rng(self.stream(_OFFSET, per_clip=True))
+        draw = np.random.default_rng(self.stream(Stream.OFFSET, per_clip=True))
         return int(draw.integers(-self.max_offset_frames, self.max_offset_frames + 1))
 
     @property
     def name(self) -> str:
         return f"person_{self.person:03d}_clip_{self.clip}"
 
-    def stream(self, purpose: int, *, per_clip: bool) -> list[int]:
+    def stream(self, purpose: Stream, *, per_clip: bool) -> list[int]:
         return [self.seed, self.person, self.clip if per_clip else 0, purpose]
 
 
@@ -72,12 +76,12 @@ class TalkingClip:
 
 def make_clip(plan: ClipPlan) -> TalkingClip:
     """Return the clip of a plan; the same plan gives the same pixels and samples."""
-    identity = Identity.from_seed(plan.stream(_LOOKS, per_clip=False))
-    speaker = Speaker.from_seed(plan.stream(_VOICE, per_clip=False))
-    utterance = speak(speaker, plan.seconds, plan.stream(_WORDS, per_clip=True), plan.fps, SAMPLE_RATE_HZ)
+    identity = Identity.from_seed(plan.stream(Stream.LOOKS, per_clip=False))
+    speaker = Speaker.from_seed(plan.stream(Stream.VOICE, per_clip=False))
+    utterance = speak(speaker, plan.seconds, plan.stream(Stream.WORDS, per_clip=True), plan.fps, SAMPLE_RATE_HZ)
     num_frames = len(utterance.opening)
-    poses = head_motion(num_frames, plan.fps, plan.stream(_MOTION, per_clip=True))
-    lids = blinks(num_frames, plan.fps, plan.stream(_BLINKS, per_clip=True))
+    poses = head_motion(num_frames, plan.fps, plan.stream(Stream.MOTION, per_clip=True))
+    lids = blinks(num_frames, plan.fps, plan.stream(Stream.BLINKS, per_clip=True))
     frames = [
         draw_face(identity=identity, pose=pose, opening=float(o), width=float(w), blink=float(lid), leak=plan.leak, size=plan.size)
         for pose, o, w, lid in zip(poses, utterance.opening, utterance.width, lids, strict=True)
