@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lipsync_lightning import ablate
-from lipsync_lightning.errors import StepFailed
+from lipsync_lightning.errors import StepFailed, WouldOverwrite
 from lipsync_lightning.paths import CONF_DIR
 
 FIGURES = ("sync_confidence", "mouth_correlation", "mouth_correlation_old", "mouth_correlation_chance", "mouth_correlation_shuffled")
@@ -22,31 +22,47 @@ def composed(out: Path, *overrides: str) -> DictConfig:
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What would be run; each run leaves what the real one leaves."""
+    """What would be run; each run leaves what the real one leaves. Composing, which takes seconds, is left out."""
     ran: list[list[str]] = []
 
-    def leave_results(command: list[str], log: Path) -> None:
+    def leave_results(command: list[str], root: Path, log: str) -> None:
         ran.append(command)
         if command[0] == "lipsync_lightning.train":
             leave_runs(command)
         if command[0] == "lipsync_lightning.judge":
-            runs = next(argument for argument in command if argument.startswith("run=")).removeprefix("run=").split(",")
-            for number, run in enumerate(runs):
-                scores = {name: 0.1 * number + 0.01 * len(run) for name in (*FIGURES, *MORE_FIGURES)}
-                (Path(run) / "scores.json").write_text(json.dumps({**scores, "rows": []}))
+            leave_scores(command)
 
     monkeypatch.setattr(ablate, "run_logged", leave_results)
+    monkeypatch.setattr(
+        ablate, "composed", lambda root, overrides: {key: value for key, value in given(overrides).items() if key != "run_dir"}
+    )
     return ran
 
 
+def given(overrides: list[str]) -> dict[str, str]:
+    return dict(override.split("=", 1) for override in overrides if "=" in override)
+
+
+def without(values: dict[str, str], left_out: str) -> dict[str, str]:
+    return {key: value for key, value in values.items() if key != left_out}
+
+
 def leave_runs(command: list[str]) -> None:
-    values = dict(argument.split("=", 1) for argument in command if "=" in argument)
+    values = given(command)
     name = values["+experiment"]
     for seed in values["seed"].split(","):
         folder = Path(values["runs_dir"]) / name / f"seed_{seed}"
         (folder / ("unet" if "stage" in name else "syncnet")).mkdir(parents=True)
+        OmegaConf.save(OmegaConf.create(values | {"seed": seed}), folder / "config.yaml")
         columns = ["val/auc", "val/accuracy", "val/offset_accuracy", "val/psnr_mouth", "val/sync_generated"]
         (folder / "metrics.csv").write_text(f"step,{','.join(columns)}\n9{',0.5' * len(columns)}\n")
+
+
+def leave_scores(command: list[str]) -> None:
+    values = given(command)
+    for number, run in enumerate(values.pop("run").split(",")):
+        scores = {name: 0.1 * number + 0.01 * len(run) for name in (*FIGURES, *MORE_FIGURES)}
+        (Path(run) / values["scores"]).write_text(json.dumps({**scores, "settings": values, "rows": []}))
 
 
 def trained(commands: list[list[str]]) -> list[str]:
@@ -94,23 +110,59 @@ def test_a_second_call_runs_nothing_and_a_lost_run_alone_is_trained_again(tmp_pa
     run(config)
     assert commands == []
     (tmp_path / "ablation" / "stage2" / "seed_2" / "unet").rmdir()
-    (tmp_path / "ablation" / "stage2" / "seed_2" / "scores.json").unlink()
     run(config)
     assert trained(commands) == ["stage2"]
     assert "seed=2" in commands[0]
+    assert f"run={tmp_path / 'ablation' / 'stage2' / 'seed_2'}" in commands[1]  # judged again: its network is newer
 
 
-def test_other_corpora_are_made_when_their_settings_change(tmp_path, commands):
+def test_a_run_of_other_settings_is_neither_taken_for_this_one_nor_lost(tmp_path, commands):
+    config = composed(tmp_path)
+    run(config)
+    stored = tmp_path / "ablation" / "stage2" / "seed_2" / "config.yaml"
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(stored), {"trainer": {"max_steps": 3}}), stored)
+    with pytest.raises(WouldOverwrite, match=r"stage2/seed_2 was trained with another trainer"):
+        run(config)
+    assert (stored.parent / "unet").is_dir()
+
+
+def test_a_changed_judge_judges_again_and_trains_nothing(tmp_path, commands):
     run(composed(tmp_path))
     commands.clear()
     config = composed(tmp_path)
-    config.steps.corpus[0].append("leak=0.3")
+    config.judged_as.usually.append("seed=7")
     run(config)
-    assert [command[0] for command in commands] == ["lipsync_lightning.synthesize"] * 2
+    assert {command[0] for command in commands} == {"lipsync_lightning.judge"}
+
+
+def test_a_training_that_was_stopped_from_outside_is_not_judged(tmp_path, commands, monkeypatch):
+    def stopped(command: list[str], root: Path, log: str) -> None:
+        commands.append(command)  # and it left no network, with status 0
+
+    monkeypatch.setattr(ablate, "run_logged", stopped)
+    with pytest.raises(StepFailed, match="training was stopped; the same command goes on"):
+        run(composed(tmp_path))
+    assert "lipsync_lightning.judge" not in {command[0] for command in commands}
+
+
+def test_corpora_of_other_settings_are_not_mixed_in(tmp_path, commands):
+    run(composed(tmp_path))
+    config = composed(tmp_path)
+    config.steps.corpus[0].append("leak=0.3")
+    with pytest.raises(WouldOverwrite, match="was made by other commands"):
+        run(config)
+
+
+def test_the_introduction_states_the_steps_that_are_taken(tmp_path):
+    introduction = " ".join(composed(tmp_path).introduction.split())
+    steps = {}
+    for experiment in ("stage1", "stage2", "syncnet"):
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+            steps[experiment] = compose("train", overrides=[f"+experiment=ablation/{experiment}"]).trainer.max_steps
+    assert f"{steps['stage1']} steps of stage 1, {steps['stage2']} of stage 2, {steps['syncnet']} of SyncNet" in introduction
 
 
 def test_a_command_that_fails_ends_the_rest_and_names_its_log(tmp_path):
-    log = tmp_path / "logs" / "broken.log"
     with pytest.raises(StepFailed, match=r"no_such_command failed; .*broken\.log says why"):
-        ablate.run_logged(["lipsync_lightning.no_such_command"], log)
-    assert "No module named" in log.read_text()
+        ablate.run_logged(["lipsync_lightning.no_such_command"], tmp_path, "broken")
+    assert "No module named" in (tmp_path / "logs" / "broken.log").read_text()

@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lipsync_lightning.entry import build, entry_point
 from lipsync_lightning.evaluate import chosen_videos
@@ -12,7 +13,6 @@ from lipsync_lightning.metrics.aligned import judged_on_aligned_faces
 from lipsync_lightning.metrics.suite import Judge, Row, mean_of, test_videos
 from lipsync_lightning.paths import write_atomically
 
-SCORES = "scores.json"
 FIGURES = {
     "sync_confidence": ("sync_confidence", "other speech"),
     "mouth_correlation": ("mouth_correlation", "other speech"),
@@ -45,7 +45,9 @@ def main(config: DictConfig) -> None:
     region = pipeline.config["mask"] if config.compared_region is None else config.compared_region
     rows = judged_on_aligned_faces(pipeline, judge, tests, region, config.seed)
     figures = figures_of(rows)
-    write_atomically(run / SCORES, json.dumps({**figures, "rows": rows}, indent=1).encode())
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    settings.pop("run")
+    write_atomically(run / config.scores, json.dumps({**figures, "settings": settings, "rows": rows}, indent=1).encode())
     print(f"{run}: " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
 
 

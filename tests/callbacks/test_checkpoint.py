@@ -72,3 +72,11 @@ def test_the_checkpoint_knows_its_step_and_a_resumed_run_goes_on_from_it(tmp_pat
     assert newest is not None
     assert torch.load(newest, weights_only=True)["global_step"] == 4
     assert train(tmp_path, steps=7, ckpt_path=newest)[-1] == "step_00000007.ckpt"
+
+
+def test_a_run_that_was_resumed_often_keeps_no_more_than_one_that_was_not(tmp_path):
+    train(tmp_path, 4)
+    for steps in (8, 12):
+        left = train(tmp_path, steps, ckpt_path=newest_checkpoint(tmp_path))
+    assert len(left) == 2
+    assert newest_checkpoint(tmp_path).name == "step_00000012.ckpt"

@@ -1,5 +1,6 @@
 import csv
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +12,11 @@ import torch
 from einops import rearrange
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lipsync_lightning.callbacks.film_strips import FilmStrips, Shown, probability
+from lipsync_lightning.callbacks.film_strips import FilmStrips, Sample, probability, rows_of_new_clips
 from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.losses.sync import SyncLoss
@@ -168,8 +170,8 @@ def test_the_mouth_s_psnr_counts_only_made_pixels(make_clip_batch):
     batch = make_clip_batch(1)
     real, keep = batch["frames"][0], batch["keep_mask"][0]
     generated = real + 0.2 * (keep == 0)
-    clip = Shown("a", real, generated, keep, batch["mel"][0])
-    assert clip.psnr_mouth() == pytest.approx(20.0, abs=1e-3)  # 20 log10(2 / 0.2)
+    sample = Sample("a", real, generated, keep, batch["mel"][0])
+    assert sample.psnr_mouth() == pytest.approx(20.0, abs=1e-3)  # 20 log10(2 / 0.2)
 
 
 def test_a_run_resumed_before_a_validation_writes_its_rows_once(train, tiny_clip, tmp_path):
@@ -206,8 +208,67 @@ def test_other_ranks_generate_and_write_nothing(tiny_clip, make_clip_batch, tmp_
     trainer.strategy.__class__ = type("OfRankOne", (type(trainer.strategy),), {"is_global_zero": False})
     callback.on_validation_start(trainer, module)
     callback.on_validation_batch_end(trainer, module, None, make_clip_batch(2), 0)
-    assert len(callback.shown) == 2
+    assert len(callback.samples) == 2
     callback.on_validation_epoch_end(trainer, module)
+    assert not list(tmp_path.rglob("samples*"))
+
+
+def one_validation(callback: FilmStrips, module: LightningModule, batches: list[ClipBatch]) -> None:
+    """Shows the callback the batches of one validation, up to its end."""
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    callback.on_validation_start(trainer, module)
+    for number, batch in enumerate(batches):
+        callback.on_validation_batch_end(trainer, module, None, batch, number)
+
+
+@pytest.fixture
+def batch_of_clips(make_clip_batch: Callable[[int], ClipBatch]) -> Callable[..., ClipBatch]:
+    """A function that makes one window of each clip named."""
+
+    def make(*ids: str) -> ClipBatch:
+        batch = make_clip_batch(len(ids))
+        batch["id"] = list(ids)
+        return batch
+
+    return make
+
+
+def test_samples_are_the_first_window_of_each_clip_and_of_as_many_clips_as_wanted(tiny_clip, batch_of_clips, tmp_path):
+    batches = [batch_of_clips("a", "a", "b"), batch_of_clips("b", "a"), batch_of_clips("a", "c", "d", "e")]
+    callback = strips(tmp_path, num_clips=4)
+    one_validation(callback, Painter(tiny_clip), batches)
+    assert [sample.id for sample in callback.samples] == ["a", "b", "c", "d"]
+    for sample, (batch, row) in zip(callback.samples, [(0, 0), (0, 2), (2, 1), (2, 2)], strict=True):
+        assert torch.equal(sample.real, batches[batch]["frames"][row])
+        assert torch.equal(sample.mel, batches[batch]["mel"][row])
+
+
+def test_with_fewer_clips_than_wanted_there_are_fewer_samples(tiny_clip, batch_of_clips, tmp_path):
+    callback = strips(tmp_path, num_clips=4)
+    one_validation(callback, Painter(tiny_clip), [batch_of_clips("a", "a"), batch_of_clips("a", "b")])
+    assert [sample.id for sample in callback.samples] == ["a", "b"]
+
+
+def test_new_clips_are_those_not_known_each_where_it_first_stands():
+    assert rows_of_new_clips(["a", "b", "a", "c", "b"], {"c"}) == [0, 1]
+    assert rows_of_new_clips(["a"], {"a"}) == []
+
+
+def test_a_network_in_pieces_has_no_samples_and_one_warning_says_so(make_clip_batch, tiny_clip, tmp_path, monkeypatch):
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    monkeypatch.setattr(trainer._accelerator_connector, "strategy", FSDPStrategy())  # which Lightning allows on GPUs only
+    module, callback = Painter(tiny_clip), strips(tmp_path)
+    monkeypatch.setattr(module, "generate", lambda batch: pytest.fail("parameters are in pieces"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        callback.setup(trainer, module, "fit")
+        for _ in range(2):
+            callback.on_validation_start(trainer, module)
+            callback.on_validation_batch_end(trainer, module, None, make_clip_batch(2), 0)
+            callback.on_validation_epoch_end(trainer, module)
+    (warning,) = caught
+    assert str(warning.message).startswith("no samples of held-out clips will be written: under FSDPStrategy")
+    assert "trainer=ddp" in str(warning.message)
     assert not list(tmp_path.rglob("samples*"))
 
 

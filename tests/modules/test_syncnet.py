@@ -165,6 +165,14 @@ def test_the_classic_syncnet_is_validated_by_the_sound_around_too(tiny_clip, tra
     assert 0 <= scores["val/offset_accuracy"] <= 1
 
 
+def test_what_every_rank_reads_is_counted_once(tiny_clip, training_arguments, monkeypatch):
+    monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
+    monkeypatch.setattr("torchmetrics.metric.gather_all_tensors", lambda values, group=None: [values, values])  # as two ranks would
+    module, _ = validated(KnowsTheTime(), [timed_batch(tiny_clip, 0)] * 2, training_arguments)
+    assert module.last_similarities is not None
+    assert [len(similarities) for similarities in module.last_similarities] == [16, 16]
+
+
 def test_each_validation_counts_its_own_windows_only(tiny_clip, training_arguments):
     module, _ = validated(KnowsTheTime(), [timed_batch(tiny_clip, 3)], training_arguments)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)

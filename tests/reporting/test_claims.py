@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lipsync_lightning.errors import MissingWeights
+from lipsync_lightning.errors import BadConfig, MissingWeights
 from lipsync_lightning.reporting.claims import (
     Expectation,
     Run,
@@ -34,6 +34,21 @@ def test_a_claim_is_seen_only_if_every_seed_shows_it(a, b, word):
 def test_seeds_are_compared_one_by_one_and_their_differences_are_shown():
     (row,) = expectations_table([SAYS], {"a": runs(3, 5), "b": runs(2, 6)})[2:]
     assert row == "| a above b | **not seen** | +1.000, −1.000 (PSNR of the mouth (dB)) |"
+
+
+def test_a_run_that_was_resumed_is_read_from_its_beginning(tmp_path):
+    (tmp_path / "metrics.000.csv").write_text("step,val/auc\n49,0.6\n99,0.7\n")
+    (tmp_path / "metrics.csv").write_text("step,val/auc\n99,0.8\n149,0.9\n")
+    assert read_run(tmp_path, "scores.json").curves == {"val/auc": [(49, 0.6), (99, 0.8), (149, 0.9)]}
+
+
+def test_what_nobody_measured_is_told_by_name():
+    with pytest.raises(BadConfig, match=r"expects something of psnr of b, which nobody measured; there are \['ssim'\]"):
+        verdict(SAYS, {"a": runs(1), "b": runs(1, figure="ssim")})
+    with pytest.raises(BadConfig, match=r"there are \['a'\]"):
+        verdict(SAYS, {"a": runs(1)})
+    with pytest.raises(BadConfig, match="b logged no val/psnr_mouth"):
+        steps_table({"b": "b"}, ["val/psnr_mouth"], {"b": runs(1)})
 
 
 def test_a_missing_seed_is_no_comparison():

@@ -87,9 +87,9 @@ class FilmStrips(Callback):
             )
         if _allows_no_samples(trainer) and trainer.is_global_zero:
             warnings.warn(
-                "no samples of held-out clips will be written: under FSDPStrategy parameters are whole only while the strategy itself calls "
-                "the module, and samples are generated outside of that; train with trainer=ddp to see samples, or take FilmStrips out of "
-                "the callbacks (~callbacks.film_strips)",
+                "no samples of held-out clips will be written: under FSDPStrategy parameters are whole only while the strategy itself "
+                "calls the module, and samples are generated outside of that; train with trainer=ddp to see samples, or take FilmStrips "
+                "out of the callbacks (~callbacks.film_strips)",
                 stacklevel=2,
             )
         if self.judge is not None:

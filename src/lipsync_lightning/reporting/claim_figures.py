@@ -22,10 +22,11 @@ def save_curves(path: Path, rows: Mapping[str, str], names: Sequence[str], runs:
             curves = [run.curves[name] for run in runs[experiment] if name in run.curves]
             if not curves:
                 continue
-            steps = [step + 1 for step, _ in curves[0]]
-            values = np.array([[value for _, value in curve[: len(steps)]] for curve in curves])
-            (line,) = panel.plot(steps, values.mean(axis=0), label=label, marker=".")
-            panel.fill_between(steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, linewidth=0)
+            steps = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
+            values = np.array([[dict(curve)[step] for step in steps] for curve in curves])
+            shown = [step + 1 for step in steps]
+            (line,) = panel.plot(shown, values.mean(axis=0), label=label, marker=".")
+            panel.fill_between(shown, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.15, linewidth=0)
         panel.set(xlabel="optimizer steps", ylabel=COLUMN_NAMES.get(name, name))
         panel.grid(alpha=0.3)
     panels[-1].legend(fontsize=7)

@@ -1,13 +1,13 @@
 """Runs of several seeds compared: tables with mean and spread, and whether what was expected is there."""
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from lipsync_lightning.errors import MissingWeights
+from lipsync_lightning.errors import BadConfig, MissingWeights
+from lipsync_lightning.reporting.run_folder import whole_log
 
 COLUMN_NAMES = {
     "sync_confidence": "sync confidence, other speech",
@@ -47,8 +47,16 @@ class Expectation:
 
 
 def read_run(folder: Path, scores_file: str) -> Run:
-    """Return what a run left behind. Raises: MissingWeights, if it left nothing."""
-    curves = read_validation(folder / "metrics.csv")
+    """Return what a run left behind: its log over all parts, and its scores.
+
+    Raises: MissingWeights, if it left nothing; BadMedia, if its log is none.
+    """
+    logged = whole_log(folder)
+    curves = {
+        name: [(int(step), float(value)) for step, value in zip(*series, strict=True)]
+        for name, series in logged.items()
+        if name.startswith("val/")
+    }
     scores = {name: curve[-1][1] for name, curve in curves.items()}
     judged = folder / scores_file
     if judged.is_file():
@@ -58,29 +66,23 @@ def read_run(folder: Path, scores_file: str) -> Run:
     return Run(scores=scores, curves=curves)
 
 
-def read_validation(log: Path) -> dict[str, Curve]:
-    """Return every validation score of a csv log by step; nothing where there is no log."""
-    curves: dict[str, Curve] = {}
-    if log.is_file():
-        with log.open(newline="") as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if name and name.startswith("val/") and value:
-                        curves.setdefault(name, []).append((int(row["step"]), float(value)))
-    return curves
-
-
 def verdict(expectation: Expectation, runs: Mapping[str, Sequence[Run]]) -> tuple[str, str]:
     """Return a word and the differences behind it, seed by seed.
 
     "seen": the figure is larger for every seed. "opposite": smaller for every seed. "not seen": some this way, some that way.
+    Raises: BadConfig, if something compared is no row, or was not measured for all seeds.
     """
-    differences = [
-        more.scores[expectation.figure] - less.scores[expectation.figure]
-        for more, less in zip(runs[expectation.more], runs[expectation.less], strict=True)
-    ]
+    more, less = (_figures(expectation.figure, row, runs) for row in (expectation.more, expectation.less))
+    differences = [one - other for one, other in zip(more, less, strict=True)]
     word = "seen" if min(differences) > 0 else "opposite" if max(differences) < 0 else "not seen"
     return word, ", ".join(f"{difference:+.3f}" for difference in differences).replace("-", "−")
+
+
+def _figures(figure: str, row: str, runs: Mapping[str, Sequence[Run]]) -> list[float]:
+    if row not in runs or any(figure not in run.scores for run in runs[row]):
+        known = sorted(runs[row][0].scores) if row in runs else sorted(runs)
+        raise BadConfig(f"a claim expects something of {figure} of {row}, which nobody measured; there are {known}")
+    return [run.scores[figure] for run in runs[row]]
 
 
 def with_spread(values: Sequence[float]) -> str:
@@ -121,7 +123,10 @@ def first_step_at(curve: Curve, level: float) -> int | None:
 
 
 def steps_table(rows: Mapping[str, str], names: Sequence[str], runs: Mapping[str, Sequence[Run]]) -> list[str]:
-    """Return a Markdown table of the steps each experiment needs to where the slowest of them ended, seed by seed."""
+    """Return a Markdown table of the steps each experiment needs to where the slowest of them ended, seed by seed.
+
+    Raises: BadConfig, if one of them did not log it.
+    """
     lines = [
         f"| steps to the level that all reach | {' | '.join(COLUMN_NAMES.get(n, n) for n in names)} |",
         f"| --- |{' ---: |' * len(names)}",
@@ -130,7 +135,7 @@ def steps_table(rows: Mapping[str, str], names: Sequence[str], runs: Mapping[str
     for label, experiment in rows.items():
         cells = []
         for name in names:
-            steps = [first_step_at(run.curves.get(name, []), levels[name]) for run in runs[experiment]]
+            steps = [first_step_at(run.curves[name], levels[name]) for run in runs[experiment]]
             cells.append(", ".join("–" if step is None else str(step + 1) for step in steps))
         lines.append(f"| {label} | {' | '.join(cells)} |")
     lines.append(f"| *level* | {' | '.join(f'{levels[name]:.3f}' for name in names)} |")
@@ -138,5 +143,7 @@ def steps_table(rows: Mapping[str, str], names: Sequence[str], runs: Mapping[str
 
 
 def _level_all_reach(name: str, experiments: Sequence[str], runs: Mapping[str, Sequence[Run]]) -> float:
-    best = [max((value for _, value in run.curves.get(name, [])), default=float("nan")) for each in experiments for run in runs[each]]
-    return min(best)
+    without = [each for each in experiments for run in runs[each] if name not in run.curves]
+    if without:
+        raise BadConfig(f"{', '.join(without)} logged no {name}; there is no race to run")
+    return min(max(value for _, value in run.curves[name]) for each in experiments for run in runs[each])
