@@ -153,6 +153,19 @@ def test_corpora_of_other_settings_are_not_mixed_in(tmp_path, commands):
         run(config)
 
 
+def test_settings_are_composed_inside_a_command_as_the_run_itself_composes_them(tmp_path):
+    overrides = ["+experiment=ablation/stage1", "seed=2", f"runs_dir={tmp_path}"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):  # as Hydra does for the command
+        settings = ablate.composed("train", overrides)
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        OmegaConf.save(compose("train", overrides=overrides), tmp_path / "config.yaml")
+    assert not ablate.is_trained(tmp_path, "unet", settings)
+    (tmp_path / "unet").mkdir()
+    assert ablate.is_trained(tmp_path, "unet", settings)
+    with pytest.raises(WouldOverwrite, match="trained with another data, seed"):
+        ablate.is_trained(tmp_path, "unet", ablate.composed("train", [*overrides[:1], "seed=3", overrides[2]]))
+
+
 def test_the_introduction_states_the_steps_that_are_taken(tmp_path):
     introduction = " ".join(composed(tmp_path).introduction.split())
     steps = {}

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from lipsync_lightning.entry import entry_point
@@ -87,6 +88,7 @@ def kind(experiment: str) -> str:
 
 def composed(root: str, overrides: Sequence[str]) -> Settings:
     """Return the settings a command would have, all references resolved."""
+    GlobalHydra.instance().clear()  # of this command, which is composed by now; there can be but one
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         return OmegaConf.to_container(compose(root, overrides=list(overrides)), resolve=True)  # pyright: ignore[reportReturnType]
 
