@@ -176,12 +176,13 @@ def claim_sections(claims: Mapping[str, Any], runs: Mapping[str, Sequence[Run]],
     lines = []
     for name, claim in claims.items():
         rows = claim["rows"]
+        logged = {label: row for label, row in rows.items() if OTHERWISE_JUDGED not in row}  # judging leaves no curves
         lines += ["", f"## {claim['title']}", "", claim["expected"], "", *table(rows, claim["columns"], runs), ""]
         lines += expectations_table([Expectation(**each) for each in claim["expects"]], runs)
         if "race" in claim:
-            lines += ["", *steps_table(rows, claim["race"], runs)]
+            lines += ["", *steps_table(logged, claim["race"], runs)]
         if "curves" in claim:
-            picture = save_curves(figures / f"{name}.png", rows, claim["curves"], runs)
+            picture = save_curves(figures / f"{name}.png", logged, claim["curves"], runs)
         else:
             across, up = claim["axes"]
             picture = save_scatter(figures / f"{name}.png", rows, across, up, runs)
