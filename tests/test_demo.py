@@ -27,7 +27,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run_demo(**steps: str) -> list[str]:
         log.write_text("")
         arguments = {name: ["fake_step_of_a_demo", str(log), name, option] for name, option in steps.items()}
-        demo.main.__wrapped__(OmegaConf.create({"out": str(tmp_path / "out"), "steps": arguments}))
+        leaves = {"stopped": str(tmp_path / "network")}
+        demo.main.__wrapped__(OmegaConf.create({"out": str(tmp_path / "out"), "steps": arguments, "leaves": leaves}))
         return log.read_text().split()
 
     return run_demo
@@ -83,3 +84,13 @@ def test_a_changed_step_is_refused_because_training_would_not_notice(run: Any, t
 def test_the_same_python_runs_the_steps(run: Any, tmp_path: Path):
     (tmp_path / "fake_step_of_a_demo.py").write_text("import sys; open(sys.argv[1], 'w').write(sys.executable)")
     assert run(a="1") == [sys.executable]
+
+
+def test_a_step_that_was_stopped_in_good_order_is_not_taken_for_done(run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        run(a="1", stopped="1", b="1")
+    assert caught.value.code == 1
+    assert "step stopped was stopped before it left" in capfd.readouterr().err
+    assert recorded(tmp_path) == ["a"]
+    (tmp_path / "network").mkdir()
+    assert run(a="1", stopped="1", b="1") == ["stopped", "b"]

@@ -24,10 +24,12 @@ def finished_steps(out: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text()) if path.is_file() else []
 
 
-def run_step(name: str, arguments: list[str]) -> dict[str, Any]:
+def run_step(name: str, arguments: list[str], leaves: Path | None) -> dict[str, Any]:
     """Run one command, and return its name, command line, seconds, and the memory of its largest process.
 
-    Raises: SystemExit with the command's status, if it fails.
+    Args: leaves: what is there once the step is done. A training that a signal ended has status 0, but has left no network.
+
+    Raises: SystemExit with the command's status if it fails, or 1 if it did not end its work.
     """
     command = ["python", "-m", *arguments]
     print(f"\n[{name}] {shlex.join(command)}", flush=True)
@@ -41,6 +43,9 @@ def run_step(name: str, arguments: list[str]) -> dict[str, Any]:
     if status != 0:
         print(f"error: step {name} failed; the same command goes on from here once the cause is mended", file=sys.stderr)
         raise SystemExit(os.waitstatus_to_exitcode(status))
+    if leaves is not None and not leaves.exists():
+        print(f"error: step {name} was stopped before it left {leaves}; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(1)
     # Linux counts kilobytes, macOS bytes.
     peak_memory_mb = usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
     return {"step": name, "command": shlex.join(command), "seconds": time.monotonic() - started, "peak_memory_mb": peak_memory_mb}
@@ -64,7 +69,8 @@ def main(config: DictConfig) -> None:
             record.append(done[name])
             continue
         done = {}  # what follows rests on this step
-        record.append(run_step(name, arguments))
+        leaves = config.leaves.get(name)
+        record.append(run_step(name, arguments, leaves and Path(leaves)))
         write_atomically(out / STEPS_FILE, json.dumps(record, indent=1).encode())
     print(f"\n{sum(step['seconds'] for step in record):.0f} s in all; look at {out / 'report' / 'index.html'}")
 
