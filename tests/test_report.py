@@ -252,3 +252,13 @@ def test_steps_that_were_done_again_are_those_of_the_later_part(tmp_path: Path):
     log = read_run(tmp_path).stages["stage1"]
     assert [each.tolist() for each in log["train/loss"]] == [[0, 1, 2, 3], [3, 2, 1, 0]]
     assert [each.tolist() for each in log["val/loss"]] == [[1], [9]]
+
+
+def test_a_folder_of_several_runs_without_evaluation_is_refused_naming_them(tmp_path: Path):
+    for name in ("stage1", "syncnet"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("name: demo")
+        (tmp_path / name / "metrics.csv").write_text(CSV_LOG)
+    with pytest.raises(BadConfig, match=r"holds several runs and no evaluation of them; give one of them: .*/stage1, .*/syncnet"):
+        write_report(tmp_path, tmp_path / "report" / "index.html")
+    assert not (tmp_path / "report").exists()

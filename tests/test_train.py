@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from command_line import CommandLine
 from lipsync_lightning.errors import BadConfig, WouldOverwrite, WrongWeights
-from lipsync_lightning.train import checkpoint_to_resume, main
+from lipsync_lightning.train import checkpoint_to_resume, main, told_of_another_target
 
 
 @pytest.fixture
@@ -34,11 +35,13 @@ def test_last_is_the_checkpoint_of_the_highest_step(used_run: Path):
 def test_a_broken_newest_checkpoint_falls_back_to_the_one_before_with_a_warning(used_run: Path):
     newest, before = (used_run / "checkpoints" / f"step_{step:08d}.ckpt" for step in (100, 90))
     newest.write_bytes(newest.read_bytes()[:-200])
-    with pytest.warns(UserWarning, match=r"step_00000100\.ckpt is not a readable checkpoint.*the checkpoint before it is taken"):
+    with pytest.warns(UserWarning, match=r"step_00000100\.ckpt cannot be read \(its end is missing"):
         assert checkpoint_to_resume("last", used_run) == before
+    assert sorted(path.name for path in before.parent.iterdir()) == ["step_00000090.ckpt", "step_00000100.ckpt.broken"]
     before.write_bytes(b"")
-    with pytest.warns(UserWarning, match="the checkpoint before"), pytest.raises(WrongWeights, match="none of the 2 checkpoints"):
-        checkpoint_to_resume("last", used_run)
+    for _ in range(2):  # and not a new run the second time
+        with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(WrongWeights, match="none of the 1 checkpoints"):
+            checkpoint_to_resume("last", used_run)
 
 
 def test_a_used_run_folder_is_not_written_into_again(used_run: Path):
@@ -62,6 +65,23 @@ def test_an_unknown_experiment_is_refused_naming_the_known_ones(command_line: Co
 def test_a_misspelt_key_is_refused(command_line: CommandLine):
     assert "batch_sise" in command_line.refusal(main, "+experiment=demo/syncnet", "data.batch_sise=3")
     assert "batch_sise" in command_line.refusal(main, "+experiment=demo/syncnet", "+data.batch_sise=3")
+
+
+def test_settings_of_a_callback_that_was_replaced_are_refused_with_the_way_to_keep_both(command_line: CommandLine):
+    refused = command_line.refusal(main, "+experiment=demo/syncnet", "callbacks=ema")
+    assert refused.startswith("error: callbacks.plateau has settings here but is no longer there")
+    assert "'callbacks=[syncnet,ema]'" in refused
+
+
+@pytest.mark.parametrize(
+    ("key", "there", "here"), [("prediction_type", "epsilon", "v_prediction"), ("prediction_type", "epsilon", "epsilon")]
+)
+def test_a_start_from_weights_of_another_target_is_told(tmp_path: Path, key: str, there: str, here: str):
+    OmegaConf.save(OmegaConf.create({"module": {"scheduler": {key: there}}}), tmp_path / "config.yaml")
+    told = told_of_another_target(str(tmp_path), OmegaConf.create({"module": {"scheduler": {key: here}}}))
+    assert (told is None) == (there == here)
+    assert told is None or f"({key} {there} there, {here} here)" in told
+    assert told_of_another_target(str(tmp_path / "no run"), OmegaConf.create({"module": {"scheduler": {key: here}}})) is None
 
 
 def test_missing_shards_are_told_before_anything_else(command_line: CommandLine):

@@ -63,7 +63,9 @@ class ClipSpec:
         differing = [name for name in names if getattr(self, name) != getattr(other, name)]
         if differing:
             listing = ", ".join(f"{n} {getattr(self, n)} against {getattr(other, n)}" for n in differing)
-            raise ClipMismatch(f"{mine} and {others} were made for different clips: {listing}; use `clip=` of the one to remake the other")
+            raise ClipMismatch(
+                f"{mine} and {others} were made for different clips: {listing}; give the clip= of the other, or make that anew"
+            )
 
 
 class WindowBatch(TypedDict):

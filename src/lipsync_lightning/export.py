@@ -25,7 +25,10 @@ def run_config(run: Path) -> DictConfig:
     if "module" not in config:
         raise MissingWeights(f"run={run} holds no training run ({path} configures something else); give the run_dir of a training")
     if "unet" not in config.module:
-        raise BadConfig(f"run={run} trained no U-Net but {config.module._target_.split('.')[-1]}; its network is saved in the run's folder")
+        name = config.module._target_.split(".")[-1]
+        raise BadConfig(
+            f"run={run} trained no U-Net but {name}: exports and judging are for the stages; its network lies in {run}, for from_pretrained"
+        )
     return config
 
 

@@ -5,11 +5,15 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lipsync_lightning.entry import entry_point
+from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.modules.weights import RUN_CONFIG
 from lipsync_lightning.paths import write_atomically
 from lipsync_lightning.reporting.page import render
 from lipsync_lightning.reporting.run_folder import read_run
 from lipsync_lightning.reporting.training_page import render_training
-from lipsync_lightning.reporting.training_run import is_training_run, read_training_run
+from lipsync_lightning.reporting.training_run import OF_A_ROAD, is_training_run, read_training_run
+
+_MOST_NAMED = 4
 
 
 def write_report(run: Path, out: Path) -> Path:
@@ -20,8 +24,16 @@ def write_report(run: Path, out: Path) -> Path:
 
     Raises: BadConfig, if `run` holds nothing to report; BadMedia, if a file in it is not what its name says.
     """
+    _require_one_run(run)
     page = render_training(read_training_run(run)) if is_training_run(run) else render(read_run(run))
     return write_atomically(out, page.encode())
+
+
+def _require_one_run(run: Path) -> None:
+    inside = sorted(path.parent.name for path in run.glob(f"*/{RUN_CONFIG}"))
+    if inside and not any((run / name).is_file() for name in (RUN_CONFIG, *OF_A_ROAD)):
+        runs = ", ".join(str(run / name) for name in inside[:_MOST_NAMED])
+        raise BadConfig(f"run={run} holds several runs and no evaluation of them; give one of them: {runs}")
 
 
 @entry_point("report")

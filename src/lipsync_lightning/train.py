@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from lightning import Trainer, seed_everything
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.distributed import DistError
@@ -59,8 +59,33 @@ def quieten_lightning() -> None:
         ".*Experiment logs directory .* exists and is not empty.*",  # the log in it was moved aside
         ".*configure_optimizers` returned `None`.*",  # the closed-form fit
         ".*LeafSpec.* is deprecated.*",
+        ".*Checkpoint directory .* exists and is not empty.*",  # of a run that is resumed
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def require_whole_callbacks(callbacks: DictConfig) -> None:
+    """Raises: BadConfig, for settings of a callback that `callbacks=` has replaced by another."""
+    lost = [str(name) for name, callback in callbacks.items() if callback is not None and "_target_" not in callback]
+    if lost:
+        raise BadConfig(
+            f"callbacks.{lost[0]} has settings here but is no longer there, because `callbacks=` chooses which there are; name the group "
+            "that has it too, such as 'callbacks=[syncnet,ema]' or 'callbacks=[film_strips,ema]', or drop its settings by "
+            f"'~callbacks.{lost[0]}'"
+        )
+
+
+def told_of_another_target(init_from: str, config: DictConfig) -> str | None:
+    """Return what to say where a run starts from one that was trained to predict something else, or by another noise schedule."""
+    former = Path(init_from) / RUN_CONFIG
+    if "scheduler" not in config.module or not former.is_file():
+        return None
+    before = OmegaConf.select(OmegaConf.load(former), "module.scheduler") or {}
+    differing = [key for key, value in config.module.scheduler.items() if key in before and before[key] != value]
+    if not differing:
+        return None
+    changes = ", ".join(f"{key} {before[key]} there, {config.module.scheduler[key]} here" for key in differing)
+    return f"init_from={init_from} was trained with another module.scheduler ({changes}): unless that is meant, give both stages the same"
 
 
 def leave_if_stopped(trainer: Trainer) -> None:
@@ -130,10 +155,14 @@ def main(config: DictConfig) -> None:
     checkpoint = checkpoint_to_resume(config.ckpt_path, run_dir)
     quieten_lightning()
     seed_everything(config.seed, workers=True, verbose=False)
+    require_whole_callbacks(config.callbacks)
     data = build(config.data)
     data.require_shards("train")  # before weights are loaded and GPUs are taken
     if config.init_from is not None and checkpoint is None:
         require_weights(config.init_from)  # before a large network is built
+        told = told_of_another_target(config.init_from, config)
+        if told:
+            rank_zero_warn(told)
     OmegaConf.save(config, run_dir / RUN_CONFIG)
     keep_former_log(run_dir)
     module = build(config.module)
@@ -144,6 +173,8 @@ def main(config: DictConfig) -> None:
         callbacks.pop("learning_rate", None)  # Lightning's monitor refuses to run without a logger
     trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
     require_processes_of_its_own(trainer)
+    if trainer.accumulate_grad_batches < 1:
+        raise BadConfig(f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: give the batches of a step, 1 or more")
     try:
         with told_when_another_rank_is_gone():
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -152,6 +183,7 @@ def main(config: DictConfig) -> None:
     leave_if_stopped(trainer)
     if trainer.is_global_zero:
         save_networks(module, run_dir, config.networks)
+        print(f"trained to step {trainer.global_step}: {', '.join(str(run_dir / name) for name in config.networks)}")
 
 
 if __name__ == "__main__":

@@ -53,9 +53,15 @@ def run(tmp_path: Path):
 
 def averaged(weights: list[float]) -> float:
     average = weights[0]
-    for weight in weights[1:]:
-        average = DECAY * average + (1 - DECAY) * weight
+    for number, weight in enumerate(weights[1:], start=1):
+        decay = min(DECAY, (1 + number) / (10 + number))
+        average = decay * average + (1 - decay) * weight
     return average
+
+
+def test_the_average_of_many_steps_decays_as_asked():
+    ema = TrainedWeightsEMA(decay=DECAY, update_every_n_steps=1)
+    assert float(ema._averaged(torch.zeros(()), torch.ones(()), torch.tensor(100))) == 1 - DECAY
 
 
 def test_training_ends_with_the_average_and_goes_its_own_way_before(run):

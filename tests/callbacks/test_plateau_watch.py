@@ -198,7 +198,7 @@ def test_sound_is_not_suspected_for_fitting_no_lips_of_a_few_clips(shards, tmp_p
     assert likely_causes((sound, offsets), 16, [1e-3])[0].certainty is Certainty.SUSPECTED
     causes = likely_causes((sound, replace(offsets, num_clips=13)), 16, [1e-3])
     assert {cause.certainty for cause in causes} == {Certainty.POSSIBLE}
-    assert "whether it fits the lips, 13 clips are too few to tell" in str(causes[-1])
+    assert "whether it fits the lips, 13 clips are too few to tell, 32 are needed" in str(causes[-1])
 
 
 def test_shards_that_are_gone_do_not_stop_the_training(tmp_path):
@@ -210,8 +210,9 @@ def validated(watch: PlateauWatch, auc: float, offset: float | None, **changes: 
     """Show a watch the figures of a validation and return what it warned of."""
     metrics = {"val/auc": torch.tensor(auc)} | ({} if offset is None else {"val/offset_frames": torch.tensor(offset)})
     trainer: Any = SimpleNamespace(
-        **{"is_global_zero": True, "global_step": 50, "callback_metrics": metrics, "datamodule": None, **changes}
+        **{"is_global_zero": True, "sanity_checking": False, "global_step": 50, "callback_metrics": metrics, "datamodule": None, **changes}
     )
+    trainer.optimizers = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         watch.on_validation_end(trainer, SimpleNamespace())  # pyright: ignore[reportArgumentType]
@@ -221,6 +222,7 @@ def validated(watch: PlateauWatch, auc: float, offset: float | None, **changes: 
 @pytest.mark.parametrize(("offset", "told"), [(-3.0, "the sound comes 3 frames late"), (2.0, "the sound comes 2 frames early")])
 def test_a_syncnet_whose_best_match_lies_elsewhere_is_told_once_and_with_the_right_sign(offset, told):
     watch = new_watch()
+    assert validated(watch, 0.8, offset) == [], "one validation of a few clips may be chance"
     (report,) = validated(watch, 0.8, offset)
     assert f"(held-out AUC 0.80), but what belongs to the lips it hears elsewhere: in your held-out clips {told} (median)" in report
     assert "run `prepare` again" in report
@@ -236,7 +238,33 @@ def test_a_syncnet_whose_best_match_lies_elsewhere_is_told_once_and_with_the_rig
     ids=["nearly in step", "nearly in step too", "knows nothing", "not measured"],
 )
 def test_a_best_match_in_step_or_of_a_syncnet_that_knows_nothing_is_not_told(auc, offset):
-    assert validated(new_watch(), auc, offset) == []
+    watch = new_watch()
+    assert validated(watch, auc, offset) + validated(watch, auc, offset) == []
+
+
+def test_a_best_match_that_lies_elsewhere_only_now_and_then_is_not_told():
+    watch = new_watch()
+    assert [validated(watch, 0.8, offset) for offset in (3.0, 0.0, 3.0, 1.0)] == [[]] * 4
+
+
+def test_a_network_that_memorises_is_told_by_its_held_out_clips():
+    watch = new_watch()
+    assert [validated(watch, 0.53, None, global_step=step) for step in (0, 20, 30)] == [[]] * 3
+    (report,) = validated(watch, 0.46, None, global_step=PATIENCE)
+    assert "SyncNet learns nothing. Its held-out AUC, 0.46 now, has stayed near the 0.50 of guessing since step 0" in report
+    assert validated(watch, 0.5, None, global_step=400) == []
+
+
+def test_held_out_clips_that_were_told_apart_once_start_the_patience_anew():
+    watch = new_watch()
+    figures = [(0, 0.5), (30, 0.7), (60, 0.5), (90, 0.5)]
+    assert [validated(watch, auc, None, global_step=step) for step, auc in figures] == [[]] * 4
+
+
+def test_validations_before_training_and_of_other_ranks_do_not_count():
+    for change in ({"sanity_checking": True}, {"is_global_zero": False}):
+        watch = new_watch()
+        assert [validated(watch, 0.5, None, global_step=step, **change) for step in (0, 400)] == [[]] * 2
 
 
 @pytest.mark.parametrize(("frames", "told"), [(6, "the sound comes 6 frames late"), (-6, "the sound comes 6 frames early")])

@@ -82,6 +82,12 @@ def test_a_choice_that_means_nothing_is_refused(arguments):
         WeightedLoss(weight=1.0, loss=nn.L1Loss(), **arguments)
 
 
+@pytest.mark.parametrize("weight", ["abc", float("nan"), None])
+def test_a_weight_that_is_no_number_is_refused_before_training(weight):
+    with pytest.raises(BadConfig, match="of a loss term: give a finite number"):
+        WeightedLoss(weight=weight, loss=nn.L1Loss())
+
+
 def test_checkpointing_gives_the_same_gradient_and_keeps_nothing_of_what_a_term_computes():
     class Wide(nn.Module):
         def forward(self, generated: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import AdamW
 
+from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.modules.optimization import FusedAdamW, optimizer_with_schedule
 
 
@@ -34,6 +37,11 @@ def trained(optimizer, precision: str, tmp_path) -> Tensor:
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_fused_optimizer_clips_and_steps_as_the_plain_one(precision, tmp_path):
     torch.testing.assert_close(trained(FusedAdamW, precision, tmp_path), trained(AdamW, precision, tmp_path), rtol=1e-4, atol=1e-5)
+
+
+def test_settings_that_the_optimizer_refuses_are_the_users_to_mend():
+    with pytest.raises(BadConfig, match=r"module\.optimizer: Invalid learning rate: -1"):
+        optimizer_with_schedule(torch.nn.Linear(4, 4).parameters(), partial(AdamW, lr=-1), lambda made: pytest.fail("made"))
 
 
 def test_only_parameters_that_learn_are_given_to_the_optimizer():

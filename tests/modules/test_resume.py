@@ -170,9 +170,10 @@ def test_a_broken_newest_checkpoint_costs_the_steps_since_the_one_before_and_not
     newest = tmp_path / "run" / "checkpoints" / f"step_{STEPS:08d}.ckpt"
     newest.write_bytes(newest.read_bytes()[:-100])
     resumed = make_module("syncnet")
-    with pytest.warns(UserWarning, match="the checkpoint before it is taken"):
+    with pytest.warns(UserWarning, match=r"set aside as step_\d+\.ckpt\.broken; the checkpoint before it is taken"):
         trained(resumed, data_of(shards, "syncnet"), tmp_path / "run")
     assert_same_weights(resumed, learned(straight))
+    assert newest_readable_checkpoint(tmp_path / "run") == newest, "the broken one does not stand in the way of a good one"
 
 
 def test_an_interrupted_run_without_its_data_state_would_differ(shards, make_module, tmp_path):

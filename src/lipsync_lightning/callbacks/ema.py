@@ -5,19 +5,28 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor
 
 
 class TrainedWeightsEMA(EMAWeightAveraging):
     """Lightning's exponential moving average of the weights a module trains; its frozen networks are shared, and left out of checkpoints.
 
-    Validation, the networks saved at the end and the `state_dict` of checkpoints, hence exports and `init_from`, are the averaged weights.
+    The decay of update n is min(decay, (1 + n) / (10 + n)), so that the average of a short run is not its first weights: the formula is
+    that of TensorFlow's ExponentialMovingAverage. Validation, the networks saved at the end and the `state_dict` of checkpoints, hence
+    exports and `init_from`, are the averaged weights.
     """
 
     def __init__(self, *, decay: float, update_every_n_steps: int) -> None:
         super().__init__(decay=decay, update_every_n_steps=update_every_n_steps, use_buffers=False)
-        # Torch's own average rounds, so that even weights that never change would drift.
-        self._kwargs["avg_fn"] = lambda average, current, num_averaged: torch.lerp(average, current, 1 - decay)
+        self.decay = decay
+        self._kwargs["avg_fn"] = self._averaged
         self.ended = False
+
+    def _averaged(self, average: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
+        count = torch.as_tensor(num_averaged, dtype=torch.float64, device=average.device)  # stays there: reading it would wait for the GPU
+        decay = ((1 + count) / (10 + count)).clamp(max=self.decay)
+        # Torch's own average rounds, so that even weights that never change would drift.
+        return torch.lerp(average, current, (1 - decay).to(average.dtype))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)

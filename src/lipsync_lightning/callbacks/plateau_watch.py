@@ -28,11 +28,15 @@ _TOLERATED_SHARE = 0.1  # of clips without a sound of their own
 _ENOUGH_CLIPS = 32  # for "the sound does not fit the lips" to mean anything; on 13 real clips in step it said so wrongly
 _PUBLISHED_BATCH = 1024  # LatentSync (arXiv 2412.09262): 1024 was best, 128 stayed at chance with cross-entropy
 _PUBLISHED_RATE = 1e-5  # the same, AdamW
+_ABOVE_CHANCE = (
+    5  # margins by which a loss that learns nothing may lie above chance: similarities that mean nothing cost more than equal ones
+)
+_CHANCE_AUC = 0.6  # held out; a handful of clips scatter that far around 0.5
 _GOOD_AUC = 0.75  # held out; a SyncNet of 0.98 came to 0.76 and 0.80 when the sound was shifted by 3 frames either way
 _WORTH_TELLING = 2  # frames between lips and the sound that fits them best
 _FEW = 3
 _SHIFT_THE_SOUND = "shift the sound of the raw videos until its offset is 0 and run `prepare` again"
-_STATE = ("smoothed", "steps_at_chance", "told", "told_of_offset", "data_measured")
+_STATE = ("smoothed", "steps_at_chance", "told", "told_of_offset", "data_measured", "heldout_at_chance_since", "match_elsewhere")
 
 
 @runtime_checkable
@@ -68,16 +72,18 @@ class Cause:
 class PlateauWatch(Callback):
     """Warns once, on rank zero, when SyncNet's training loss stays at what guessing costs, and once when it learns from an offset.
 
-    Until the first warning it keeps the losses of a few steps on the device. The second one comes after a validation with a good `val/auc`,
-    if `val/offset_frames` lies 2 frames or more away: then SyncNet learnt sync from other clips, an earlier run's or training clips unlike
-    the held-out ones. Where all clips have one offset, SyncNet takes it for sync and `val/offset_frames` is 0; so training clips are
-    measured once, without any network. To measure, 64 of them are decoded, which takes seconds, while other ranks wait at their next step.
+    Learning nothing is a training loss at chance, or held-out clips told apart no better than by guessing: a network that memorises its
+    training clips has a falling loss. Until the first warning it keeps the losses of a few steps on the device. The second one comes after
+    two validations in a row with a good `val/auc`, if `val/offset_frames` lies 2 frames or more away in both: then SyncNet learnt sync
+    from other clips, an earlier run's or training clips unlike the held-out ones. Where all clips have one offset, SyncNet takes it for
+    sync and `val/offset_frames` is 0; so training clips are measured once, without any network. To measure, 64 of them are decoded, which
+    takes seconds, while other ranks wait at their next step.
     """
 
     def __init__(self, *, patience_steps: int, margin: float) -> None:
         """Args:
-        patience_steps: optimizer steps that the loss may stay at chance.
-        margin: how near the smoothed loss is to chance when it counts as there, as a share of chance.
+        patience_steps: optimizer steps that the training loss, or the held-out clips, may stay at chance.
+        margin: how far below chance the smoothed loss lies, as a share of it, when SyncNet counts as learning.
         """
         self.patience_steps = patience_steps
         self.margin = margin
@@ -86,8 +92,11 @@ class PlateauWatch(Callback):
         self.told = False
         self.told_of_offset = False
         self.data_measured = False
+        self.heldout_at_chance_since: int | None = None  # step of the first validation of those in a row that were
+        self.match_elsewhere = False  # in the last validation
         self.unread: list[tuple[Tensor, float]] = []  # loss and what chance was
         self.last_step = 0
+        self.num_pairs = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raises: BadConfig, if the module is not one whose chance level is known."""
@@ -110,18 +119,35 @@ class PlateauWatch(Callback):
         self.unread.append((outputs["loss"] * trainer.accumulate_grad_batches, chance))  # Lightning has divided it
         if len(self.unread) >= min(_READ_EVERY, self.patience_steps):
             self._read()
+        self.num_pairs = num_pairs
         if self.steps_at_chance >= self.patience_steps:
-            self.told = True
-            warnings.warn(self._report(trainer, num_pairs, chance), stacklevel=2)
+            assert self.smoothed is not None
+            self._tell(
+                trainer,
+                f"Its loss has stayed at {self.smoothed * chance:.3f} for {self.steps_at_chance} steps, and guessing costs {chance:.3f}",
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         auc, offset = (float(trainer.callback_metrics.get(f"val/{name}", torch.nan)) for name in ("auc", "offset_frames"))
-        if self.told_of_offset or not trainer.is_global_zero or not auc >= _GOOD_AUC:
+        if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        told = _match_elsewhere(offset) or self._common_offset(trainer)
+        self._watch_heldout(trainer, auc)
+        if self.told_of_offset or not auc >= _GOOD_AUC:
+            return
+        was_elsewhere, self.match_elsewhere = self.match_elsewhere, abs(offset) >= _WORTH_TELLING
+        told = _told_elsewhere(offset) if was_elsewhere and self.match_elsewhere else self._common_offset(trainer)
         if told is not None:
             self.told_of_offset = True
             warnings.warn(f"step {trainer.global_step}: SyncNet learns (held-out AUC {auc:.2f}), but {told}", stacklevel=2)
+
+    def _watch_heldout(self, trainer: Trainer, auc: float) -> None:
+        if not abs(auc - 0.5) < _CHANCE_AUC - 0.5:
+            self.heldout_at_chance_since = None
+        elif self.heldout_at_chance_since is None:
+            self.heldout_at_chance_since = trainer.global_step
+        elif not self.told and trainer.global_step - self.heldout_at_chance_since >= self.patience_steps:
+            since = self.heldout_at_chance_since
+            self._tell(trainer, f"Its held-out AUC, {auc:.2f} now, has stayed near the 0.50 of guessing since step {since}")
 
     def state_dict(self) -> dict[str, Any]:
         self._read()
@@ -141,7 +167,10 @@ class PlateauWatch(Callback):
 
     def _add(self, ratio: float) -> None:
         self.smoothed = ratio if self.smoothed is None else self.smoothed + (ratio - self.smoothed) / _SMOOTHING_STEPS
-        self.steps_at_chance = self.steps_at_chance + 1 if abs(self.smoothed - 1) <= self.margin else 0
+        self.steps_at_chance = self.steps_at_chance + 1 if self._at_chance(self.smoothed) else 0
+
+    def _at_chance(self, ratio: float) -> bool:
+        return 1 - self.margin <= ratio <= 1 + _ABOVE_CHANCE * self.margin
 
     def _common_offset(self, trainer: Trainer) -> str | None:
         if self.data_measured:
@@ -150,17 +179,13 @@ class PlateauWatch(Callback):
         cause = _offset(measure(getattr(trainer, "datamodule", None)))
         return f"what it takes for sync is none: {cause}" if cause.certainty is Certainty.FOUND else None
 
-    def _report(self, trainer: Trainer, num_pairs: int, chance: float) -> str:
-        assert self.smoothed is not None
+    def _tell(self, trainer: Trainer, seen: str) -> None:
+        self.told = True
         rates = sorted({group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups})
-        causes = likely_causes(measure(getattr(trainer, "datamodule", None)), num_pairs, rates)
-        return "\n".join(
-            [
-                f"step {trainer.global_step}: SyncNet learns nothing. Its loss has stayed at {self.smoothed * chance:.3f} for "
-                f"{self.steps_at_chance} steps, and guessing costs {chance:.3f}. The likeliest cause first:",
-                *(f"{number}. {cause}" for number, cause in enumerate(causes, start=1)),
-            ]
-        )
+        causes = likely_causes(measure(getattr(trainer, "datamodule", None)), self.num_pairs, rates)
+        first = f"step {trainer.global_step}: SyncNet learns nothing. {seen}. The likeliest cause first:"
+        listed = [f"{number}. {cause}" for number, cause in enumerate(causes, start=1)]
+        warnings.warn("\n".join([first, *listed]), stacklevel=2)
 
 
 Measured = tuple[SoundCheck, OffsetHistogram]
@@ -191,8 +216,8 @@ def likely_causes(data: Measured | str, num_pairs: int, learning_rates: Sequence
 
 
 def _offset(data: Measured | str) -> Cause:
-    def cause(certainty: Certainty, measured: str) -> Cause:
-        return Cause(name="offset between lips and sound", certainty=certainty, measured=measured, way_out=_SHIFT_THE_SOUND)
+    def cause(certainty: Certainty, measured: str, way_out: str = _SHIFT_THE_SOUND) -> Cause:
+        return Cause(name="offset between lips and sound", certainty=certainty, measured=measured, way_out=way_out)
 
     if isinstance(data, str):
         return cause(Certainty.POSSIBLE, data)
@@ -204,15 +229,14 @@ def _offset(data: Measured | str) -> Cause:
         f"(clips by offset: {_histogram(offsets)}); agreement {offsets.peak:.2f} above the median offset's"
     )
     if not offsets.fits:
-        return cause(Certainty.POSSIBLE, f"cannot be told, since the sound fits the lips at no offset within {MAX_LAG} frames")
+        told = f"in {offsets.num_clips} clips the sound fits the lips at no offset within {MAX_LAG} frames"
+        return cause(Certainty.POSSIBLE, told, "watch a raw video: either its sound is further off, or it is another's")
     if not offsets.is_clear:
         return cause(Certainty.SUSPECTED, f"differs from clip to clip: {told}")
     return cause(Certainty.FOUND if abs(offsets.common) > _TOLERATED_OFFSET else Certainty.UNLIKELY, told)
 
 
-def _match_elsewhere(offset: float) -> str | None:
-    if not abs(offset) >= _WORTH_TELLING:
-        return None
+def _told_elsewhere(offset: float) -> str:
     return f"what belongs to the lips it hears elsewhere: in your held-out clips {_by_frames(round(offset))} (median); {_SHIFT_THE_SOUND}"
 
 
@@ -252,7 +276,10 @@ def _sound(data: Measured | str) -> Cause:
     if offsets.fits:
         return cause(Certainty.UNLIKELY, f"{told}; {fit})")
     if offsets.num_clips < _ENOUGH_CLIPS:
-        return cause(Certainty.POSSIBLE, f"{told}; whether it fits the lips, {offsets.num_clips} clips are too few to tell")
+        return cause(
+            Certainty.POSSIBLE,
+            f"{told}; whether it fits the lips, {offsets.num_clips} clips are too few to tell, {_ENOUGH_CLIPS} are needed",
+        )
     told += f", but {fit}; {offsets.num_clips} clips, offsets up to {MAX_LAG} frames; restless real faces can look so too)"
     return cause(Certainty.SUSPECTED, told)
 

@@ -1,6 +1,7 @@
 """The sum of the loss terms that the YAML names."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,11 @@ class WeightedLoss(nn.Module):
         every_nth_frame: of the videos that the loss is given; only for losses of videos alone.
         timesteps: lowest and highest diffusion timestep, both included, at which a clip counts; None means all. At high timesteps the
             one-step estimate of the frames is a blur, about which a loss of pictures has little to say.
-        Raises: BadConfig, if `every_nth_frame` is below 1 or the range is empty.
+        Raises: BadConfig, if the weight is no finite number, `every_nth_frame` is below 1 or the range is empty.
         """
         super().__init__()
+        if not isinstance(weight, int | float) or not isfinite(weight):
+            raise BadConfig(f"weight={weight!r} of a loss term: give a finite number")
         if every_nth_frame < 1 or (timesteps is not None and (len(timesteps) != 2 or timesteps[0] > timesteps[1])):
             raise BadConfig(f"every_nth_frame={every_nth_frame}, timesteps={timesteps}: give 1 or more, and [lowest, highest]")
         self.weight = weight

@@ -121,7 +121,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         is_torch_format = file.read(2) == b"PK"
     if is_torch_format and not zipfile.is_zipfile(path):
-        return f"its end is missing after {path.stat().st_size} bytes, as of an interrupted download"
+        return f"its end is missing after {path.stat().st_size} bytes, as if writing or downloading had been interrupted"
     if "TorchScript" in str(error):
         return "it is a TorchScript archive, which holds code"
     return str(error).partition("\n")[0] or type(error).__name__

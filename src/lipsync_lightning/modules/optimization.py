@@ -7,6 +7,8 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lipsync_lightning.errors import BadConfig
+
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
 
@@ -25,6 +27,12 @@ class FusedAdamW(AdamW):
 
 
 def optimizer_with_schedule(parameters: Iterable[Parameter], optimizer: OptimizerFactory, schedule: ScheduleFactory) -> dict[str, Any]:
-    """Return Lightning's dict of an optimizer over the trainable parameters and a schedule that moves every step."""
-    made = optimizer([parameter for parameter in parameters if parameter.requires_grad])
+    """Return Lightning's dict of an optimizer over the trainable parameters and a schedule that moves every step.
+
+    Raises: BadConfig, for settings that the optimizer refuses.
+    """
+    try:
+        made = optimizer([parameter for parameter in parameters if parameter.requires_grad])
+    except ValueError as error:
+        raise BadConfig(f"module.optimizer: {error}") from error
     return {"optimizer": made, "lr_scheduler": {"scheduler": schedule(made), "interval": "step"}}

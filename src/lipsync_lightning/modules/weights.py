@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -26,21 +27,36 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
 
 
 def newest_readable_checkpoint(run_dir: Path) -> Path | None:
-    """Return the newest checkpoint that can be read, warning of those that cannot, or None where there never was one.
+    """Return the newest checkpoint that can be read, or None where there never was one. Those that cannot are set aside, with a warning.
 
     Raises: WrongWeights, if none of those there can be read.
     """
     found = checkpoints_of(run_dir)
+    broken: list[Path] = []
     for checkpoint in found:
         try:
             read_file(checkpoint)
         except WrongWeights as error:
-            warnings.warn(f"{error}; the checkpoint before it is taken", stacklevel=2)
+            cause = str(error).partition(": ")[2].partition(";")[0] or str(error)
+            warnings.warn(f"{checkpoint} cannot be read ({cause})", stacklevel=2)
+            broken.append(checkpoint)
+        except MissingWeights:
+            continue  # another rank has set it aside
         else:
+            _set_aside(broken)
             return checkpoint
-    if found:
-        raise WrongWeights(f"none of the {len(found)} checkpoints in {found[0].parent} can be read; start anew with another run_dir=")
+    if broken:
+        raise WrongWeights(f"none of the {len(broken)} checkpoints in {broken[0].parent} can be read; start anew with another run_dir=")
     return None
+
+
+def _set_aside(broken: Sequence[Path]) -> None:
+    """Rename checkpoints that cannot be read: under their own names they would count among the newest, for which good ones are deleted."""
+    for checkpoint in broken:
+        aside = checkpoint.with_suffix(".ckpt.broken")
+        with suppress(FileNotFoundError):  # another rank was faster
+            checkpoint.rename(aside)
+        warnings.warn(f"{checkpoint.name} is set aside as {aside.name}; the checkpoint before it is taken", stacklevel=3)
 
 
 def network_weights(path: str, network: str) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from lipsync_lightning.reporting.curves import Series
 from lipsync_lightning.reporting.run_folder import log_files, whole_log
 
 CONFIG = "config.yaml"
-_OF_A_ROAD = ("metrics.json", "steps.json")  # in the folder of a whole road of runs
+OF_A_ROAD = ("metrics.json", "steps.json")  # in the folder of a whole road of runs
 Row = Mapping[str, Any]
 Item = TypeVar("Item")
 
@@ -43,7 +43,7 @@ class TrainingRun:
 def is_training_run(path: Path) -> bool:
     """Return whether a folder is that of one training run, not of a road of several with their evaluation."""
     has_own = (path / CONFIG).is_file() or bool(log_files(path))
-    return has_own and not any((path / name).is_file() for name in _OF_A_ROAD)
+    return has_own and not any((path / name).is_file() for name in OF_A_ROAD)
 
 
 def read_training_run(path: Path) -> TrainingRun:
