@@ -88,7 +88,7 @@ def _figures(figure: str, row: str, runs: Mapping[str, Sequence[Run]]) -> list[f
 def with_spread(values: Sequence[float]) -> str:
     """Return mean ± sample standard deviation, or the value alone where there is one."""
     if len(values) < 2:
-        return f"{values[0]:.3f}"
+        return f"{values[0]:.3f}".replace("-", "−")
     return f"{mean(values):.3f} ± {stdev(values):.3f}".replace("-", "−")
 
 
