@@ -183,7 +183,7 @@ def main(config: DictConfig) -> None:
     leave_if_stopped(trainer)
     if trainer.is_global_zero:
         save_networks(module, run_dir, config.networks)
-        print(f"trained to step {trainer.global_step}: {', '.join(str(run_dir / name) for name in config.networks)}")
+        print(f"trained networks: {', '.join(str(run_dir / name) for name in config.networks)}")
 
 
 if __name__ == "__main__":
