@@ -58,7 +58,7 @@ def test_a_missing_seed_is_no_comparison():
 
 def test_the_spread_is_that_of_a_sample():
     assert with_spread([1.0, 2.0, 3.0]) == "2.000 ± 1.000"
-    assert with_spread([-1.5]) == "-1.500"
+    assert with_spread([-1.5]) == "−1.500"
 
 
 def test_a_table_has_a_row_for_every_label_and_a_dash_where_nothing_was_measured():
