@@ -1,10 +1,11 @@
 """`python -m lipsync_lightning.train +experiment=stage2`: train a module."""
 
+import functools
 import logging
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -122,17 +123,24 @@ def close_dashboards(trainer: Trainer) -> None:
             logger.experiment.finish()
 
 
-@contextmanager
-def sparing_other_jobs() -> Iterator[None]:
-    """Let a sweep go on after a job that fails: Hydra notes an exception and ends with status 1 after the last job."""
-    try:
-        yield
-    except (LipSyncError, InstantiationException, OmegaConfBaseException, OSError) as error:
-        if HydraConfig.get().mode != RunMode.MULTIRUN:
-            raise
-        sentence = f"error: {one_sentence(error)}"
-        print(sentence, file=sys.stderr, flush=True)
-        raise HydraException(sentence) from error
+def sparing_other_jobs(job: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """Let a sweep go on after a job that fails: Hydra notes an exception and ends with status 1 after the last job.
+
+    A function, and no context manager, because launchers pickle the job.
+    """
+
+    @functools.wraps(job)
+    def spared(config: DictConfig) -> None:
+        try:
+            job(config)
+        except (LipSyncError, InstantiationException, OmegaConfBaseException, OSError) as error:
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                raise
+            sentence = f"error: {one_sentence(error)}"
+            print(sentence, file=sys.stderr, flush=True)
+            raise HydraException(sentence) from error
+
+    return spared
 
 
 @contextmanager
@@ -148,7 +156,7 @@ def told_when_another_rank_is_gone() -> Iterator[None]:
 
 
 @entry_point("train")
-@sparing_other_jobs()
+@sparing_other_jobs
 def main(config: DictConfig) -> None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     config.run_dir = str(run_dir)  # in a sweep, every job's own folder
