@@ -22,6 +22,7 @@ from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
 from lipsync_lightning.models.released_configs import SYNCNET_CONFIGS
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.videomae import VideoMAEFeatures
+from lipsync_lightning.modules.unet_stage1_latents import LatentUNetStage1Module
 from lipsync_lightning.paths import CONF_DIR
 
 EXPERIMENTS_DIR = CONF_DIR / "experiment"
@@ -255,6 +256,26 @@ def batch(clip: ClipSpec) -> ClipBatch:
     )
 
 
+def as_encoded(given: ClipBatch, module: LatentUNetStage1Module) -> dict[str, Any]:
+    """Return what `LatentSamples` would give in place of a batch's pixels."""
+
+    def posteriors(frames: Tensor) -> Tensor:
+        return torch.stack(module.autoencoder.posterior(frames.flatten(0, 1)), dim=1).unflatten(0, frames.shape[:2])
+
+    encoded = {
+        "latents": posteriors(given["frames"]),
+        "masked_latents": posteriors(given["frames"] * given["keep_mask"][:, None]),
+        "reference_latents": posteriors(given["reference"]),
+        "made_by": [module.made_by] * len(given["id"]),
+    }
+    return {key: given[key] for key in ("keep_mask", "audio", "id", "first_frame", "seed")} | encoded
+
+
+def served(given: ClipBatch, module: LightningModule) -> Any:
+    """Return the batch as the module's own samples would give it."""
+    return as_encoded(given, module) if isinstance(module, LatentUNetStage1Module) else given
+
+
 def take_a_step(config: DictConfig) -> Trainer:
     module: LightningModule = build(config.module)
     trainer: Trainer = build(
@@ -265,7 +286,7 @@ def take_a_step(config: DictConfig) -> Trainer:
         val_check_interval=1.0,
         check_val_every_n_epoch=1,
     )
-    data = DataLoader([batch(build(config.clip))], batch_size=None)  # pyright: ignore[reportArgumentType]
+    data = DataLoader([served(batch(build(config.clip)), module)], batch_size=None)  # pyright: ignore[reportArgumentType]
     trainer.fit(module, data, data)
     return trainer
 
@@ -305,13 +326,14 @@ def test_every_run_of_an_ablation_has_a_folder_of_its_own():
     assert len(folders) == 2 * len(ABLATIONS)
 
 
-def loss_of_one_step(config: DictConfig, given: dict[str, Any]) -> Tensor:
+def loss_of_one_step(config: DictConfig, given: ClipBatch) -> Tensor:
     clip = build(config.clip)
     if "audio_encoder" in config.data.samples:
         tokens = build(config.audio_encoder).tokens(torch.randn(clip.num_samples(clip.num_frames)), clip.num_frames, float(clip.fps))
         given["audio"] = tokens.expand(2, -1, -1, -1).clone()
     trainer = Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.fit(build(config.module), DataLoader([given], batch_size=None))  # pyright: ignore[reportArgumentType]
+    module: LightningModule = build(config.module)
+    trainer.fit(module, DataLoader([served(given, module)], batch_size=None))  # pyright: ignore[reportArgumentType]
     return trainer.callback_metrics["train/loss"]
 
 

@@ -31,8 +31,8 @@ def test_the_last_system_has_the_plain_names():
 
 def test_an_export_for_other_clips_is_refused(command_line: CommandLine, tmp_path: Path):
     clip = ClipSpec(num_frames=16, fps=25, resolution=64, sample_rate_hz=16000, mel_hz=80, num_mels=80)
-    for name in ("seen.mp4", "unseen.mp4"):
-        write_video(tmp_path / "raw" / name, 40, sound_of(40))
+    for number, name in enumerate(("seen.mp4", "unseen.mp4")):
+        write_video(tmp_path / "raw" / name, 40 + number, sound_of(40))
     prepared(tmp_path / "raw", tmp_path / "demo" / "shards", clip, sources_per_shard=1, max_seconds=2, num_heldout=1)
     settings = ("+evaluation=demo", "demo_dir=demo")
     assert "no export at demo/export_stage1" in command_line.refusal(main, *settings)

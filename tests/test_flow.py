@@ -21,8 +21,8 @@ def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
 def shards(command_line: CommandLine) -> Path:
     people = ["people.train=2", "people.heldout=2", "clips_per_person=1", "seconds=2.5", "num_workers=1"]
     command_line.run(synthesize, "out=raw", *people)
-    out = command_line.run(prepare, "recipe=synthetic", "recipe.source=raw", "clip=demo_64px", "out=shards", "num_workers=0")
-    assert "4 clips of 4 sources" in out
+    out = command_line.run(prepare, "recipe=synthetic", "recipe.source=raw", "clip=demo_64px", "out=shards", "executor.num_workers=0")
+    assert "4 clips in shards\n4 sources: 4 kept, 0 rejected, 0 failed" in out
     return Path("shards")
 
 

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = "lipsync_lightning"
 ROOT = Path(__file__).parents[1] / "src" / PACKAGE
 ENTRY_POINTS = {
-    *("train", "prepare", "infer", "evaluate", "judge", "export", "convert", "synthesize", "report", "demo", "ablate", "entry"),
+    *("train", "prepare", "latents", "infer", "evaluate", "judge", "export", "convert", "synthesize", "report", "demo", "ablate", "entry"),
 }
 LAYERS: tuple[set[str], ...] = (
     {"clip", "errors", "paths", "shapes"},

@@ -8,10 +8,18 @@ import numpy as np
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.media.audio import encode_flac
-from lipsync_lightning.media.faces import SidecarFacePoints
 from lipsync_lightning.media.mux import MuxedVideoWriter
-from lipsync_lightning.preparation.recipe import Recipe, SplitByHash
+from lipsync_lightning.media.people import SidecarPeople
+from lipsync_lightning.preparation.executors.local import LocalExecutor
+from lipsync_lightning.preparation.ledger import Row
+from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.preparation.runner import prepare
+from lipsync_lightning.preparation.sources.folder import FolderSources
+from lipsync_lightning.preparation.split import SplitByHash
+from lipsync_lightning.preparation.steps.check import Check
+from lipsync_lightning.preparation.steps.quality import NoQualityFilter
+from lipsync_lightning.preparation.steps.shots import NoShots
+from lipsync_lightning.preparation.steps.sync import NoSyncFilter
 
 RATE_HZ = 16000
 FPS = 25
@@ -59,18 +67,24 @@ def write_video(
     return path
 
 
-def folder_recipe(source: Path, *, min_seconds: float = 0.4, max_seconds: float = 1.2, num_heldout: int = 0, name: str = "tiny") -> Recipe:
-    return Recipe(
-        name=name,
-        source=str(source),
-        faces=SidecarFacePoints(),
-        split=SplitByHash(num_heldout=num_heldout, identity=".+"),
-        min_seconds=min_seconds,
-        max_seconds=max_seconds,
-    )
+def folder_recipe(source: Path, *, num_heldout: int = 0, min_seconds: float = 0.4, **settings: Any) -> Recipe:
+    """Return a recipe that takes points from sidecars, and lets every clip pass; `settings` are fields of `Recipe`."""
+    lenient: dict[str, Any] = {
+        "name": "tiny",
+        "source": str(source),
+        "sources": FolderSources(root=str(source)),
+        "split": SplitByHash(num_heldout=num_heldout, identity=".+"),
+        "check": Check(min_seconds=min_seconds, min_fps=10, min_side=32, min_dbfs=-200),
+        "shots": NoShots(),
+        "people": SidecarPeople(),
+        "min_seconds": min_seconds,
+        "max_seconds": 1.2,
+        "sync": NoSyncFilter(),
+        "quality": NoQualityFilter(),
+    }
+    return Recipe(**lenient | settings)
 
 
-def prepared(
-    source: Path, out: Path, clip: ClipSpec, *, sources_per_shard: int, num_workers: int = 0, **recipe: Any
-) -> list[dict[str, Any]]:
-    return prepare(folder_recipe(source, **recipe), clip, out, sources_per_shard=sources_per_shard, num_workers=num_workers)
+def prepared(source: Path, out: Path, clip: ClipSpec, *, sources_per_shard: int, num_workers: int = 0, **settings: Any) -> list[Row]:
+    executor = LocalExecutor(num_workers=num_workers)
+    return prepare(folder_recipe(source, **settings), clip, out, sources_per_shard=sources_per_shard, executor=executor)

@@ -34,10 +34,14 @@ def with_sounds(shards: Path, out: Path, clip: ClipSpec, change: Callable[[Sound
     clips = [index.read(number) for number in range(len(index))]
     sounds = change([decode_flac(members["flac"]) for members in clips])
     finished = [
-        FinishedClip(members["__key__"], members["mp4"], encode_flac(sound, RATE_HZ), json.loads(members["json"]))
+        FinishedClip(
+            members["__key__"],
+            json.loads(members["json"])["num_frames"],
+            {"mp4": members["mp4"], "flac": encode_flac(sound, RATE_HZ), "json": members["json"]},
+        )
         for members, sound in zip(clips, sounds, strict=True)
     ]
-    write_shard(out / "train" / "000000.tar", finished, clip=clip, plan="", ledger=[])
+    write_shard(out / "train" / "000000.tar", finished, clip=clip)
     return out
 
 

@@ -87,6 +87,20 @@ class ClipBatch(WindowBatch):
     audio: Tensor  # (B, T, A, D): audio tokens of each target frame
 
 
+class LatentBatch(TypedDict):
+    """One batch for stage 1 on latents that were encoded ahead of time. Means and standard deviations of posteriors stand side by side."""
+
+    latents: Tensor  # (B, T, 2, C, h, w): of the target window
+    masked_latents: Tensor  # (B, T, 2, C, h, w): of the target window without what is to be generated
+    reference_latents: Tensor  # (B, T, 2, C, h, w): of a window of the same clip that does not overlap the target
+    keep_mask: Tensor  # (B, 1, H, W), 1 = keep, 0 = to be generated
+    audio: Tensor  # (B, T, A, D): audio tokens of each target frame
+    id: list[str]  # shard id of the clip each row comes from
+    made_by: list[str]  # fingerprint of the autoencoder
+    first_frame: Tensor  # (B,), int64: where in that clip the target window starts
+    seed: Tensor  # (B,), int64: of what is drawn for this window, another one each epoch
+
+
 def lower_half(frames: Tensor) -> Tensor:
     """Return the lower half of (..., H, W) faces: what SyncNet and LPIPS look at in LatentSync."""
     return frames[..., frames.shape[-2] // 2 :, :]

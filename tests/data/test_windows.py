@@ -1,4 +1,3 @@
-import tarfile
 from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
@@ -10,12 +9,12 @@ import pytest
 from torch.utils.data import DataLoader
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.data.index import ClipIndex
+from lipsync_lightning.data.index import ClipIndex, open_local
 from lipsync_lightning.data.order import Visit, WindowOrder
 from lipsync_lightning.data.samples import Window
 from lipsync_lightning.data.windows import ClipWindows, EndlessBatches, OnePass, collate
 from lipsync_lightning.errors import BadMedia, BrokenShard
-from lipsync_lightning.preparation.shards import FinishedClip, Shard, find_shards, write_shard
+from lipsync_lightning.preparation.shards import FinishedClip, find_shards, write_shard
 
 CLIPS_PER_SHARD = (5, 3, 4)
 BAD = "d/1_1"
@@ -39,14 +38,15 @@ class Ids:
 @pytest.fixture
 def index(tmp_path: Path, tiny_clip: ClipSpec) -> ClipIndex:
     for number, num_clips in enumerate(CLIPS_PER_SHARD):
-        clips = [FinishedClip(f"d/{number}_{index}", b"mp4", b"flac", {"num_frames": 10 * (1 + index % 3)}) for index in range(num_clips)]
-        write_shard(tmp_path / "train" / f"{number:06d}.tar", clips, clip=tiny_clip, plan="", ledger=[])
+        members = {"mp4": b"mp4", "flac": b"flac", "json": b"{}"}
+        clips = [FinishedClip(f"d/{number}_{index}", 10 * (1 + index % 3), members) for index in range(num_clips)]
+        write_shard(tmp_path / "train" / f"{number:06d}.tar", clips, clip=tiny_clip)
     return ClipIndex(find_shards(tmp_path, "train", tiny_clip))
 
 
-def windows_of(index: ClipIndex, samples: Ids | None = None, max_bad_clips: int = 0) -> ClipWindows:
-    num_windows = index.num_frames // 10
-    return ClipWindows(index=index, samples=samples or Ids(), num_windows=num_windows, seed=1, max_bad_clips=max_bad_clips)
+def windows_of(index: ClipIndex, samples: Ids | None = None, max_bad_clips: int = 0, max_bad_shards: int = 0) -> ClipWindows:
+    allowed = {"max_bad_clips": max_bad_clips, "max_bad_shards": max_bad_shards}
+    return ClipWindows(index=index, samples=samples or Ids(), num_windows=index.num_frames // 10, seed=1, **allowed)
 
 
 def order_of(index: ClipIndex) -> WindowOrder:
@@ -113,44 +113,76 @@ def test_one_pass_holds_every_window_once_and_the_last_batch_is_shorter(index: C
     assert len({row[:2] for row in rows(batches)}) == 22
 
 
-def test_a_clip_that_cannot_be_read_is_stood_in_for_and_named(index: ClipIndex):
+@pytest.fixture
+def unreadable() -> Ids:
     samples = Ids()
     samples.bad = True
-    windows = windows_of(index, samples, max_bad_clips=1)
-    bad = index.keys.tolist().index(BAD)
+    return samples
+
+
+@pytest.fixture
+def bad(index: ClipIndex) -> int:
+    return index.keys.tolist().index(BAD)
+
+
+def test_a_clip_that_cannot_be_read_is_stood_in_for_and_named(index: ClipIndex, unreadable: Ids, bad: int):
+    windows = windows_of(index, unreadable, max_bad_clips=1)
     with pytest.warns(UserWarning, match=rf"another clip stands in: {BAD} in .*000001\.tar: a clip of 3 bytes"):
-        (window, other) = windows[Visit(epoch=0, clip=bad, first=0, last=2)]
-    assert window["id"] == other["id"] == index.keys[bad + 1]
+        found = windows[Visit(epoch=0, clip=bad, first=0, last=2)]
+    assert [window["number"] for window in found] == [0, 1]
+    assert BAD not in {window["id"] for window in found}
+    assert collate([found])["bad"] == [("train/000001.tar", "undecodable", BAD, 2)]
 
 
-def test_more_bad_clips_than_allowed_are_an_error_that_says_so(index: ClipIndex):
-    samples = Ids()
-    samples.bad = True
+def test_what_stands_in_depends_on_nothing_but_the_window(index: ClipIndex, unreadable: Ids, bad: int, recwarn: pytest.WarningsRecorder):
+    together = windows_of(index, unreadable, max_bad_clips=1)[Visit(5, bad, 0, 2)]
+    other_worker = windows_of(index, unreadable, max_bad_clips=1)
+    first = other_worker[Visit(5, bad, 1, 2)], other_worker[Visit(5, bad, 0, 1)]
+    assert [{**window, "bad": None} for window in together] == [{**first[1][0], "bad": None}, {**first[0][0], "bad": None}]
+    assert len({windows_of(index, unreadable, 1)[Visit(epoch, bad, 0, 1)][0]["id"] for epoch in range(9)}) > 3
+
+
+def test_a_batch_without_bad_clips_says_nothing_of_them(index: ClipIndex):
+    assert "bad" not in collate([windows_of(index)[Visit(0, 1, 0, 2)]])
+
+
+def test_more_bad_clips_than_allowed_are_an_error_that_says_so(index: ClipIndex, unreadable: Ids, bad: int):
     with pytest.raises(BrokenShard, match=rf"{BAD} in .* \(bad clip number 1, 0 allowed by data\.max_bad_clips\)"):
-        windows_of(index, samples)[Visit(epoch=0, clip=index.keys.tolist().index(BAD), first=0, last=1)]
+        windows_of(index, unreadable)[Visit(epoch=0, clip=bad, first=0, last=1)]
 
 
-def test_a_shard_that_was_cut_after_it_was_indexed_is_noticed(index: ClipIndex):
-    path = index.shards[0].path
-    path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(BrokenShard, match=r"000000\.tar cannot be read: .* bytes wanted"):
-        index.read(4)
+def test_a_shard_that_is_lost_later_is_one_bad_shard_not_many_bad_clips(index: ClipIndex, recwarn: pytest.WarningsRecorder):
+    index.shards[1].path.unlink()
+    windows = windows_of(index, max_bad_shards=1)
+    batch = collate([windows[Visit(0, clip, 0, 1)] for clip in range(len(index))])
+    assert [bad.key for bad in batch["bad"]] == ["d/1_0", "d/1_1", "d/1_2"]
+    assert {bad.reason for bad in batch["bad"]} == {"missing"}
+    assert len(recwarn) == 1
+    with pytest.raises(BrokenShard, match=r"000001\.tar cannot be opened: .* \(bad shard number 1, 0 allowed by data\.max_bad_shards\)"):
+        windows_of(index)[Visit(0, 5, 0, 1)]
 
 
-def test_a_shard_with_a_missing_member_is_refused_naming_what_it_has(index: ClipIndex, tmp_path: Path):
-    with tarfile.open(tmp_path / "x.tar", "w") as archive:
-        for suffix in ("mp4", "json"):
-            archive.addfile(tarfile.TarInfo(f"d/1.{suffix}"))
-    with pytest.raises(BrokenShard, match=r"d/1 in .*x\.tar: no 'flac' member \(has \['json', 'mp4'\]\)"):
-        ClipIndex([Shard(tmp_path / "x.tar", 1)])
+def test_a_shard_that_proved_bad_is_not_opened_again(index: ClipIndex, recwarn: pytest.WarningsRecorder):
+    asked: list[str] = []
+    index.shards[1].path.unlink()
+    index.opened = lambda shard: asked.append(shard.name) or open_local(shard)
+    windows = windows_of(index, max_bad_shards=1)
+    for clip in (5, 6, 7, 5):
+        windows[Visit(0, clip, 0, 1)]
+    assert asked.count("train/000001.tar") == 1
 
 
-def test_what_is_no_tar_is_refused(index: ClipIndex, tmp_path: Path):
-    (tmp_path / "x.tar").write_bytes(b"no tar" * 300)
-    with pytest.raises(BrokenShard, match=r"x\.tar cannot be read"):
-        ClipIndex([Shard(tmp_path / "x.tar", 1)])
+def test_shards_left_out_before_count_against_what_is_allowed(index: ClipIndex):
+    index.shards[1].path.unlink()
+    windows = ClipWindows(
+        index=index, samples=Ids(), num_windows=index.num_frames // 10, seed=1, max_bad_clips=9, max_bad_shards=2, num_bad_shards=2
+    )
+    with pytest.raises(BrokenShard, match=r"bad shard number 3, 2 allowed"):
+        windows[Visit(0, 5, 0, 1)]
 
 
-def test_a_shard_with_another_number_of_clips_than_its_sidecar_says_is_refused(index: ClipIndex):
-    with pytest.raises(BrokenShard, match="holds 5 clips, its sidecar says 9"):
-        ClipIndex([Shard(index.shards[0].path, 9)])
+def test_where_nothing_can_be_read_it_ends(index: ClipIndex, recwarn: pytest.WarningsRecorder):
+    for shard in index.shards:
+        shard.path.unlink()
+    with pytest.raises(BrokenShard, match="none of 12 clips can be read"):
+        windows_of(index, max_bad_shards=9)[Visit(0, 0, 0, 1)]

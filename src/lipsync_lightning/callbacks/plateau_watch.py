@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from math import ceil, isfinite
+from math import isfinite
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -14,10 +14,8 @@ from torch import Tensor
 from lipsync_lightning.clip import WindowBatch
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.diagnosis import MAX_LAG, OffsetHistogram, SoundCheck, offset_histogram, sound_duplicates
-from lipsync_lightning.data.index import ClipIndex
 from lipsync_lightning.errors import BadConfig, LipSyncError
 from lipsync_lightning.modules.syncnet import SyncNetModule
-from lipsync_lightning.preparation.shards import find_shards
 
 _NUM_CLIPS = 64  # measured
 _NUM_SHARDS = 16  # they come from: opening all shards of a large data set takes minutes
@@ -196,8 +194,7 @@ def measure(datamodule: Any) -> Measured | str:
     if not isinstance(datamodule, ClipDataModule):
         return "not measured, since the data do not come from a ClipDataModule"
     try:
-        shards = find_shards(datamodule.shards, "train", datamodule.clip)
-        index = ClipIndex(shards[:: ceil(len(shards) / _NUM_SHARDS) or 1])
+        index = datamodule.clip_index("train", _NUM_SHARDS)
     except LipSyncError as error:
         return f"not measured: {error}"
     return sound_duplicates(index, _NUM_CLIPS), offset_histogram(index, datamodule.clip, _NUM_CLIPS)

@@ -46,7 +46,8 @@ class WindowOrder:
         if not self.shuffle_buffer:
             return stored
         rng = np.random.default_rng([self.seed, epoch])
-        shards = [stored[self.shard_of == shard] for shard in rng.permutation(np.unique(self.shard_of))]
+        of_shards = np.split(stored, np.flatnonzero(np.diff(self.shard_of)) + 1)
+        shards = [of_shards[number] for number in rng.permutation(len(of_shards))]
         ordered, mixed, size = [], [], 0
         for shard in shards:
             mixed.append(shard)

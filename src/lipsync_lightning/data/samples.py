@@ -4,7 +4,8 @@ Frames stay uint8 until they are on the device; `to_float` makes them [-1, 1].
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +26,10 @@ Window = dict[str, Any]  # one row of a ClipBatch, before collation
 class Samples(Protocol):
     """Turns one shard sample into windows."""
 
+    members: Sequence[str]  # suffixes of what it reads of a clip, whole
+    parts: Sequence[str]  # suffixes of what it reads in parts
+    same_for_all: Mapping[str, Tensor]  # what every window has besides, without a batch dimension: made once, on the device
+
     def num_windows(self, num_frames: int) -> int:
         """Return how many windows a clip of so many frames gives; 0 where it is too short."""
         ...
@@ -39,6 +44,10 @@ class Samples(Protocol):
 
 class SyncNetSamples:
     """Windows with their sound, several of each clip, so that a batch holds the same clip at other times."""
+
+    members = ("mp4", "flac", "json")
+    parts = ()
+    same_for_all: Mapping[str, Tensor] = MappingProxyType({})
 
     def __init__(self, *, clip: ClipSpec, windows_per_clip: int, min_gap_frames: int) -> None:
         """Args: min_gap_frames: two windows of a clip start at least this far apart; closer ones would be false negatives."""
@@ -95,18 +104,21 @@ class HeldoutSyncNetSamples(SyncNetSamples):
 class UNetSamples:
     """Target windows with a reference window that does not overlap them, mask, audio tokens and mel."""
 
+    members = ("mp4", "flac", "json")
+    parts = ()
+
     def __init__(self, *, clip: ClipSpec, audio_encoder: AudioEncoder, windows_per_clip: int, mask: str) -> None:
         """Args: mask: what is to be generated, one of `media.masks.REGIONS`."""
         self.clip = clip
         self.audio_encoder = audio_encoder
         self.windows_per_clip = windows_per_clip
-        self.keep_mask = rearrange(keep_mask(clip.resolution, mask), "h w -> 1 h w")
+        self.same_for_all = {"keep_mask": rearrange(keep_mask(clip.resolution, mask), "h w -> 1 h w")}
 
     def num_windows(self, num_frames: int) -> int:
         return self.windows_per_clip if usable_frames(num_frames, self.clip) >= 2 * self.clip.num_frames else 0
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
-        """Return rows of every key of `ClipBatch`, frames as uint8. Raises: BadMedia, ClipTooShort."""
+        """Return rows of every key of `ClipBatch` but `same_for_all`, frames as uint8. Raises: BadMedia, ClipTooShort."""
         usable = usable_frames(stated_frames(sample), self.clip)
         pairs = [target_and_reference(usable, self.clip, rng) for _ in range(self.windows_per_clip)][wanted.start : wanted.stop]
         mel = clip_mel(sample, self.clip)
@@ -116,7 +128,6 @@ class UNetSamples:
             {
                 "frames": frames_tensor(next(windows)),
                 "reference": frames_tensor(next(windows)),
-                "keep_mask": self.keep_mask,
                 "audio": tokens[target : target + self.clip.num_frames].clone(),
                 "mel": mel_window(mel, target, self.clip),
                 "id": sample["__key__"],

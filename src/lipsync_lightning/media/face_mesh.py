@@ -21,7 +21,7 @@ _MESH_SIDE = 192
 _EYE_CORNERS = (33, 263)
 _RECTANGLE_SCALE = 1.5
 _SMALLEST_MESH_SCORE = 0.5
-_SAME_FACE_OVERLAP = 0.3
+SAME_FACE_OVERLAP = 0.3
 _LARGEST_LOGIT = 100.0
 _MOST_CANDIDATES = 4
 # How far the mesh may end from the square it was looked for in, as a part of the side.
@@ -88,9 +88,14 @@ def rectangle_around(box: np.ndarray, eyes: np.ndarray) -> Rectangle:
     return Rectangle(x=float(left + right) / 2, y=float(top + bottom) / 2, side=float(side), angle=math.atan2(down, across))
 
 
+def box_of_mesh(mesh: np.ndarray) -> np.ndarray:
+    """Return left, top, right and bottom, (4,), of a mesh (468, 2)."""
+    return np.concatenate([mesh.min(axis=0), mesh.max(axis=0)])
+
+
 def rectangle_of_mesh(mesh: np.ndarray) -> Rectangle:
     """Return the square in which the face of a mesh (468, 2) is looked for in the next frame."""
-    return rectangle_around(np.concatenate([mesh.min(axis=0), mesh.max(axis=0)]), mesh[list(_EYE_CORNERS)])
+    return rectangle_around(box_of_mesh(mesh), mesh[list(_EYE_CORNERS)])
 
 
 def anchor_centres(layout: DetectorLayout) -> np.ndarray:
@@ -125,8 +130,8 @@ def decode(regressors: np.ndarray, logits: np.ndarray, anchors: np.ndarray, smal
     return np.column_stack([scores[kept], centres - halves, centres + halves, eyes])
 
 
-def _overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Intersection over union of (4,) with (n, 4), each left, top, right, bottom."""
+def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return intersection over union, (n,), of a box (4,) with each of (n, 4): left, top, right, bottom."""
     shared = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
     intersection = np.prod(np.maximum(shared, 0), axis=1)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
@@ -140,7 +145,7 @@ def merge_overlapping(rows: np.ndarray) -> np.ndarray:
     """
     merged = []
     while len(rows):
-        same = _overlap(rows[0, 1:5], rows[:, 1:5]) > _SAME_FACE_OVERLAP
+        same = overlap(rows[0, 1:5], rows[:, 1:5]) > SAME_FACE_OVERLAP
         same[0] = True
         values = np.average(rows[same, 1:], axis=0, weights=rows[same, 0])
         merged.append(np.concatenate([rows[0, :1], values]))
@@ -202,12 +207,38 @@ def alignment_points(mesh: np.ndarray) -> np.ndarray:
     return np.stack([mesh[list(indices)].mean(axis=0) for indices in (BROW_L, BROW_R, NOSE)])
 
 
-class MeshTracker:
-    """The face of one video, frame after frame: follows the last frame's mesh, and looks again where that loses it."""
+class FaceFinder:
+    """Both detectors and the mesh: where faces are in a frame, and the mesh of one face near where it was."""
 
     def __init__(self) -> None:
         self._detectors = [FaceDetector(SHORT_RANGE), FaceDetector(FULL_RANGE)]
         self._mesh = FaceMesh()
+
+    def detections(self, frame: np.ndarray) -> list[Detection]:
+        """Return what both detectors see in a frame, best score first (the largest box may be a false one); one face may be there twice."""
+        found = [detection for detector in self._detectors for detection in detector.detect(frame)]
+        return sorted(found, key=lambda detection: -detection.score)
+
+    def mesh(self, frame: np.ndarray, rectangle: Rectangle) -> np.ndarray | None:
+        """Return the points of the face in this square or close to it, (468, 2) float64 in pixels of the frame; None without one.
+
+        A mesh that was not found well inside its square (a detection, a fast move) is a tenth of a face off: look twice.
+        """
+        points, score = self._mesh.find(frame, rectangle)
+        if score < _SMALLEST_MESH_SCORE:
+            return None
+        around = rectangle_of_mesh(points)
+        if around.difference(rectangle) < _LARGEST_DIFFERENCE:
+            return points
+        points, score = self._mesh.find(frame, around)
+        return None if score < _SMALLEST_MESH_SCORE else points
+
+
+class MeshTracker:
+    """The face of one video, frame after frame: follows the last frame's mesh, and looks again where that loses it."""
+
+    def __init__(self) -> None:
+        self._finder = FaceFinder()
         self._last: Rectangle | None = None
 
     def points(self, frame: np.ndarray) -> np.ndarray | None:
@@ -222,27 +253,18 @@ class MeshTracker:
     def mesh(self, frame: np.ndarray) -> np.ndarray | None:
         """Return all points of the next frame's face, (468, 2) float64 x, y in pixels; None without one."""
         for rectangle in self._places(frame):
-            points, score = self._settled_mesh(frame, rectangle)
-            if score >= _SMALLEST_MESH_SCORE:
+            points = self._finder.mesh(frame, rectangle)
+            if points is not None:
                 self._last = rectangle_of_mesh(points)
                 return points
         self._last = None
         return None
 
-    def _settled_mesh(self, frame: np.ndarray, rectangle: Rectangle) -> tuple[np.ndarray, float]:
-        """A mesh that was not found well inside its square (a detection, a fast move) is a tenth of a face off: look twice."""
-        points, score = self._mesh.find(frame, rectangle)
-        around = rectangle_of_mesh(points)
-        if score < _SMALLEST_MESH_SCORE or around.difference(rectangle) < _LARGEST_DIFFERENCE:
-            return points, score
-        return self._mesh.find(frame, around)
-
     def _places(self, frame: np.ndarray) -> Iterator[Rectangle]:
-        """Where to look: where the face was, then what the detectors see, by score (the largest box may be a false one)."""
+        """Where to look: where the face was, then what the detectors see."""
         if self._last is not None:
             yield self._last
-        found = [detection for detector in self._detectors for detection in detector.detect(frame)]
-        for detection in sorted(found, key=lambda detection: -detection.score)[:_MOST_CANDIDATES]:
+        for detection in self._finder.detections(frame)[:_MOST_CANDIDATES]:
             yield detection.rectangle()
 
 

@@ -1,8 +1,10 @@
 """Turn RGB arrays into tagged H.264 pictures and decoded pictures into upright RGB arrays, without a shift in colour."""
 
 from fractions import Fraction
+from typing import Any
 
 import av
+import cv2
 import numpy as np
 from av.container import OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
@@ -47,8 +49,15 @@ def to_yuv(frame: np.ndarray, stream: VideoStream, index: int) -> av.VideoFrame:
 
 
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    rgb = frame.to_ndarray(format="rgb24", interpolation=_EXACT_COLOURS, threads=1)
-    return np.ascontiguousarray(upright(frame, rgb))
+    # By way of planes, because FFmpeg interleaves exact colours more than twice as slowly.
+    planar = frame.reformat(format="gbrp", interpolation=_EXACT_COLOURS, threads=1)
+    green, blue, red = (_values(plane) for plane in planar.planes)
+    return np.ascontiguousarray(upright(frame, cv2.merge([red, green, blue])))
+
+
+def _values(plane: Any) -> np.ndarray:
+    """Return (H, W) of one plane; its lines may be longer in memory."""
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
 def upright(frame: av.VideoFrame, rgb: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import av
+import cv2
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
@@ -21,9 +22,7 @@ from av.video.stream import VideoStream
 
 from lipsync_lightning.errors import BadMedia, ClipTooShort
 from lipsync_lightning.media.pixels import add_h264, exact_rate, to_rgb, to_yuv, upright
-
-# Matroska and FLV store times in whole milliseconds, so a frame can seem to come this much late.
-_CLOCK_ROUNDING_S = Fraction(1, 1000)
+from lipsync_lightning.media.resampling import shown_frames
 
 
 @dataclass(frozen=True)
@@ -94,20 +93,23 @@ def probe(path: Path | str) -> VideoInfo:
     return VideoInfo(width, height, fps, _measured_duration_s(path, fps) if duration_s is None else duration_s, has_audio)
 
 
-def read_frames(path: Path | str, fps: float | None = None) -> Iterator[np.ndarray]:
+def read_frames(path: Path | str, fps: float | None = None, *, start_s: float = 0.0, stop_s: float | None = None) -> Iterator[np.ndarray]:
     """Yield the frames of a video in the order they are shown, each (H, W, 3) uint8 RGB and upright.
 
     Args:
-        fps: None for the file's own frames; else a constant rate: frame k is the one on screen k / fps seconds after the first.
-    Raises: BadMedia, on first use if the file cannot be read, or at the frame where decoding breaks, saying how many came before.
+        fps: None for the file's own frames; else a constant rate: frame k is the one on screen start_s + k / fps seconds after the first.
+        start_s, stop_s: seconds after the file's first frame; frames that begin before `start_s`, or at `stop_s` or later, are left
+            out. What lies long before `start_s` is not decoded. None for the end.
+    Raises: BadMedia, on first use if the file cannot be read, or at the frame where decoding breaks, saying how many came before;
+        if no frame lies between `start_s` and `stop_s`.
     """
     num_read = 0
     try:
         with open_media(path) as container:
             stream = _require_video(container, path)
             stream.thread_type = "AUTO"
-            decoded = container.decode(stream)
-            for frame in decoded if fps is None else _resampled(decoded, stream, exact_rate(fps)):
+            stream.codec_context.thread_count = cv2.getNumThreads()  # of this process: one where every core has a worker
+            for frame in shown_frames(container, stream, fps=fps, start_s=start_s, stop_s=stop_s):
                 yield to_rgb(frame)
                 num_read += 1
             require_whole(container, path)
@@ -116,7 +118,10 @@ def read_frames(path: Path | str, fps: float | None = None) -> Iterator[np.ndarr
             raise
         raise BadMedia(f"{path}: breaks off after {num_read} frames; cut it there or copy it again") from error
     if num_read == 0:
-        raise BadMedia(f"{path}: the video stream holds no frame; copy or convert the file again")
+        if start_s == 0 and stop_s is None:
+            raise BadMedia(f"{path}: the video stream holds no frame; copy or convert the file again")
+        until = "its end" if stop_s is None else f"{stop_s} s"
+        raise BadMedia(f"{path}: there is no frame between {start_s} s and {until}; ask for a part that it has")
 
 
 class VideoWriter:
@@ -274,27 +279,3 @@ def _measured_duration_s(path: Path | str, fps: Fraction) -> float:
         if stream.time_base is None or len(stated) < len(times):
             return float(len(times) / fps)
         return float((max(stated) - min(stated)) * stream.time_base + 1 / fps)
-
-
-def _resampled(frames: Iterable[av.VideoFrame], stream: VideoStream, fps: Fraction) -> Iterator[av.VideoFrame]:
-    source_rate = stream.average_rate or stream.guessed_rate or fps
-    clock = stream.time_base or _CLOCK_ROUNDING_S
-    late = min(clock, _CLOCK_ROUNDING_S)
-    shown: av.VideoFrame | None = None
-    zero = start = Fraction(0)
-    num_yielded = 0
-    for index, frame in enumerate(frames):
-        time = index / source_rate if frame.pts is None else frame.pts * clock
-        if shown is None:
-            zero = time
-        start = time - zero
-        while shown is not None and num_yielded / fps + late < start:
-            yield shown
-            num_yielded += 1
-        shown = frame
-    if shown is None:
-        return
-    end = start + (shown.duration * clock if shown.duration else 1 / source_rate)
-    while num_yielded / fps + late < end:
-        yield shown
-        num_yielded += 1

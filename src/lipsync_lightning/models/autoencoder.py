@@ -8,6 +8,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.torch_utils import randn_tensor
 from einops import einsum, rearrange
 from torch import Tensor
 
@@ -30,9 +31,18 @@ class Autoencoder(Protocol):
         """Return latents (N, latent_channels, H / downscale, W / downscale) of frames (N, 3, H, W) in [-1, 1]."""
         ...
 
+    def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the latents that `encode` draws, each of their shape."""
+        ...
+
     def decode(self, latents: Tensor) -> Tensor:
         """Return frames (N, 3, H, W), about in [-1, 1], of latents as `encode` gives them."""
         ...
+
+
+def drawn(mean: Tensor, std: Tensor, generator: Generators) -> Tensor:
+    """Return latents of a posterior (N, C, h, w), as `encode` draws them: a list of generators has one for each frame."""
+    return mean + std * randn_tensor(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
 
 
 class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
@@ -63,10 +73,13 @@ class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
             generator: of the sample; a list has one for each frame.
         Source: LatentSync trains and runs on samples; High-Resolution Image Synthesis (arXiv 2112.10752), section G, for the scale.
         """
+        return drawn(*self.posterior(frames), generator)
+
+    def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the scaled latents, each (N, latent_channels, H / downscale, W / downscale)."""
         _require_divisible(frames, self.downscale)
         (posterior,) = cast(tuple[DiagonalGaussianDistribution], self.vae.encode(frames, return_dict=False))
-        drawn = posterior.sample(cast(torch.Generator, generator))  # diffusers draws from lists too, whatever it declares
-        return (drawn - self.shift_factor) * self.scaling_factor
+        return (posterior.mean - self.shift_factor) * self.scaling_factor, posterior.std * self.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return frames (N, 3, H, W), about in [-1, 1]."""
@@ -160,6 +173,11 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
         patches_NHWP = frames_to_patches(frames, self.downscale) - self.mean
         latents_NCHW = einsum(patches_NHWP, self.basis, "n h w p, c p -> n c h w")
         return latents_NCHW / self.scale[:, None, None]
+
+    def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the latents and zeros, since nothing is drawn; errors of `encode`."""
+        latents = self.encode(frames)
+        return latents, torch.zeros_like(latents)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return frames (N, 3, H, W), about in [-1, 1]: linear in the latents.

@@ -1,101 +1,101 @@
-"""Which videos become shards, and by which settings."""
+"""Which videos become shards, and by which steps."""
 
-import hashlib
-import mimetypes
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from math import ceil
 from typing import Protocol
 
-from lipsync_lightning.errors import BadConfig, BadMedia
-from lipsync_lightning.media.faces import FacePoints
+import numpy as np
 
-_SIDECAR_SUFFIX = ".json"  # true points and tracks beside a synthetic video
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.media.people import People
+from lipsync_lightning.preparation.sources import Sources
+from lipsync_lightning.preparation.split import Split
+from lipsync_lightning.preparation.steps.check import Check
+from lipsync_lightning.preparation.verdict import AlignedClip, Rejected
 
-
-class Split(Protocol):
-    """Decides which sources are held out, from their names alone, so that everyone holds out the same."""
-
-    def heldout(self, names: list[str]) -> set[str]: ...
-
-
-class SplitByFolder:
-    """Holds out everything below one top folder of the source."""
-
-    def __init__(self, *, heldout_folder: str) -> None:
-        self.heldout_folder = heldout_folder
-
-    def heldout(self, names: list[str]) -> set[str]:
-        return {name for name in names if name.split("/")[0] == self.heldout_folder}
+_NAME = re.compile(r"[\w-]+")
 
 
-class SplitByHash:
-    """Holds out the identities with the smallest sha256 of `lipsync-test-1:<identity>`."""
+class Shots(Protocol):
+    """Tells where a video was cut."""
 
-    def __init__(self, *, num_heldout: int, identity: str) -> None:
-        """Args:
-        num_heldout: identities to hold out; 0 for none.
-        identity: a regular expression; what it matches in a source's name is the identity.
-        """
-        self.num_heldout = num_heldout
-        self.identity = re.compile(identity)
+    name: str  # of the step in the ledger
 
-    def heldout(self, names: list[str]) -> set[str]:
-        identity_of = {name: self._identity(name) for name in names}
-        by_hash = sorted(set(identity_of.values()), key=lambda i: hashlib.sha256(f"lipsync-test-1:{i}".encode()).hexdigest())
-        chosen = set(by_hash[: self.num_heldout])
-        return {name for name, identity in identity_of.items() if identity in chosen}
+    @property
+    def version(self) -> str:
+        """Changes with every setting, and with what the step means."""
+        ...
 
-    def _identity(self, name: str) -> str:
-        found = self.identity.search(name)
-        if found is None:
-            raise BadConfig(
-                f"the identity pattern {self.identity.pattern!r} matches nothing in {name!r}; change the recipe's split.identity"
-            )
-        return found.group(0)
+    def __call__(self, frames: Iterable[np.ndarray], fps: float) -> Iterator[tuple[np.ndarray, bool]]:
+        """Yield every frame (H, W, 3), with whether a shot begins with it."""
+        ...
+
+
+class ClipStep(Protocol):
+    """Lets a clip pass, perhaps mended, or rejects it."""
+
+    name: str  # of the step in the ledger
+
+    @property
+    def version(self) -> str:
+        """Changes with every setting, and with what the step means."""
+        ...
+
+    def __call__(self, clip: AlignedClip) -> AlignedClip | Rejected: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One data set: where its videos lie and how they are cut."""
+    """One data set: where its videos lie, how they are cut, and what is thrown away."""
 
-    name: str  # of the data set; the first part of every sample's id
-    source: str  # folder of videos, searched through all its folders
-    faces: FacePoints
+    name: str  # of the data set; the first part of every clip's id
+    source: str  # folder in which they lie
+    sources: Sources
     split: Split
+    check: Check
+    shots: Shots
+    people: People
     min_seconds: float  # shorter stretches with a face and sound are rejected
     max_seconds: float  # longer ones are cut
+    sync: ClipStep
+    quality: ClipStep
 
     def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise BadConfig(f"recipe.name={self.name!r}: letters, digits, `_` and `-` only, because it begins every clip's id")
         if not 0 < self.min_seconds <= self.max_seconds:
             raise BadConfig(f"recipe {self.name}: need 0 < min_seconds <= max_seconds, got {self.min_seconds} and {self.max_seconds}")
 
-    def sources(self) -> list[str]:
-        """Return the names of all files below `source`, relative to it, sorted; hidden files and sidecars left out.
+    def shortest(self, clip: ClipSpec) -> int:
+        """Return the fewest frames a clip may have."""
+        return max(ceil(self.min_seconds * clip.fps), clip.num_frames)
 
-        Raises: BadMedia, if the folder is missing or has no files.
-        """
-        root = Path(self.source)
-        if not root.is_dir():
-            raise BadMedia(f"recipe.source={self.source!r} is not a folder; give the folder that holds the videos")
-        files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix != _SIDECAR_SUFFIX)
-        names = [path.relative_to(root).as_posix() for path in files]
-        visible = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
-        if not visible:
-            raise BadMedia(f"recipe.source={self.source!r} holds no files; give the folder that holds the videos")
-        return visible
+    def longest(self, clip: ClipSpec) -> int:
+        """Return the most frames a clip may have."""
+        return max(int(self.max_seconds * clip.fps), self.shortest(clip))
 
-
-def may_be_video(name: str) -> bool:
-    """Return whether a file's name does not say that it is something else, which would make a poor held-out clip."""
-    kind, _ = mimetypes.guess_type(name)
-    return kind is None or kind.startswith("video/")
-
-
-def sample_id(dataset: str, source_name: str, segment: int) -> str:
-    """Return the id of one clip: data set, relative path and segment. It has no dots, because a shard key ends at the first one."""
-    return f"{_without_dots(dataset)}/{_without_dots(source_name)}/{segment:04d}"
+    def versions(self, clip: ClipSpec) -> dict[str, str]:
+        """Return the version of each step, in order. A row of the ledger holds as long as its steps have the versions it was made by."""
+        segments = f"1 {self.shortest(clip)}-{self.longest(clip)} frames at {clip.fps} fps, {clip.sample_rate_hz} Hz"
+        return {
+            self.check.name: self.check.version,
+            self.shots.name: self.shots.version,
+            "faces": f"1 {self.people.version} resolution={clip.resolution}",
+            "segments": segments,
+            self.sync.name: self.sync.version,
+            "sound": "1",
+            self.quality.name: self.quality.version,
+        }
 
 
-def _without_dots(name: str) -> str:
-    return name.replace("%", "%25").replace(".", "%2E")
+def clip_id(dataset: str, source_name: str, first_frame: int, person: int) -> str:
+    """Return the id of one clip: data set, source, first frame and person. It has no dots, at the first of which a
+    shard's key would end, and no backslashes."""
+    return f"{dataset}/{_escaped(source_name)}/{first_frame:06d}-{person}"
+
+
+def _escaped(name: str) -> str:
+    return name.replace("%", "%25").replace(".", "%2E").replace("\\", "%5C")

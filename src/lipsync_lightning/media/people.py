@@ -1,0 +1,212 @@
+"""Who is in the picture: follow every face of a video, each under a number of its own."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lipsync_lightning.errors import BadConfig, BadMedia
+from lipsync_lightning.media.face_mesh import (
+    SAME_FACE_OVERLAP,
+    FaceFinder,
+    Rectangle,
+    alignment_points,
+    box_of_mesh,
+    overlap,
+    rectangle_of_mesh,
+)
+
+# Left brow, right brow and nose centre of one face, (3, 2) float64 x, y in pixels; left and right as in the picture.
+Points = np.ndarray
+
+
+class PeopleTracker(Protocol):
+    """Follows the faces of one video."""
+
+    def people(self, frame: np.ndarray) -> dict[int, Points]:
+        """Return the points of everyone in the next frame, (H, W, 3) uint8 RGB, by ascending number.
+
+        Numbers count up from 0 in the order in which people appear; nobody is given a number that was someone else's.
+        """
+        ...
+
+    def cut(self) -> None:
+        """The next frame begins a new shot: forget everyone; whoever is seen then is somebody new."""
+        ...
+
+
+class People(Protocol):
+    """Where the people of a video are known from."""
+
+    @property
+    def version(self) -> str:
+        """What the points depend on: kind, meaning (counted up) and settings."""
+        ...
+
+    def for_video(self, path: Path) -> PeopleTracker:
+        """Return a new tracker, to be shown every frame of `path` in order."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Face:
+    """One person's face as last seen."""
+
+    mesh: np.ndarray  # (468, 2) float64, pixels
+    moved: float  # since the frame before, or from where the detector saw it, as a part of the face's side
+
+    @property
+    def square(self) -> Rectangle:
+        return rectangle_of_mesh(self.mesh)
+
+
+def _is_same(box: np.ndarray, face: _Face) -> bool:
+    return overlap(box, box_of_mesh(face.mesh)[None]).item() >= SAME_FACE_OVERLAP
+
+
+class MeshPeople:
+    """People found by MediaPipe's detectors and followed by its mesh, on one core."""
+
+    def __init__(self, *, search_every: int, most_people: int, min_side: float) -> None:
+        """Args:
+            search_every: frames after which to look for newcomers; besides, wherever someone is lost and while nobody is in sight.
+            most_people: to follow at a time; of several newcomers those that the detectors are surest of.
+            min_side: pixels; faces are passed over where the square around them, half as large again as the face, is smaller.
+        Raises: BadConfig, if `search_every` or `most_people` is below 1.
+        """
+        if min(search_every, most_people) < 1:
+            raise BadConfig(f"people: need search_every >= 1 and most_people >= 1, got {search_every} and {most_people}")
+        self.search_every = search_every
+        self.most_people = most_people
+        self.min_side = min_side
+
+    @property
+    def version(self) -> str:
+        """Kind, meaning and settings, as `People` says."""
+        return f"mesh 1 search_every={self.search_every} most_people={self.most_people} min_side={self.min_side:g}"
+
+    def for_video(self, path: Path) -> PeopleTracker:
+        """Return a new tracker, as `People` says. Raises: MissingWeights, if the networks were not fetched."""
+        return _MeshPeopleTracker(search_every=self.search_every, most_people=self.most_people, min_side=self.min_side)
+
+
+class _MeshPeopleTracker:
+    def __init__(self, *, search_every: int, most_people: int, min_side: float) -> None:
+        self._finder = FaceFinder()
+        self._search_every = search_every
+        self._most_people = most_people
+        self._min_side = min_side
+        self._num_people = 0
+        self.cut()
+
+    def cut(self) -> None:
+        self._seen: dict[int, _Face] = {}
+        self._lost: dict[int, _Face] = {}
+        self._since_search = 0
+
+    def people(self, frame: np.ndarray) -> dict[int, Points]:
+        followed = {person: self._face(frame, face.square) for person, face in self._seen.items()}
+        found = _without_twins({person: face for person, face in followed.items() if face is not None})
+        just_lost = {person: face for person, face in self._seen.items() if person not in found}
+        self._lost |= just_lost
+        self._since_search += 1
+        if just_lost or not found or self._since_search >= self._search_every:
+            self._since_search = 0
+            self._add_newcomers(frame, found)
+        self._seen = dict(sorted(found.items()))
+        return {person: alignment_points(face.mesh) for person, face in self._seen.items()}
+
+    def _face(self, frame: np.ndarray, square: Rectangle) -> _Face | None:
+        mesh = self._finder.mesh(frame, square)
+        if mesh is None:
+            return None
+        around = rectangle_of_mesh(mesh)
+        return None if around.side < self._min_side else _Face(mesh=mesh, moved=around.difference(square))
+
+    def _add_newcomers(self, frame: np.ndarray, found: dict[int, _Face]) -> None:
+        for detection in self._finder.detections(frame):
+            known = any(_is_same(detection.box, face) for face in found.values())
+            if known or len(found) >= self._most_people or detection.rectangle().side < self._min_side:
+                continue
+            face = self._face(frame, detection.rectangle())
+            # A false, larger box around a face leads the mesh to that very face.
+            if face is not None and not any(_is_same(box_of_mesh(face.mesh), other) for other in found.values()):
+                found[self._number_of(face)] = face
+
+    def _number_of(self, face: _Face) -> int:
+        """The number of the person who was lost here in this shot, else a new one."""
+        for person, lost in sorted(self._lost.items()):
+            if _is_same(box_of_mesh(face.mesh), lost):
+                del self._lost[person]
+                return person
+        self._num_people += 1
+        return self._num_people - 1
+
+
+def _without_twins(faces: dict[int, _Face]) -> dict[int, _Face]:
+    """Where two people's meshes came to lie on one face, the one that moved less was there before; the older, if they moved alike."""
+    kept: dict[int, _Face] = {}
+    for person, face in sorted(faces.items(), key=lambda item: (item[1].moved, item[0])):
+        if not any(_is_same(box_of_mesh(face.mesh), other) for other in kept.values()):
+            kept[person] = face
+    return kept
+
+
+class SidecarPeople:
+    """People from a JSON file beside each video, `<video stem>.json`."""
+
+    version = "sidecar 1"
+
+    def for_video(self, path: Path) -> PeopleTracker:
+        """Return a reader of that file, as `People` says; past its end there is nobody.
+
+        Key "points" holds one person: [[x, y] * 3] or null per frame; key "people" a list of such lists.
+        Raises: BadMedia, if the file is missing or holds something else.
+        """
+        return _SidecarTracker(_people_in(Path(path).with_suffix(".json")))
+
+
+class _SidecarTracker:
+    def __init__(self, lists: list[list[Points | None]]) -> None:
+        self._lists = lists
+        self._next_frame = 0
+        self._num_people = 0
+        self.cut()
+
+    def cut(self) -> None:
+        self._numbers: dict[int, int] = {}
+
+    def people(self, frame: np.ndarray) -> dict[int, Points]:
+        here = {which: frames[self._next_frame] for which, frames in enumerate(self._lists) if self._next_frame < len(frames)}
+        self._next_frame += 1
+        found = {self._number_of(which): points for which, points in here.items() if points is not None}
+        return dict(sorted(found.items()))
+
+    def _number_of(self, which: int) -> int:
+        if which not in self._numbers:
+            self._numbers[which] = self._num_people
+            self._num_people += 1
+        return self._numbers[which]
+
+
+def _people_in(path: Path) -> list[list[Points | None]]:
+    point_lists = "one [[x, y], [x, y], [x, y]] or null per frame"
+    expected = f'{path}: expected JSON with key "points", {point_lists}, or "people", a list of such lists'
+    way_out = "write it, or find faces with MeshPeople"
+    try:
+        content = json.loads(path.read_text())
+        lists = content["people"] if "people" in content else [content["points"]]
+        return [[None if points is None else _three_points(points) for points in frames] for frames in lists]
+    except FileNotFoundError as error:
+        raise BadMedia(f"{expected}; there is no such file; {way_out}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadMedia(f"{expected}; found {type(error).__name__} ({error}); {way_out}") from error
+
+
+def _three_points(points: Any) -> Points:
+    array = np.array(points, dtype=np.float64)
+    if array.shape != (3, 2):
+        raise ValueError(f"points of shape {array.shape}")
+    return array

@@ -1,0 +1,109 @@
+"""`executor=local`: processes on this machine."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+
+from lipsync_lightning.errors import StepFailed
+from lipsync_lightning.preparation.executors import Job, SourceTask, be_a_worker
+
+_IN_FLIGHT = 2  # tasks handed out per worker, so that millions need not be held twice
+
+_MOST_DEATHS = 3  # one after another, of workers with a task each: it is not the sources
+
+_job: Job | None = None  # of this worker process: sent once, with networks loaded once
+
+
+class LocalExecutor:
+    """Works in `num_workers` processes, one core each; 0 works in this one, which helps with a debugger.
+
+    A source that kills its worker (a fault in a decoder, memory) is found by trying those that were under way one by one, and is noted as
+    failed; all others are worked on.
+    """
+
+    def __init__(self, *, num_workers: int) -> None:
+        self.num_workers = num_workers
+
+    def work(self, job: Job, tasks: Sequence[SourceTask]) -> Iterator[SourceTask]:
+        """Yield each task as soon as its parcel lies there."""
+        if self.num_workers == 0:
+            yield from _work_here(job, tasks)
+            return
+        waiting = iter(tasks)
+        while True:
+            suspects: list[SourceTask] = []
+            yield from self._until_a_worker_dies(job, waiting, suspects)
+            if not suspects:
+                return
+            yield from _one_by_one(job, suspects)
+
+    def _until_a_worker_dies(self, job: Job, waiting: Iterator[SourceTask], suspects: list[SourceTask]) -> Iterator[SourceTask]:
+        """Work on tasks until there are none, or a worker dies: then `suspects` holds those that were under way."""
+        pool = _pool(self.num_workers, job)
+        running: dict[Future, SourceTask] = {}
+        try:
+            while True:
+                for task in islice(waiting, self.num_workers * _IN_FLIGHT - len(running)):
+                    suspects.append(task)  # in case this very call finds the pool broken
+                    future = pool.submit(_work, task)
+                    running[future] = suspects.pop()
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    future.result()
+                    yield running.pop(future)
+        except BrokenProcessPool:
+            suspects += running.values()
+        finally:
+            pool.shutdown(cancel_futures=True)  # what stopped one task, such as a full disk, stops the rest
+
+
+def _one_by_one(job: Job, tasks: Sequence[SourceTask]) -> Iterator[SourceTask]:
+    deaths = 0  # in a row
+    for task in tasks:
+        if job.parcel_rows(task) is None:
+            with _pool(1, job) as pool:
+                try:
+                    pool.submit(_work, task).result()
+                    deaths = 0
+                except BrokenProcessPool:
+                    deaths += 1
+                    job.note_failure(task, "the process that worked on it died, twice: out of memory, or a fault in a decoder")
+        yield task
+        if deaths >= _MOST_DEATHS:
+            raise StepFailed(f"{deaths} workers died in a row, whatever they worked on; executor.num_workers=0 shows why")
+
+
+def _work_here(job: Job, tasks: Sequence[SourceTask]) -> Iterator[SourceTask]:
+    for task in tasks:
+        job.work(task)
+        yield task
+
+
+def _pool(num_workers: int, job: Job) -> ProcessPoolExecutor:
+    # Spawned, not forked: a forked child inherits the locks of the parent's threads.
+    return ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(job,))
+
+
+def _begin(job: Job) -> None:
+    global _job
+    _job = job
+    be_a_worker()
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    """A worker waits for its next task on a pipe of which it holds both ends, so it would outlive a parent that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(task: SourceTask) -> None:
+    assert _job is not None
+    _job.work(task)

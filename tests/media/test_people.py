@@ -1,0 +1,251 @@
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lipsync_lightning.errors import BadConfig, BadMedia, MissingWeights
+from lipsync_lightning.media import people as people_module
+from lipsync_lightning.media.face_mesh import Detection, MeshTracker, Rectangle, alignment_points
+from lipsync_lightning.media.face_models import COMMAND, FACE_MODELS, face_model_path
+from lipsync_lightning.media.people import MeshPeople, PeopleTracker, SidecarPeople
+
+FRAME = np.zeros((8, 8, 3), np.uint8)
+POINTS = np.array([[5.0, 7.0], [20.0, 7.0], [13.0, 14.0]])
+
+
+@dataclass(frozen=True)
+class Head:
+    x: float
+    side: float = 100.0
+    score: float = 0.9  # of the detector
+
+    def mesh(self) -> np.ndarray:
+        """A mesh whose box is this square, upright, centred at (x, 0)."""
+        points = np.random.default_rng(0).uniform(-0.4, 0.4, (468, 2))
+        points[0], points[1], points[[33, 263]] = -0.5, 0.5, [[-0.2, -0.2], [0.2, -0.2]]
+        return points * self.side + np.array([self.x, 0.0])
+
+    def detection(self) -> Detection:
+        half = self.side / 2
+        box = np.array([self.x - half, -half, self.x + half, half])
+        return Detection(score=self.score, box=box, eyes=np.array([[self.x - 20, -20.0], [self.x + 20, -20.0]]))
+
+
+class Scene:
+    """A finder of the heads that are in the picture now: the mesh finds the one closest to its square, if that is within it."""
+
+    def __init__(self) -> None:
+        self.heads: list[Head] = []
+        self.false_boxes: list[Head] = []
+        self.num_searches = 0
+
+    def detections(self, frame: np.ndarray) -> list[Detection]:
+        self.num_searches += 1
+        return [head.detection() for head in sorted([*self.heads, *self.false_boxes], key=lambda head: -head.score)]
+
+    def mesh(self, frame: np.ndarray, rectangle: Rectangle) -> np.ndarray | None:
+        near = [head for head in self.heads if abs(head.x - rectangle.x) < rectangle.side / 2]
+        return min(near, key=lambda head: abs(head.x - rectangle.x)).mesh() if near else None
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    scene = Scene()
+    monkeypatch.setattr(people_module, "FaceFinder", lambda: scene)
+    return scene
+
+
+def tracker(search_every: int = 5, most_people: int = 3, min_side: float = 30) -> PeopleTracker:
+    return MeshPeople(search_every=search_every, most_people=most_people, min_side=min_side).for_video(Path("video.mp4"))
+
+
+def places(tracker: PeopleTracker) -> dict[int, float]:
+    """Where everyone is in the next frame."""
+    return {
+        person: round(points[2, 0] - Head(0).mesh()[[5, 129, 358, 4]].mean(axis=0)[0]) for person, points in tracker.people(FRAME).items()
+    }
+
+
+def test_people_are_numbered_as_they_appear_and_keep_their_numbers(scene: Scene):
+    following = tracker()
+    scene.heads = [Head(0)]
+    assert places(following) == {0: 0}
+    scene.heads = [Head(300), Head(10)]
+    found = [places(following) for _ in range(5)]
+    assert found[-1] == {0: 10, 1: 300}
+    scene.heads = [Head(20), Head(290)]
+    assert places(following) == {0: 20, 1: 290}
+
+
+def test_points_are_those_of_the_mesh(scene: Scene):
+    scene.heads = [Head(50)]
+    np.testing.assert_array_equal(tracker().people(FRAME)[0], alignment_points(Head(50).mesh()))
+
+
+def test_newcomers_are_looked_for_from_time_to_time_only(scene: Scene):
+    following = tracker(search_every=5)
+    scene.heads = [Head(0)]
+    places(following)
+    scene.heads = [Head(0), Head(300)]
+    assert [len(places(following)) for _ in range(5)] == [1, 1, 1, 1, 2]
+    assert scene.num_searches == 2
+
+
+def test_someone_lost_is_looked_for_at_once_and_keeps_the_number(scene: Scene):
+    following = tracker(search_every=100)
+    scene.heads = [Head(0), Head(300)]
+    places(following)
+    scene.heads = [Head(300), Head(45)]
+    scene.mesh = lambda frame, rectangle: None if rectangle.x == 0 else Scene.mesh(scene, frame, rectangle)
+    assert list(places(following)) == [0, 1]
+
+
+def test_whoever_comes_back_to_the_same_place_in_a_shot_keeps_the_number(scene: Scene):
+    following = tracker(search_every=2)
+    scene.heads = [Head(0), Head(300)]
+    places(following)
+    scene.heads = [Head(300)]
+    assert [list(places(following)) for _ in range(10)] == [[1]] * 10
+    scene.heads = [Head(300), Head(20)]
+    assert [places(following) for _ in range(2)][-1] == {0: 20, 1: 300}
+
+
+def test_someone_at_another_place_is_somebody_new(scene: Scene):
+    following = tracker()
+    scene.heads = [Head(0)]
+    places(following)
+    scene.heads = []
+    assert places(following) == {}
+    scene.heads = [Head(300)]
+    assert places(following) == {1: 300}
+
+
+def test_a_cut_makes_everyone_new(scene: Scene):
+    following = tracker()
+    following.cut()
+    scene.heads = [Head(0), Head(300)]
+    assert list(places(following)) == [0, 1]
+    following.cut()
+    assert list(places(following)) == [2, 3]
+
+
+def test_nobody_in_sight_is_looked_for_on_every_frame(scene: Scene):
+    following = tracker(search_every=100)
+    for _ in range(3):
+        places(following)
+    assert scene.num_searches == 3
+
+
+def test_a_false_box_is_nobody(scene: Scene):
+    scene.heads, scene.false_boxes = [Head(0)], [Head(500)]
+    assert places(tracker()) == {0: 0}
+
+
+def test_a_false_larger_box_around_a_face_is_no_second_person(scene: Scene):
+    scene.heads, scene.false_boxes = [Head(0)], [Head(40, side=300, score=0.5)]
+    following = tracker(search_every=1)
+    assert [places(following) for _ in range(3)] == [{0: 0}] * 3
+
+
+def test_one_of_two_tracks_that_come_to_lie_on_a_face_ends_and_it_is_the_one_that_moved(scene: Scene):
+    following = tracker()
+    scene.heads = [Head(0), Head(70)]
+    assert places(following) == {0: 0, 1: 70}
+    scene.heads = [Head(70)]
+    assert places(following) == {1: 70}
+
+
+def test_of_two_that_moved_alike_the_older_stays(scene: Scene):
+    following = tracker()
+    scene.heads = [Head(0), Head(80)]
+    places(following)
+    scene.heads = [Head(40)]
+    assert places(following) == {0: 40}
+
+
+def test_the_surest_are_followed_where_there_are_too_many(scene: Scene):
+    scene.heads = [Head(0, score=0.6), Head(300, score=0.9), Head(600, score=0.7)]
+    assert sorted(places(tracker(most_people=2)).values()) == [300, 600]
+
+
+def test_small_faces_are_passed_over_and_lost_where_they_become_small(scene: Scene):
+    following = tracker(min_side=100)
+    scene.heads = [Head(0, side=100), Head(300, side=60)]
+    assert list(places(following)) == [0]
+    scene.heads = [Head(0, side=60)]
+    assert places(following) == {}
+
+
+@pytest.mark.parametrize("setting", ["search_every", "most_people", "min_side"])
+def test_every_setting_is_part_of_the_version(setting: str):
+    settings = {"search_every": 5, "most_people": 3, "min_side": 30}
+    versions = {MeshPeople(**settings).version, MeshPeople(**(settings | {setting: 7})).version, SidecarPeople().version}
+    assert len(versions) == 3
+
+
+def test_settings_without_sense_are_refused():
+    with pytest.raises(BadConfig, match="search_every"):
+        MeshPeople(search_every=0, most_people=1, min_side=1)
+
+
+def networks_are_missing() -> bool:
+    try:
+        for name in FACE_MODELS:
+            face_model_path(name)
+    except MissingWeights:
+        return True
+    return False
+
+
+needs_networks = pytest.mark.skipif(networks_are_missing(), reason=f"the face networks are not fetched: run `{COMMAND}`")
+
+
+@needs_networks
+@pytest.mark.parametrize("content", ["black", "grey", "noise"])
+def test_where_there_is_no_face_there_is_nobody(content: str):
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    frame = {"black": np.zeros_like(noise), "grey": np.full_like(noise, 127), "noise": noise}[content]
+    assert tracker().people(frame) == {}
+    assert MeshTracker().points(frame) is None
+
+
+def write_sidecar(folder: Path, content: object) -> PeopleTracker:
+    (folder / "talk.one.json").write_text(json.dumps(content))
+    return SidecarPeople().for_video(folder / "talk.one.mp4")
+
+
+def test_a_sidecar_of_one_person(tmp_path: Path):
+    following = write_sidecar(tmp_path, {"points": [POINTS.tolist(), None, (POINTS + 1).tolist()]})
+    found = [following.people(FRAME) for _ in range(4)]
+    assert [list(people) for people in found] == [[0], [], [0], []]
+    np.testing.assert_array_equal(found[2][0], POINTS + 1)
+
+
+def test_a_sidecar_of_several_numbers_them_as_they_appear(tmp_path: Path):
+    here, there = POINTS.tolist(), (POINTS + 9).tolist()
+    following = write_sidecar(tmp_path, {"people": [[None, here, here], [there, there]]})
+    found = [following.people(FRAME) for _ in range(4)]
+    assert [list(people) for people in found] == [[0], [0, 1], [1], []]
+    np.testing.assert_array_equal(found[1][0], POINTS + 9)
+
+
+def test_a_cut_numbers_the_people_of_a_sidecar_anew(tmp_path: Path):
+    following = write_sidecar(tmp_path, {"people": [[POINTS.tolist()] * 3] * 2})
+    assert list(following.people(FRAME)) == [0, 1]
+    following.cut()
+    assert [list(following.people(FRAME)) for _ in range(2)] == [[2, 3], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    "content", [{"key": 1}, [], 3, {"points": [[[1, 2]]]}, {"points": 3}, {"people": [3]}, {"people": [[[[1, 2], [3], [4, 5]]]]}]
+)
+def test_a_broken_sidecar_is_named(tmp_path: Path, content: object):
+    with pytest.raises(BadMedia, match=r"talk\.one\.json.*people"):
+        write_sidecar(tmp_path, content)
+
+
+def test_a_missing_sidecar_is_named(tmp_path: Path):
+    with pytest.raises(BadMedia, match=r"talk\.json.*no such file"):
+        SidecarPeople().for_video(tmp_path / "talk.mp4")

@@ -1,0 +1,111 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from lipsync_lightning.errors import BadMedia
+from lipsync_lightning.preparation.sources.folder import FolderSources, source_name
+
+
+def names_in(root: Path) -> list[str]:
+    return [source.name for source in FolderSources(root=str(root)).all()]
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_sources_are_sorted_without_hidden_files_and_sidecars(tmp_path: Path):
+    touch(
+        *(tmp_path / name for name in ("b/2 ä.mp4", "a.mp4", "a.json", ".hidden.mp4", ".git/x.mp4", "b/💬.mov", "no suffix", "c.d.e/f.mp4"))
+    )
+    assert names_in(tmp_path) == ["a.mp4", "b/2 ä.mp4", "b/💬.mov", "c.d.e/f.mp4", "no suffix"]
+    assert FolderSources(root=str(tmp_path)).all()[0].video == tmp_path / "a.mp4"
+
+
+def test_an_empty_or_missing_folder_is_refused(tmp_path: Path):
+    with pytest.raises(BadMedia, match="holds no files"):
+        names_in(tmp_path)
+    with pytest.raises(BadMedia, match="is not a folder"):
+        names_in(tmp_path / "nowhere")
+
+
+def test_links_that_lead_nowhere_or_in_a_loop_are_sources(tmp_path: Path):
+    (tmp_path / "nowhere.mp4").symlink_to("gone.mp4")
+    (tmp_path / "one.mp4").symlink_to("other.mp4")
+    (tmp_path / "other.mp4").symlink_to("one.mp4")
+    assert names_in(tmp_path) == ["nowhere.mp4", "one.mp4", "other.mp4"]
+
+
+def test_pipes_are_sources_and_are_not_opened(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "to_pipe.mp4").symlink_to("pipe.mp4")
+    assert names_in(tmp_path) == ["pipe.mp4", "to_pipe.mp4"]
+
+
+def test_a_link_to_a_file_is_a_source_of_its_own(tmp_path: Path):
+    touch(tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").symlink_to("a.mp4")
+    assert names_in(tmp_path) == ["a.mp4", "b.mp4"]
+
+
+def test_a_folder_behind_a_link_is_followed_once_and_keeps_its_own_name(tmp_path: Path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    touch(root / "z" / "inside.mp4", outside / "deep" / "far.mp4")
+    (root / "a_link").symlink_to(root / "z")
+    (root / "b_link").symlink_to(outside)
+    (root / "c_link").symlink_to(outside)
+    (root / "d_link").symlink_to(outside / "deep")
+    assert names_in(root) == ["a_link", "b_link/deep/far.mp4", "c_link", "d_link", "z/inside.mp4"]
+
+
+def test_folders_linked_in_a_loop_end(tmp_path: Path):
+    root = tmp_path / "root"
+    touch(root / "a" / "x.mp4")
+    (root / "a" / "up").symlink_to("..")
+    (root / "self").symlink_to(".")
+    (root / "above").symlink_to(tmp_path)
+    assert names_in(root) == ["a/up", "a/x.mp4", "above/root", "self"]
+
+
+def test_a_root_behind_a_link_is_read(tmp_path: Path):
+    touch(tmp_path / "real" / "a.mp4")
+    (tmp_path / "link").symlink_to("real")
+    assert names_in(tmp_path / "link") == ["a.mp4"]
+
+
+def test_a_folder_that_cannot_be_read_is_a_source_and_the_rest_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    touch(tmp_path / "a.mp4", tmp_path / "locked" / "x.mp4", tmp_path / "open" / "y.mp4")
+    scandir = os.scandir
+
+    def guarded(folder: Path):
+        if Path(folder).name == "locked":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert names_in(tmp_path) == ["a.mp4", "locked", "open/y.mp4"]
+    with pytest.raises(BadMedia, match="cannot be read: Permission denied"):
+        names_in(tmp_path / "locked")
+
+
+def test_names_that_are_no_utf_8_are_written_so_that_any_file_can_hold_them(tmp_path: Path):
+    touch(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")), tmp_path / r"caf\xe9.mp4")
+    listed = FolderSources(root=str(tmp_path)).all()
+    assert {source.name for source in listed} == {r"caf\xe9.mp4", r"caf\\xe9.mp4"}
+    assert all(source.name.encode() and source.name.isprintable() for source in listed)
+    assert all(source.video.read_bytes() == b"" for source in listed)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "ä 💬/b.mp4", "a%b"])
+def test_ordinary_names_are_kept(name: str):
+    assert source_name(Path(name)) == name
+
+
+def test_a_deep_tree_is_read(tmp_path: Path):
+    deep = tmp_path.joinpath(*["d"] * 300)
+    deep.mkdir(parents=True)
+    touch(deep / "x.mp4")
+    assert names_in(tmp_path) == ["d/" * 300 + "x.mp4"]

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from lipsync_lightning.errors import BrokenShard
+from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row, read_ledger, totals, write_piece
+
+ROWS = [
+    Row(kind=CLIP, source="a", verdict=KEPT, shard="train/000000", split="train", id="d/a/000000-0", start_s=0.0, stop_s=1.5, num_frames=37,
+        person=0, scores={"sync_offset": -2.0, "sync_confidence": 4.5}, steps={"check": "1", "sync": "1 x=3"}),
+    Row(kind=CLIP, source="a", verdict=REJECTED, shard="train/000000", step="sync", reason="9 frames", scores={"sync_offset": 9.0}),
+    Row(kind=SOURCE, source="a", verdict=KEPT, shard="train/000000", sha256="0" * 64),
+    Row(kind=SOURCE, source="ü b", verdict=REJECTED, shard="train/000000", step="check", reason="no sound", steps={"check": "1"}),
+    Row(kind=SOURCE, source="c", verdict=FAILED, shard="train/000000", step="work", reason="it died"),
+]  # fmt: skip
+
+
+def test_rows_come_back_as_they_were_written(tmp_path: Path):
+    write_piece(tmp_path, "train/000000", ROWS)
+    assert read_ledger(tmp_path) == ROWS
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path):
+    pieces = [write_piece(tmp_path / name, "train/000000", ROWS).read_bytes() for name in "ab"]
+    assert pieces[0] == pieces[1]
+
+
+def test_the_ledger_is_a_parquet_data_set_that_anything_reads(tmp_path: Path):
+    write_piece(tmp_path, "train/000000", ROWS[:3])
+    write_piece(tmp_path, "heldout/000000", ROWS[3:])
+    table = pq.read_table(tmp_path / "ledger")
+    assert table.num_rows == len(ROWS)
+    assert set(table["verdict"].to_pylist()) == {KEPT, REJECTED, FAILED}
+
+
+def test_kept_rejected_and_failed_sources_add_up_to_all_of_them():
+    found = totals(ROWS)
+    assert found.sources == {KEPT: 1, REJECTED: 1, FAILED: 1}
+    assert found.num_sources == 3
+    assert found.clips == {KEPT: 1, REJECTED: 1}
+    assert found.reasons == {"sync": 1, "check": 1, "work": 1}
+
+
+def test_a_source_that_was_tried_again_counts_once_and_as_what_it_came_to():
+    again = [
+        Row(kind=SOURCE, source="c", verdict=REJECTED, shard="train/000001", step="check", reason="no sound"),
+        Row(kind=CLIP, source="a", verdict=REJECTED, shard="train/000001", step="quality", reason="blurred"),
+        Row(kind=SOURCE, source="a", verdict=REJECTED, shard="train/000001", step="quality", reason="blurred"),
+    ]
+    found = totals([*ROWS, *again])
+    assert found.sources == {KEPT: 1, REJECTED: 2, FAILED: 0}
+    assert found.clips == {KEPT: 1, REJECTED: 1}
+    assert found.reasons == {"check": 2, "quality": 1}
+
+
+def test_what_is_no_ledger_is_named(tmp_path: Path):
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger" / "train-000000.parquet").write_text("no parquet")
+    with pytest.raises(BrokenShard, match=r"train-000000.parquet is no piece of a ledger"):
+        read_ledger(tmp_path)

@@ -1,0 +1,98 @@
+import hashlib
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.paths import CONF_DIR
+from lipsync_lightning.preparation.split import Split, SplitByFolder, SplitByHash, sides
+
+NAMES = [f"person_{person}/clip_{clip}.mp4" for person in range(6) for clip in range(2)]
+# By hand: printf 'lipsync-test-1:person_%d' | sha256sum, the two smallest of 0 to 5.
+EXPECTED_PEOPLE = (2, 5)
+
+
+def held(split: Split, names: list[str], **planned: bool) -> set[str]:
+    return {name for name, is_held_out in sides(split, names, planned).items() if is_held_out}
+
+
+def test_a_hash_split_holds_out_whole_identities_whatever_else_is_there():
+    split = SplitByHash(num_heldout=2, identity="person_[0-9]+")
+    heldout = held(split, NAMES)
+    assert len({name.split("/")[0] for name in heldout}) == 2
+    assert len(heldout) == 4
+    assert held(split, NAMES[::-1]) == heldout
+    kept = [name for name in NAMES if name not in heldout][2:]
+    assert held(split, sorted(kept + list(heldout))) == heldout
+
+
+def test_a_hash_split_is_the_same_on_every_machine():
+    assert held(SplitByHash(num_heldout=2, identity="person_[0-9]+"), NAMES) == {
+        f"person_{person}/clip_{clip}.mp4" for person in EXPECTED_PEOPLE for clip in range(2)
+    }
+
+
+def test_the_rule_is_the_smallest_hashes_of_the_published_text():
+    ids = [f"id{number:05d}" for number in range(40)]
+    by_hash = sorted(ids, key=lambda i: hashlib.sha256(b"lipsync-test-1:" + i.encode()).hexdigest())
+    names = [f"{i}/clip/{utterance:05d}" for i in ids for utterance in range(2)]
+    heldout = held(SplitByHash(num_heldout=30, identity=r"^id\d+"), names)
+    assert {name.split("/")[0] for name in heldout} == set(by_hash[:30])
+
+
+def test_holding_out_none_holds_out_none():
+    assert held(SplitByHash(num_heldout=0, identity=".+"), NAMES) == set()
+
+
+def test_an_identity_pattern_that_does_not_match_is_refused():
+    with pytest.raises(BadConfig, match=r"matches nothing in 'person_0/clip_0.mp4'.*split.identity"):
+        held(SplitByHash(num_heldout=1, identity="speaker"), NAMES)
+
+
+def test_a_folder_split_looks_at_the_top_folder_alone():
+    assert held(SplitByFolder(heldout_folder="heldout"), ["heldout/a", "train/heldout/b", "heldout_too/c"]) == {"heldout/a"}
+
+
+def test_people_are_chosen_by_their_videos_and_all_their_files_go_with_them():
+    split = SplitByHash(num_heldout=1, identity="^[^/]+")
+    names = ["ann/a.mts", "ann/notes.txt", "readme.md", "zoe/only.txt"]
+    assert held(split, names) == {"ann/a.mts", "ann/notes.txt"}, "a folder without any video would be a poor test"
+    assert held(SplitByHash(num_heldout=1, identity="^person"), ["person1.mp4", "readme.md"]) == {"person1.mp4"}
+
+
+def test_who_was_planned_for_a_side_stays_there_with_all_that_comes_later():
+    split = SplitByHash(num_heldout=1, identity="person_[0-9]+")
+    (rightly,) = {name.split("/")[0] for name in held(split, NAMES)}
+    other = next(name for name in NAMES if not name.startswith(rightly))
+    planned = {other: True, f"{rightly}/clip_0.mp4": False}
+    side_of = sides(split, [*NAMES, f"{rightly}/clip_9.mp4"], planned)
+    assert not side_of[f"{rightly}/clip_9.mp4"], "this person is being trained on"
+    assert {name.split("/")[0] for name, is_held_out in side_of.items() if is_held_out} == {other.split("/")[0]}
+
+
+@pytest.mark.parametrize(
+    ("name", "person"),
+    [
+        ("WDA/AmyKlobuchar0_0", "AmyKlobuchar"),
+        ("WDA/AmyKlobuchar_12", "AmyKlobuchar"),
+        ("WDA/LucilleRoybal-Allard_0", "LucilleRoybal-Allard"),
+        ("RD/Radio11_1", "Radio"),
+    ],
+)
+def test_in_hdtf_the_identity_is_the_name_without_its_numbers(name: str, person: str):
+    found = re.search(configured_identity("hdtf"), name)
+    assert found is not None
+    assert found.group(0) == person
+
+
+def test_in_voxceleb2_the_identity_is_the_id():
+    found = re.search(configured_identity("voxceleb2"), "id00012/21Uxsk56VDQ/00001")
+    assert found is not None
+    assert found.group(0) == "id00012"
+
+
+def configured_identity(name: str) -> str:
+    config = OmegaConf.load(CONF_DIR / "split" / f"{name}.yaml")
+    assert config["num_heldout"] == 30
+    return config["identity"]

@@ -1,0 +1,91 @@
+"""From shards to a training step on latents, by the commands of the documentation."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from lightning import Trainer
+
+from command_line import CommandLine
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.entry import build
+from lipsync_lightning.errors import ClipMismatch
+from lipsync_lightning.latents import main
+from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
+from lipsync_lightning.paths import CONF_DIR
+from tiny_media import prepared, sound_of, write_video
+
+CLIP = ClipSpec(num_frames=16, fps=25, resolution=64, sample_rate_hz=16000, mel_hz=80, num_mels=80)  # clip=demo_64px
+COMMAND = (
+    "shards=demo/shards",
+    "clip=demo_64px",
+    "demo_dir=demo",
+    "device=cpu",
+    "network/autoencoder@autoencoder=demo",
+    "network/audio_encoder@audio_encoder=log_mel",
+)
+
+
+@pytest.fixture
+def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
+    return CommandLine(tmp_path, monkeypatch, capfd)
+
+
+@pytest.fixture
+def demo_dir(tmp_path: Path) -> Path:
+    """What the demo leaves: shards and a fitted autoencoder."""
+    for number in range(2):
+        write_video(tmp_path / "raw" / f"{number}.mp4", 36, sound_of(36, loud=range(number, 20)))
+    prepared(tmp_path / "raw", tmp_path / "demo" / "shards", CLIP, sources_per_shard=1, num_heldout=1, max_seconds=2.0)
+    autoencoder, moments = LinearAutoencoder(patch=4, latent_channels=12), PatchMoments(patch=4)
+    moments.update(torch.rand(4, 3, 64, 64) * 2 - 1)
+    autoencoder.fit_from_moments(moments.count, moments.total, moments.outer)
+    autoencoder.save_pretrained(tmp_path / "demo" / "autoencoder" / "autoencoder")
+    return tmp_path / "demo"
+
+
+def train_a_step(demo_dir: Path, *overrides: str) -> Trainer:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        settings = [f"demo_dir={demo_dir}", "data.num_workers=0", "data.batch_size=1", *overrides]
+        config = compose("train", overrides=["+experiment=demo/stage1_latents", *settings])
+    trainer = Trainer(
+        max_steps=1,
+        val_check_interval=1,
+        check_val_every_n_epoch=None,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(build(config.module), datamodule=build(config.data))
+    return trainer
+
+
+def test_shards_are_encoded_and_trained_on(command_line: CommandLine, demo_dir: Path):
+    shown = command_line.run(main, *COMMAND)
+    assert shown.strip().startswith("2 shards with latents in demo/shards_latents; train on them with +experiment=stage1_latents")
+    for split, shard in (("train", "000000.tar"), ("heldout", "000000.tar")):
+        with tarfile.open(demo_dir / "shards_latents" / split / shard) as archive:
+            assert {name.partition(".")[2] for name in archive.getnames()} == {"mp4", "flac", "json", "latents.npy", "audio.npy"}
+    trainer = train_a_step(demo_dir)
+    assert trainer.global_step == 1
+    assert all(torch.isfinite(trainer.callback_metrics[name]) for name in ("train/loss", "val/loss"))
+
+
+def test_training_refuses_what_an_experiment_did_not_mean(command_line: CommandLine, demo_dir: Path):
+    command_line.run(main, *COMMAND)
+    with pytest.raises(ClipMismatch, match="encoded with mask=released, this run wants face"):
+        train_a_step(demo_dir, "data.samples.mask=face")
+    with pytest.raises(ClipMismatch, match="made by another audio encoder"):
+        train_a_step(demo_dir, "audio_encoder.num_tokens=4")
+
+
+def test_by_default_it_needs_the_released_networks_and_names_the_command_that_gets_them(command_line: CommandLine, tmp_path: Path):
+    command_line.monkeypatch.setenv("LIPSYNC_WEIGHTS", str(tmp_path))
+    refused = command_line.refusal(main, "shards=nowhere", "device=cpu")
+    assert refused.startswith("error: no AutoencoderKL at")
+    assert "python -m lipsync_lightning.convert fetch=latentsync-1.6" in refused
