@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from command_line import CommandLine
 from lipsync_lightning.entry import build
 from lipsync_lightning.paths import CONF_DIR
+from lipsync_lightning.preparation import executors
 from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.prepare import main
 from tiny_media import sound_of, write_video
@@ -63,6 +64,17 @@ def test_every_recipe_composes_and_is_built_without_any_weights(recipe: str, tmp
     assert list(built.versions(build(config.clip))) == ["check", "shots", "faces", "segments", "sync", "sound", "quality"]
     published = recipe in ("published", "hdtf", "voxceleb2")
     assert ("skipped" in built.versions(build(config.clip)).values()) == (not published)
+
+
+@pytest.mark.parametrize(("executor", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_an_executor_whose_package_is_missing_says_what_to_install(
+    command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str, package: str
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"lipsync_lightning.preparation.executors.{executor}", raising=False)
+    monkeypatch.delattr(executors, executor, raising=False)
+    refused = command_line.refusal(main, *SETTINGS[:2], f"executor={executor}", "recipe.source=.", "out=x")
+    assert f"which is not installed: pip install 'lipsync-lightning[{executor}]'" in refused
 
 
 def made(out: Path) -> dict[str, bytes]:

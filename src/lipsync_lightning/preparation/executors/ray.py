@@ -12,11 +12,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.exceptions import RayError, RayTaskError
-
-from lipsync_lightning.errors import LipSyncError
+from lipsync_lightning.errors import BadConfig, LipSyncError
 from lipsync_lightning.preparation.executors import Job, SourceTask, be_a_worker
+
+try:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+except ModuleNotFoundError as error:
+    raise BadConfig("executor=ray needs Ray, which is not installed: pip install 'lipsync-lightning[ray]'") from error
 
 _IN_FLIGHT = 2  # tasks handed out per CPU of the cluster
 

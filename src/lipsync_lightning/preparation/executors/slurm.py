@@ -5,11 +5,14 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
-import submitit
-from submitit.core.utils import FailedJobError, UncompletedJobError
-
-from lipsync_lightning.errors import StepFailed
+from lipsync_lightning.errors import BadConfig, StepFailed
 from lipsync_lightning.preparation.executors import Job, SourceTask, be_a_worker
+
+try:
+    import submitit
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+except ModuleNotFoundError as error:
+    raise BadConfig("executor=slurm needs submitit, which is not installed: pip install 'lipsync-lightning[slurm]'") from error
 
 _AROUND_TRACEBACK = "-" * 22  # in submitit's message
 _MOST_BARREN = 4  # jobs in a row that ended without a source worked on: it is not the sources

@@ -1,22 +1,9 @@
 """Fifth step: throw away what looks bad."""
 
-from typing import Protocol
-
 from lipsync_lightning.preparation.verdict import AlignedClip, Rejected
 from lipsync_lightning.scoring.visual_quality import QualityJudge
 
 _NAME = "quality"
-
-
-class QualityStep(Protocol):
-    """Returns the clip, or why it is not kept."""
-
-    name: str
-
-    @property
-    def version(self) -> str: ...
-
-    def __call__(self, clip: AlignedClip) -> AlignedClip | Rejected: ...
 
 
 class QualityFilter:

@@ -1,7 +1,6 @@
 """Fourth step: throw away what is not in sync, and bring the rest into step."""
 
 from dataclasses import replace
-from typing import Protocol
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, ClipTooShort
@@ -10,17 +9,6 @@ from lipsync_lightning.scoring.av_sync import MAX_SHIFT, AvSync
 from lipsync_lightning.scoring.sync_judges import SyncJudge
 
 _NAME = "sync"
-
-
-class SyncStep(Protocol):
-    """Returns a clip in step with its sound, or why it is not kept."""
-
-    name: str
-
-    @property
-    def version(self) -> str: ...
-
-    def __call__(self, clip: AlignedClip) -> AlignedClip | Rejected: ...
 
 
 class SyncFilter:
