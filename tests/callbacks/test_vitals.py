@@ -12,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lipsync_lightning.callbacks import vitals
 from lipsync_lightning.callbacks.vitals import CountingOperations, Vitals, known_peak_flops, peak_memory_gib
+from lipsync_lightning.data.datamodule import ClipDataModule
+from lipsync_lightning.data.samples import SyncNetSamples
 
 BATCH, IN, OUT = 4, 3, 5
 PRODUCT = 2 * BATCH * IN * OUT  # a multiplication and an addition for each
@@ -110,6 +112,25 @@ def test_a_reader_that_is_always_ready_is_hardly_waited_for():
     vitals = vitals_of(compute=0.05, read=0.0)
     assert vitals["vitals/data_wait_share"] < 0.3
     assert 5 < vitals["vitals/windows_per_second"] < 40
+
+
+class SlowToConvert(ClipDataModule):
+    """Has its batches at once, and makes numbers of them slowly."""
+
+    def train_dataloader(self) -> Any:
+        return slow_batches(0.0)
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        time.sleep(0.05)
+        return batch
+
+
+def test_work_on_a_batch_that_is_there_is_not_waiting(tiny_clip):
+    samples = SyncNetSamples(clip=tiny_clip, windows_per_clip=1, min_gap_frames=1)
+    data = SlowToConvert(
+        shards="none", clip=tiny_clip, samples=samples, batch_size=2, num_workers=0, seed=1, shuffle_buffer=1, max_bad_clips=0
+    )
+    assert logged(fitted(Slow(0.01), data))["vitals/data_wait_share"] < 0.2
 
 
 def test_memory_is_at_least_what_is_held_now():

@@ -11,6 +11,8 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from lipsync_lightning.data.datamodule import ClipDataModule
+
 _KIB = 1024
 _GIB = 1024**3
 _TERA = 1e12
@@ -41,7 +43,8 @@ class Vitals(Callback):
     the device's peak is known, `vitals/mfu`, once every few batches.
 
     The share is the part of the time between two batches' ends in which a rank had nothing to compute because the next batch was not
-    there; validation and checkpoints count neither way. Memory is the GPU's, or without one the process's own.
+    there; what is done to a batch that is (to the device, to floats) is computing. Validation and checkpoints count neither way. Memory is
+    the GPU's, or without one the process's own.
 
     Operations are those of one rank, counted while the first batch is trained on, which therefore is not timed: multiplications and
     additions of matrix products, convolutions and attention, forward and backward, frozen networks among them, and what activation
@@ -63,9 +66,9 @@ class Vitals(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.flops_per_batch is None:
             self.counter = CountingOperations().__enter__()
-        self.started = perf_counter()
+        self.started = arrival(trainer)
         if self.ended is not None:
-            self.waited += self.started - self.ended
+            self.waited += max(0.0, self.started - self.ended)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if torch.cuda.is_available():
@@ -113,6 +116,12 @@ class Vitals(Callback):
         self.ended: float | None = None
         self.waited = self.computed = 0.0
         self.windows = self.batches = 0
+
+
+def arrival(trainer: Trainer) -> float:
+    """Return when the batch that is about to be trained on was there; for batches that do not come from our datamodule, now."""
+    data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    return data.arrived_s if isinstance(data, ClipDataModule) else perf_counter()
 
 
 def known_peak_flops(trainer: Trainer) -> float | None:

@@ -2,6 +2,7 @@
 
 import warnings
 from math import ceil
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,7 @@ class ClipDataModule(LightningDataModule):
         self.train_shards: dict[str, str] = {}  # content by name, as they were at the last checkpoint, then as they are
         self.bad_data = BadData()
         self.num_left_out = 0
+        self.arrived_s = 0.0  # when the newest batch was there, by perf_counter
         self._surveys: dict[str, Survey] = {}
 
     def require_shards(self, *splits: str) -> None:
@@ -111,6 +113,10 @@ class ClipDataModule(LightningDataModule):
         # Every rank reads all of it: were it divided, ranks with fewer batches would leave the others waiting.
         windows, order = self._windows(index, num_bad, self.heldout_samples, shuffle_buffer=0)
         return self._loader(windows, OnePass(order=order, batch_size=self.batch_size))
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        self.arrived_s = perf_counter()
+        return batch
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Return the batch on its device with frames in [-1, 1] and all numbers in float32, and with what all windows share.

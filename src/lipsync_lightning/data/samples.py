@@ -139,7 +139,8 @@ class UNetSamples:
 
 def to_float(frames: Tensor) -> Tensor:
     """Return uint8 frames as float in [-1, 1]."""
-    return frames.float() / 127.5 - 1
+    # In place, for on a CPU a batch's worth of fresh memory costs more than the arithmetic.
+    return frames.to(torch.float32, copy=True).div_(127.5).sub_(1)
 
 
 def frames_tensor(frames: np.ndarray) -> Tensor:
