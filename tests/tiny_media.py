@@ -11,7 +11,7 @@ from lipsync_lightning.media.audio import encode_flac
 from lipsync_lightning.media.mux import MuxedVideoWriter
 from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.preparation.executors.local import LocalExecutor
-from lipsync_lightning.preparation.ledger import Row
+from lipsync_lightning.preparation.ledger import Row, read_ledger
 from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.preparation.runner import prepare
 from lipsync_lightning.preparation.sources.folder import FolderSources
@@ -86,5 +86,7 @@ def folder_recipe(source: Path, *, num_heldout: int = 0, min_seconds: float = 0.
 
 
 def prepared(source: Path, out: Path, clip: ClipSpec, *, sources_per_shard: int, num_workers: int = 0, **settings: Any) -> list[Row]:
+    """Make shards of a folder of tiny videos, and return their ledger."""
     executor = LocalExecutor(num_workers=num_workers)
-    return prepare(folder_recipe(source, **settings), clip, out, sources_per_shard=sources_per_shard, executor=executor)
+    prepare(folder_recipe(source, **settings), clip, out, sources_per_shard=sources_per_shard, executor=executor)
+    return list(read_ledger(out))

@@ -9,15 +9,15 @@ from omegaconf import DictConfig
 
 from lipsync_lightning.entry import build, entry_point
 from lipsync_lightning.errors import BrokenShard
-from lipsync_lightning.preparation.ledger import FAILED, KEPT, REJECTED, Row, totals
+from lipsync_lightning.preparation.history import Totals
+from lipsync_lightning.preparation.ledger import FAILED, KEPT, REJECTED
 from lipsync_lightning.preparation.runner import prepare
 from lipsync_lightning.reporting.shard_page import terminal_lines, write_inspection
 from lipsync_lightning.reporting.shard_survey import survey_shards
 
 
-def summary(rows: list[Row], out: Path) -> list[str]:
+def summary(found: Totals, out: Path) -> list[str]:
     """Return what became of all sources and clips, in lines."""
-    found = totals(rows)
     sources = ", ".join(f"{found.sources[verdict]} {verdict}" for verdict in (KEPT, REJECTED, FAILED))
     lines = [f"{found.clips.get(KEPT, 0)} clips in {out}", f"{found.num_sources} sources: {sources}; each with its reason: {out}/ledger"]
     return lines + [f"  {step}: {count} rejected" for step, count in found.reasons.items()]
@@ -43,10 +43,10 @@ def main(config: DictConfig) -> None:
         inspect_shards(Path(config.inspect))
         return
     out = Path(config.out)
-    rows = prepare(
+    found = prepare(
         build(config.recipe), build(config.clip), out, sources_per_shard=config.sources_per_shard, executor=build(config.executor)
     )
-    print("\n".join(summary(rows, out)))
+    print("\n".join(summary(found, out)))
 
 
 if __name__ == "__main__":

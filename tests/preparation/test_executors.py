@@ -11,7 +11,7 @@ import pytest
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import MissingWeights, StepFailed
 from lipsync_lightning.preparation.executors.local import LocalExecutor
-from lipsync_lightning.preparation.ledger import FAILED, KEPT, SOURCE, Row
+from lipsync_lightning.preparation.ledger import FAILED, KEPT, SOURCE, Row, read_ledger
 from lipsync_lightning.preparation.runner import prepare
 from lipsync_lightning.preparation.steps.sync import SyncFilter
 from simple_judges import DeadlyJudge, SteadyJudge, WeightlessJudge
@@ -38,7 +38,8 @@ def workers_find_the_judges(monkeypatch: pytest.MonkeyPatch):
 
 def prepared_by(executor: Any, source: Path, out: Path, clip: ClipSpec, judge: Any) -> list[Row]:
     recipe = folder_recipe(source, sync=SyncFilter(judge=judge, clip=clip, min_confidence=3, max_offset=6))
-    return prepare(recipe, clip, out, sources_per_shard=2, executor=executor)
+    prepare(recipe, clip, out, sources_per_shard=2, executor=executor)
+    return list(read_ledger(out))
 
 
 def made(out: Path) -> dict[str, bytes]:

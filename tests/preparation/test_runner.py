@@ -1,6 +1,8 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterable
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.media.video import count_frames, decode_window
 from lipsync_lightning.preparation import executors, runner
 from lipsync_lightning.preparation.executors.local import LocalExecutor
-from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row, piece_path, read_ledger, totals
+from lipsync_lightning.preparation.history import History
+from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row, piece_path, read_ledger
 from lipsync_lightning.preparation.steps.check import Check
 from lipsync_lightning.preparation.steps.shots import AdaptiveShots
 from lipsync_lightning.preparation.steps.sync import SyncFilter
@@ -52,6 +55,10 @@ def written_at(out: Path) -> dict[str, int]:
 
 def samples(shard: Path) -> dict[str, dict]:
     return {sample["__key__"]: sample for sample in wds.tarfile_samples([{"url": str(shard)}])}
+
+
+def sources_of(rows: Iterable[Row]) -> dict[str, int]:
+    return History.of(rows).totals().sources
 
 
 def of_kind(rows: list[Row], kind: str) -> dict[str, Row]:
@@ -100,10 +107,20 @@ def test_a_run_that_is_killed_anywhere_goes_on_and_ends_with_the_same_bytes(
     assert {name: written_at(out)[name] for name in closed} == closed
 
 
+def test_the_ledger_knows_sources_by_their_bytes_and_kept_clips_by_their_members(source: Path, tmp_path: Path, clip: ClipSpec):
+    rows = prepared(source, tmp_path / "out", clip, sources_per_shard=4)
+    sources, clips = of_kind(rows, SOURCE), of_kind(rows, CLIP)
+    assert all(row.sha256 == sha256((source / name).read_bytes()).hexdigest() for name, row in sources.items())
+    stored = samples(tmp_path / "out" / "train" / "000000.tar")
+    assert clips.keys() == stored.keys()
+    for key, row in clips.items():
+        assert row.sha256 == sha256(b"".join(stored[key][suffix] for suffix in ("flac", "json", "mp4"))).hexdigest()
+
+
 def test_half_a_parcel_is_no_parcel(source: Path, tmp_path: Path, clip: ClipSpec, monkeypatch: pytest.MonkeyPatch):
     prepared(source, tmp_path / "whole", clip, sources_per_shard=4)
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "close", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(runner, "write_shard", lambda *_, **__: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             prepared(source, tmp_path / "cut", clip, sources_per_shard=4)
     parcel = tmp_path / "cut" / "work" / "train" / "000000" / "000001.tar"
@@ -135,7 +152,7 @@ def test_new_sources_go_to_new_shards_and_closed_ones_stay(source: Path, tmp_pat
         name: data for name, data in before.items() if name != "plan.json"
     }
     assert {row.source: row.shard for row in rows if row.kind == SOURCE}["a new one.mp4"] == "train/000002"
-    assert totals(rows).sources == {KEPT: 5, REJECTED: 0, FAILED: 0}
+    assert sources_of(rows) == {KEPT: 5, REJECTED: 0, FAILED: 0}
 
 
 def test_what_was_rejected_is_tried_again_only_when_its_step_has_changed(tmp_path: Path, clip: ClipSpec, monkeypatch: pytest.MonkeyPatch):
@@ -156,7 +173,7 @@ def test_what_was_rejected_is_tried_again_only_when_its_step_has_changed(tmp_pat
     assert run(min_seconds=0.6, check=lenient) == ["long.mp4", "mute.mp4", "short.mp4"]
     assert run(min_seconds=0.6, check=lenient) == []
     assert run(min_seconds=0.4, check=lenient) == ["short.mp4"], "shorter segments may let the short one pass; the mute one failed before"
-    assert totals(read_ledger(out)).sources == {KEPT: 2, REJECTED: 1, FAILED: 0}
+    assert sources_of(read_ledger(out)) == {KEPT: 2, REJECTED: 1, FAILED: 0}
     assert run(min_seconds=0.4, check=Check(min_seconds=0.4, min_fps=5, min_side=32, min_dbfs=-200)) == ["mute.mp4"]
     assert run(min_seconds=0.4, check=Check(min_seconds=0.4, min_fps=5, min_side=32, min_dbfs=-200)) == []
     kept = [row.id for row in read_ledger(out) if row.kind == CLIP and row.verdict == KEPT]
@@ -171,7 +188,7 @@ def test_what_a_clip_of_a_closed_shard_shows_is_not_kept_a_second_time(tmp_path:
     rows = prepared(raw, out, clip, sources_per_shard=1, min_seconds=0.4)
     kept = sorted(str(row.id) for row in rows if row.kind == CLIP and row.verdict == KEPT)
     assert kept == ["tiny/a%2Emp4/000000-0", "tiny/a%2Emp4/000021-0", "tiny/a%2Emp4/000035-0"]
-    assert totals(rows).sources == {KEPT: 1, REJECTED: 0, FAILED: 0}
+    assert sources_of(rows) == {KEPT: 1, REJECTED: 0, FAILED: 0}
 
 
 def test_another_data_set_is_refused_and_nothing_is_touched(source: Path, tmp_path: Path, clip: ClipSpec):
@@ -213,9 +230,17 @@ def test_a_rejected_file_that_was_replaced_is_tried_again(tmp_path: Path, clip: 
     write_video(tmp_path / "raw" / "good.mp4", 20, sound_of(20))
     whole = write_video(tmp_path / "raw" / "cut.mp4", 30, sound_of(30)).read_bytes()
     (tmp_path / "raw" / "cut.mp4").write_bytes(whole[:1000])
-    assert totals(prepared(tmp_path / "raw", tmp_path / "out", clip, sources_per_shard=2)).sources == {KEPT: 1, REJECTED: 1, FAILED: 0}
+    assert sources_of(prepared(tmp_path / "raw", tmp_path / "out", clip, sources_per_shard=2)) == {
+        KEPT: 1,
+        REJECTED: 1,
+        FAILED: 0,
+    }
     (tmp_path / "raw" / "cut.mp4").write_bytes(whole)
-    assert totals(prepared(tmp_path / "raw", tmp_path / "out", clip, sources_per_shard=2)).sources == {KEPT: 2, REJECTED: 0, FAILED: 0}
+    assert sources_of(prepared(tmp_path / "raw", tmp_path / "out", clip, sources_per_shard=2)) == {
+        KEPT: 2,
+        REJECTED: 0,
+        FAILED: 0,
+    }
 
 
 def test_work_that_failed_on_a_source_with_kept_clips_is_noted_and_tried_again(
@@ -227,9 +252,9 @@ def test_work_that_failed_on_a_source_with_kept_clips_is_noted_and_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(executors.SourceWork, "outcomes", lambda self: (_ for _ in ()).throw(MemoryError("no room")))
         rows = prepared(raw, out, clip, sources_per_shard=1, min_seconds=0.4)
-    assert totals(rows).reasons == {"work": 1}
+    assert History.of(rows).totals().reasons == {"work": 1}
     rows = prepared(raw, out, clip, sources_per_shard=1, min_seconds=0.4)
-    assert totals(rows).sources == {KEPT: 1, REJECTED: 0, FAILED: 0}
+    assert sources_of(rows) == {KEPT: 1, REJECTED: 0, FAILED: 0}
     assert sum(row.kind == CLIP and row.verdict == KEPT for row in rows) == 2
 
 
@@ -293,7 +318,7 @@ def test_every_odd_file_gets_the_verdict_it_deserves_and_none_stops_the_run(
     clips = Counter(row.source for row in rows if row.kind == CLIP and row.verdict == KEPT)
     assert clips == {odd.source: odd.num_clips for odd in odd_files if odd.verdict == KEPT}
     assert len(samples(tmp_path / "out" / "train" / "000000.tar")) == sum(clips.values())
-    found = totals(rows)
+    found = History.of(rows).totals()
     assert sum(found.sources.values()) == len(odd_files) >= 30
     late = next(row for row in rows if row.kind == CLIP and row.source == "sound 0.12 s late.mp4")
     assert late.scores["sync_offset"] == -3
@@ -341,3 +366,15 @@ def test_frames_past_the_sound_are_cut_off(tmp_path: Path, clip: ClipSpec):
     (sample,) = samples(tmp_path / "out" / "train" / "000000.tar").values()
     assert count_frames(sample["mp4"]) == 15
     assert len(decode_flac(sample["flac"])) == 15 * 640
+
+
+def test_a_duplicate_is_worked_on_once_its_original_is_gone_and_not_again(tmp_path: Path, clip: ClipSpec):
+    original = write_video(tmp_path / "raw" / "a.mp4", 14, sound_of(14))
+    for suffix in (".mp4", ".json"):
+        shutil.copy(original.with_suffix(suffix), tmp_path / "raw" / f"b{suffix}")
+    assert sources_of(prepared(tmp_path / "raw", tmp_path / "out", clip, sources_per_shard=2)) == {KEPT: 1, REJECTED: 1, FAILED: 0}
+    original.unlink()
+    assert sources_of(prepared(tmp_path / "raw", tmp_path / "out", clip, sources_per_shard=2)) == {KEPT: 2, REJECTED: 0, FAILED: 0}
+    done = contents(tmp_path / "out")
+    prepared(tmp_path / "raw", tmp_path / "out", clip, sources_per_shard=2)
+    assert contents(tmp_path / "out") == done

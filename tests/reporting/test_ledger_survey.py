@@ -1,6 +1,9 @@
-from collections import Counter
+from itertools import groupby
+from pathlib import Path
 
-from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row, lost_rows, totals
+import pytest
+
+from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row, write_piece
 from lipsync_lightning.reporting.ledger_survey import survey_ledger
 
 LEDGER = [
@@ -15,14 +18,21 @@ LEDGER = [
 ]  # fmt: skip
 
 
-def test_reasons_are_counted_without_their_numbers_and_add_up_to_the_ledgers_own():
-    found = survey_ledger(LEDGER)
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for shard, rows in groupby(LEDGER, key=lambda row: row.shard):
+        write_piece(tmp_path, shard, list(rows))
+    return tmp_path
+
+
+def test_reasons_are_counted_without_their_numbers_and_add_up_to_the_ledgers_own(folder: Path):
+    found = survey_ledger(folder)
     assert found.reasons == {("sync", "sync confidence …, at least … needed"): 2, ("work", "it died"): 1}
-    assert Counter(str(row.step) for row in lost_rows(LEDGER)) == totals(LEDGER).reasons
+    assert found.totals.reasons == {"sync": 2, "work": 1}
 
 
-def test_scores_are_told_of_kept_and_of_rejected_clips_without_those_that_are_no_numbers():
-    scores = survey_ledger(LEDGER).scores
+def test_scores_are_told_of_kept_and_of_rejected_clips_without_those_that_are_no_numbers(folder: Path):
+    scores = survey_ledger(folder).scores
     assert list(scores) == ["sync_offset", "sync_confidence"]
     assert {verdict: values.tolist() for verdict, values in scores["sync_offset"].items()} == {KEPT: [-2.0], REJECTED: [9.0, 1.0]}
     assert {verdict: values.tolist() for verdict, values in scores["sync_confidence"].items()} == {KEPT: [], REJECTED: [2.13]}

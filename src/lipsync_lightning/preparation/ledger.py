@@ -4,8 +4,7 @@
 folder.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -27,7 +26,7 @@ _SCHEMA = pa.schema(
         ("shard", pa.string()),  # `<split>/<number>`, in whose plan the source stands
         ("source", pa.string()),
         ("id", pa.string()),  # of a clip: its key in the shard, if it was kept
-        ("sha256", pa.string()),  # of a source's bytes
+        ("sha256", pa.string()),  # of a source's bytes; of a kept clip's members, `FinishedClip.sha256`
         ("num_bytes", pa.int64()),  # of a source
         ("start_s", pa.float64()),  # seconds after the video's first frame
         ("stop_s", pa.float64()),
@@ -71,19 +70,6 @@ class Row:
         return asdict(self)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Totals:
-    """How many sources and clips came to what."""
-
-    sources: dict[str, int]  # by verdict; they add up to all sources
-    clips: dict[str, int]  # by verdict
-    reasons: dict[str, int]  # `lost_rows` by step
-
-    @property
-    def num_sources(self) -> int:
-        return sum(self.sources.values())
-
-
 def write_piece(out: Path, shard: str, rows: Sequence[Row]) -> Path:
     """Write the rows of one closed shard, and return the file. The same rows give the same bytes."""
     columns = {name: [_value(row, name) for row in rows] for name in _SCHEMA.names}
@@ -100,42 +86,21 @@ def piece_path(out: Path, shard: str) -> Path:
     return out / "ledger" / f"{shard.replace('/', '-')}.parquet"
 
 
-def read_ledger(out: Path) -> list[Row]:
-    """Return the rows of all closed shards, in the order in which the shards were planned within each split.
+def read_ledger(out: Path) -> Iterator[Row]:
+    """Yield the rows of all closed shards, one shard's after another's, in the order in which they were planned within each split.
 
-    A source that was tried again has its rows more than once; the last ones stand.
+    A source that was tried again has its rows more than once, in different shards; the last ones stand.
     Raises: BrokenShard, if a piece is no Parquet file of a ledger.
     """
-    return [row for piece in sorted((out / "ledger").glob("*.parquet")) for row in _read_piece(piece)]
+    for rows in read_pieces(out):
+        yield from rows
 
 
-def totals(rows: Sequence[Row]) -> Totals:
-    """Return how many came to what, counting what was tried again once: a source as what its last row says, or kept if any clip was."""
-    kept = [row for row in rows if row.kind == CLIP and row.verdict == KEPT]
-    with_kept = {row.source for row in kept}
-    verdicts = {row.source: row.verdict for row in sorted_by_trial(rows) if row.kind == SOURCE}
-    of_sources = Counter(KEPT if source in with_kept else verdict for source, verdict in verdicts.items())
-    lost = lost_rows(rows)
-    return Totals(
-        sources={verdict: of_sources[verdict] for verdict in (KEPT, REJECTED, FAILED)},
-        clips=dict(Counter(row.verdict for row in [*kept, *(row for row in lost if row.kind == CLIP)])),
-        reasons=dict(Counter(str(row.step) for row in lost).most_common()),
-    )
-
-
-def lost_rows(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of what was not kept when it was last tried; a rejected source that has clips by those."""
-    last_shard = {row.source: row.shard for row in sorted_by_trial(rows) if row.kind == SOURCE}
-    standing = [row for row in rows if row.verdict == KEPT or row.shard == last_shard[row.source]]
-    with_clips = {row.source for row in standing if row.kind == CLIP}
-    return [
-        row for row in standing if row.verdict == FAILED or (row.verdict == REJECTED and (row.kind == CLIP or row.source not in with_clips))
-    ]
-
-
-def sorted_by_trial(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows, those of later shards last; a source is only ever planned for one split."""
-    return sorted(rows, key=lambda row: row.shard)
+def read_pieces(out: Path) -> Iterator[list[Row]]:
+    """Yield the rows of each closed shard; those of one source stand together. Order and errors are those of `read_ledger`."""
+    pieces = (out / "ledger").glob("*.parquet")
+    for piece in sorted(pieces, key=lambda path: (len(path.name), path.name)):  # numbers have six digits, and then seven
+        yield _read_piece(piece)
 
 
 def _value(row: Row, name: str) -> Any:

@@ -98,8 +98,9 @@ class SourceWork:
             if isinstance(judged, Rejected):
                 return self._rejected_row(clip, judged), None
             clip = judged
-        row = replace(self._clip_row(clip), scores=dict(clip.scores), steps=self.recipe.versions(self.clip))
-        return row, self._encoded(clip, str(row.id))
+        row = self._clip_row(clip)
+        finished = self._encoded(clip, str(row.id))
+        return replace(row, sha256=finished.sha256, scores=dict(clip.scores), steps=self.recipe.versions(self.clip)), finished
 
     def _long_enough(self, clip: AlignedClip) -> AlignedClip | Rejected:
         shortest = self.recipe.shortest(self.clip)

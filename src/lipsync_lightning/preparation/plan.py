@@ -70,14 +70,17 @@ class Plan:
         return {source: shard.split for shard in self.shards for source in shard.sources}
 
     def extended(self, names: Iterable[str], heldout: set[str], duplicates: Mapping[str, str], sources_per_shard: int) -> Self:
-        """Return the plan with further shards of these sources."""
+        """Return the plan with further shards of these sources.
+
+        Args: duplicates: those of all sources, as they are now.
+        """
         names = sorted(names)
         further = []
         for split, members in (("train", [n for n in names if n not in heldout]), ("heldout", [n for n in names if n in heldout])):
             first = sum(shard.split == split for shard in self.shards)
             parts = [tuple(members[start : start + sources_per_shard]) for start in range(0, len(members), sources_per_shard)]
             further += [PlannedShard(name=f"{split}/{number:06d}", sources=part) for number, part in enumerate(parts, start=first)]
-        return type(self)(identity=self.identity, shards=[*self.shards, *further], duplicates={**self.duplicates, **duplicates})
+        return type(self)(identity=self.identity, shards=[*self.shards, *further], duplicates=dict(duplicates))
 
 
 def duplicates_among(sources: Sequence[Source]) -> dict[str, str]:

@@ -38,6 +38,14 @@ class FinishedClip:
     num_frames: int
     members: Mapping[str, bytes]  # by suffix
 
+    @property
+    def sha256(self) -> str:
+        """Of its members' bytes, one after another in the order of their suffixes, as in the tar."""
+        digest = hashlib.sha256()
+        for _, data in sorted(self.members.items()):
+            digest.update(data)
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True, eq=False)
 class Sidecar:

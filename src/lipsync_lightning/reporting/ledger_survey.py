@@ -1,14 +1,17 @@
 """What the ledger tells of a data set: what was kept, what was not and why, and the scores of both."""
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_lightning.preparation.ledger import CLIP, KEPT, REJECTED, SCORES, Row, Totals, lost_rows, totals
+from lipsync_lightning.preparation.history import History, Totals
+from lipsync_lightning.preparation.ledger import CLIP, KEPT, REJECTED, SCORES, read_ledger, read_pieces
 from lipsync_lightning.preparation.steps.sync import NoSyncFilter
 
 # What differs from one source to the next: numbers, paths and file names.
@@ -17,7 +20,7 @@ _PARTICULAR = re.compile(r"[^\s,;:()]*(?:\d|[/\\]|\w\.\w)[^\s,;:()]*")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LedgerSurvey:
-    """What the rows of a ledger come to."""
+    """What a ledger comes to."""
 
     totals: Totals
     reasons: dict[tuple[str, str], int]  # of what was not kept, by step and reason without its numbers and names, the commonest first
@@ -25,27 +28,37 @@ class LedgerSurvey:
     scores: dict[str, dict[str, NDArray[np.float64]]]  # by name and verdict, of the clips that have them; finite ones
 
 
-def survey_ledger(rows: Sequence[Row]) -> LedgerSurvey:
-    """Return what a ledger comes to; what was tried again counts once, by its last rows."""
-    lost = lost_rows(rows)
-    kept = [row for row in rows if row.kind == CLIP and row.verdict == KEPT]
-    judged = {KEPT: kept, REJECTED: [row for row in lost if row.kind == CLIP]}
-    scores = {name: {verdict: _finite(of_verdict, name) for verdict, of_verdict in judged.items()} for name in SCORES}
+def survey_ledger(out: Path) -> LedgerSurvey:
+    """Return what the ledger of a data set comes to; what was tried again counts once, by its last rows. Raises: BrokenShard."""
+    history = History.of(read_ledger(out))
+    reasons: Counter[tuple[str, str]] = Counter()
+    skipped: Counter[str] = Counter()
+    scores: dict[tuple[str, str], list[float]] = {key: [] for key in product(SCORES, (KEPT, REJECTED))}
+    for row in read_ledger(out):
+        is_kept = row.kind == CLIP and row.verdict == KEPT
+        if is_kept:
+            skipped.update(step for step, version in row.steps.items() if version == NoSyncFilter.version)
+        elif history.is_still_lost(row):
+            reasons[str(row.step), general(str(row.reason), row.source)] += 1
+        else:
+            continue
+        for name, score in row.scores.items() if row.kind == CLIP else ():
+            scores[name, row.verdict].append(score)
+    arrays = {name: {verdict: _finite(scores[name, verdict]) for verdict in (KEPT, REJECTED)} for name in SCORES}
     return LedgerSurvey(
-        totals=totals(rows),
-        reasons=dict(Counter((str(row.step), general(str(row.reason), row.source)) for row in lost).most_common()),
-        skipped=dict(Counter(step for row in kept for step, version in row.steps.items() if version == NoSyncFilter.version)),
-        scores={name: by_verdict for name, by_verdict in scores.items() if any(len(values) for values in by_verdict.values())},
+        totals=history.totals(),
+        reasons=dict(reasons.most_common()),
+        skipped=dict(skipped),
+        scores={name: by_verdict for name, by_verdict in arrays.items() if any(len(values) for values in by_verdict.values())},
     )
 
 
-def kept_ids(rows: Sequence[Row]) -> dict[str, set[str]]:
-    """Return the ids of kept clips by the shard that holds them, such as train/000000."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        if row.kind == CLIP and row.verdict == KEPT:
-            found[row.shard].add(str(row.id))
-    return dict(found)
+def kept_ids(out: Path) -> Iterator[tuple[str, set[str]]]:
+    """Yield shards that hold clips, such as train/000000, with the ids of those. Raises: BrokenShard."""
+    for rows in read_pieces(out):
+        ids = {str(row.id) for row in rows if row.kind == CLIP and row.verdict == KEPT}
+        if ids:
+            yield rows[0].shard, ids
 
 
 def general(reason: str, source: str) -> str:
@@ -54,6 +67,6 @@ def general(reason: str, source: str) -> str:
     return _PARTICULAR.sub("…", told)
 
 
-def _finite(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
-    values = np.array([row.scores[name] for row in rows if name in row.scores], dtype=np.float64)
+def _finite(scores: list[float]) -> NDArray[np.float64]:
+    values = np.array(scores, dtype=np.float64)
     return values[np.isfinite(values)]

@@ -1,7 +1,7 @@
 """What a folder of shards holds, and what is wrong with it."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from lipsync_lightning.data.index import MEMBERS, ClipIndex, places_of
 from lipsync_lightning.errors import BadMedia, BrokenShard, ClipMismatch, ClipTooShort, MissingShards
 from lipsync_lightning.media.strips import GAP_COLOUR, film_strip
 from lipsync_lightning.media.video import decode_window
-from lipsync_lightning.preparation.ledger import Row, read_ledger
 from lipsync_lightning.preparation.runner import WORK
 from lipsync_lightning.preparation.shard_check import check_tar
 from lipsync_lightning.preparation.shard_faults import ClipFault, Reason, ShardFault
@@ -97,9 +96,9 @@ def survey_shards(folder: Path) -> ShardSurvey:
 
     Raises: MissingShards, if it is not one.
     """
-    rows, faults = _ledger_rows(folder)
+    ledger, kept, faults = _ledger(folder)
     paths = {f"{split}/{path.name}": path for split in SPLITS for path in shard_paths(folder, split)}
-    if not rows and not faults and not any(path.is_file() for path in paths.values()):
+    if ledger is None and not faults and not any(path.is_file() for path in paths.values()):
         raise MissingShards(
             f"no shard (.tar) in {' or '.join(str(folder / split) for split in SPLITS)}; inspect the folder that `prepare` wrote as out="
         )
@@ -107,12 +106,12 @@ def survey_shards(folder: Path) -> ShardSurvey:
     index_of_sounds, index_of_pictures = (ClipIndex(list(whole.values()), members=(member,)) for member in ("flac", "mp4"))
     sheet, undecodable = contact_sheet(index_of_pictures)
     sound = sound_duplicates(index_of_sounds, NUM_SOUNDS)
-    faults += [*damaged, *against_ledger(kept_ids(rows), paths, whole), *ids_twice(whole), *in_both_splits(whole), *undecodable]
+    faults += [*damaged, *against_ledger(kept, paths, whole), *ids_twice(whole), *in_both_splits(whole), *undecodable]
     return ShardSurvey(
         folder=folder,
         clip=next((_clip_of(shard) for shard in whole.values()), None),
         splits=[survey_split(split, paths, whole) for split in SPLITS],
-        ledger=survey_ledger(rows) if rows else None,
+        ledger=ledger,
         sound=sound,
         shared_sounds=[group for group in sound.shared if len({source_of(key) for key in group}) > 1],
         sheet=sheet,
@@ -141,13 +140,13 @@ def read_through(paths: Mapping[str, Path]) -> tuple[dict[str, Shard], list[Faul
     return whole, faults
 
 
-def against_ledger(kept: Mapping[str, set[str]], paths: Mapping[str, Path], whole: Mapping[str, Shard]) -> list[Fault]:
+def against_ledger(kept: Iterable[tuple[str, set[str]]], paths: Mapping[str, Path], whole: Mapping[str, Shard]) -> list[Fault]:
     """Return where shards do not hold what the ledger says was kept.
 
-    Args: kept: ids by shard, such as train/000000.
+    Args: kept: shards, such as train/000000, with the ids of their clips.
     """
     faults = []
-    for shard, ids in sorted(kept.items()):
+    for shard, ids in kept:
         name = f"{shard}.tar"
         if name not in paths:
             told = f"by the ledger it holds {len(ids)} clips, neither it nor its sidecar is there; copy it, or run `prepare` again"
@@ -245,8 +244,10 @@ def _clip_of(shard: Shard) -> ClipSpec:
     return ClipSpec.from_dict(shard.sidecar.clip, f"the sidecar of {shard.path}")
 
 
-def _ledger_rows(folder: Path) -> tuple[list[Row], list[Fault]]:
+def _ledger(folder: Path) -> tuple[LedgerSurvey | None, Iterable[tuple[str, set[str]]], list[Fault]]:
+    """Return what the ledger says, and of which clips it says that they were kept."""
     try:
-        return read_ledger(folder), []
+        found = survey_ledger(folder)
     except BrokenShard as error:
-        return [], [Fault(where="ledger", reason=Reason.CORRUPT, told=str(error))]
+        return None, (), [Fault(where="ledger", reason=Reason.CORRUPT, told=str(error))]
+    return (found, kept_ids(folder), []) if found.totals.num_sources else (None, (), [])

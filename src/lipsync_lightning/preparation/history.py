@@ -1,0 +1,119 @@
+"""What became of every source so far: the ledger, folded into what fits in memory for millions of sources."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Self
+
+from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """How many sources and clips came to what. What was tried again counts once, as what it came to the last time."""
+
+    sources: dict[str, int]  # by verdict, kept if any clip ever was; they add up to all sources
+    clips: dict[str, int]  # by verdict
+    reasons: dict[str, int]  # what was not kept by step, the commonest first: clips, and sources that have none
+
+    @property
+    def num_sources(self) -> int:
+        return sum(self.sources.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What was not kept: a clip, or a source that has none."""
+
+    kind: str
+    verdict: str
+    step: str
+    steps: tuple[tuple[str, str], ...]  # version of every step it has been through
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What one source has come to."""
+
+    shard: str  # in whose plan it stood the last time
+    verdict: str  # the last time
+    num_bytes: int | None  # the last time
+    num_kept: int  # clips of all times
+    has_clips: bool  # kept ones of any time, or others of the last time
+    lost: tuple[Lost, ...]  # of the last time
+
+    def may_change(self, versions: Mapping[str, str]) -> bool:
+        """Return whether work failed, or something was rejected by a step that has changed since, or after one.
+
+        Args: versions: of the steps, as they are now.
+        """
+        return any(lost.verdict == FAILED or has_changed(lost.steps, versions) for lost in self.lost)
+
+
+class History:
+    """By source, what the closed shards' rows come to."""
+
+    def __init__(self) -> None:
+        self.sources: dict[str, Standing] = {}
+        self._known: dict[Lost, Lost] = {}  # few differ, so each is held once
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> Self:
+        """Return what rows come to, a shard's after another's."""
+        history = cls()
+        for _, of_shard in groupby(rows, key=lambda row: row.shard):
+            history.add(list(of_shard))
+        return history
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Take in the rows of one more closed shard, planned after all those in which its sources stood before."""
+        for source, of_source in groupby(rows, key=lambda row: row.source):
+            self.sources[source] = self._standing(source, list(of_source))
+
+    def totals(self) -> Totals:
+        """Return how many came to what."""
+        standings = self.sources.values()
+        verdicts = Counter(KEPT if standing.num_kept else standing.verdict for standing in standings)
+        lost = Counter(lost for standing in standings for lost in standing.lost)
+        reasons: Counter[str] = Counter()
+        for one, count in lost.items():
+            reasons[one.step] += count
+        clips = {
+            KEPT: sum(standing.num_kept for standing in standings),
+            REJECTED: sum(count for one, count in lost.items() if one.kind == CLIP),
+        }
+        return Totals(
+            sources={verdict: verdicts[verdict] for verdict in (KEPT, REJECTED, FAILED)},
+            clips={verdict: count for verdict, count in clips.items() if count},
+            reasons=dict(reasons.most_common()),
+        )
+
+    def is_still_lost(self, row: Row) -> bool:
+        """Return whether a row tells of something that was not kept when it was last tried; of a source, only if it has no clips."""
+        standing = self.sources[row.source]
+        return row.shard == standing.shard and _is_lost(row, standing.has_clips)
+
+    def _standing(self, source: str, rows: Sequence[Row]) -> Standing:
+        before = self.sources.get(source)
+        num_kept = sum(row.kind == CLIP and row.verdict == KEPT for row in rows) + (before.num_kept if before else 0)
+        has_clips = num_kept > 0 or any(row.kind == CLIP for row in rows)
+        last = next(row for row in rows if row.kind == SOURCE)
+        lost = (Lost(row.kind, row.verdict, str(row.step), tuple(row.steps.items())) for row in rows if _is_lost(row, has_clips))
+        return Standing(
+            shard=last.shard,
+            verdict=last.verdict,
+            num_bytes=last.num_bytes,
+            num_kept=num_kept,
+            has_clips=has_clips,
+            lost=tuple(self._known.setdefault(one, one) for one in lost),
+        )
+
+
+def has_changed(steps: Iterable[tuple[str, str]], versions: Mapping[str, str]) -> bool:
+    """Return whether any of these steps is no longer what it was."""
+    return any(versions.get(step) != made_by for step, made_by in steps)
+
+
+def _is_lost(row: Row, source_has_clips: bool) -> bool:
+    return row.verdict == FAILED or (row.verdict == REJECTED and (row.kind == CLIP or not source_has_clips))
