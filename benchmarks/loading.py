@@ -2,8 +2,8 @@
 
 It draws its own clips: 24 people, 10 seconds each, faces of 256 pixels. Latents and audio tokens are random numbers of the released
 networks' shapes, since only their bytes matter here. The plain way opens a video written with FFmpeg's default group of 250 frames, decodes
-each window from its start, resizes it bicubically and computes the log-mel of each sample's own sound. JPEG is measured for comparison
-only: decoding two windows of frames of quality 95; shards do not hold any.
+each window from its start, resizes it bicubically and computes the log-mel of each sample's own sound. JPEG (frames of quality 95, one
+clip that stays in memory) is measured for comparison only; shards do not hold any.
 """
 
 import json
@@ -20,14 +20,15 @@ import cv2
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.utils.data import default_collate
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.frame_arrays import stored_array
 from lipsync_lightning.data.latent_samples import ENCODED, HEARD_BY, LATENTS, TOKENS, LatentSamples
-from lipsync_lightning.data.samples import Samples, SyncNetSamples, UNetSamples
+from lipsync_lightning.data.samples import Samples, SyncNetSamples, UNetSamples, clip_mel, clip_waveform, frames_tensor
 from lipsync_lightning.media.audio import encode_flac
-from lipsync_lightning.media.mel import log_mel
+from lipsync_lightning.media.mel import log_mel, mel_window
 from lipsync_lightning.media.pixels import add_h264, exact_rate, to_rgb, to_yuv
 from lipsync_lightning.media.video import encode_clip
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
@@ -127,11 +128,34 @@ def jpeg_frames(frames: list[np.ndarray]) -> list[bytes]:
     return [cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes() for frame in frames]
 
 
-def jpeg_sample(jpegs: list[bytes], rng: np.random.Generator) -> int:
-    for start in rng.integers(0, len(jpegs) - CLIP.num_frames, size=2):
-        window = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) for data in jpegs[start : start + CLIP.num_frames]]
-        np.stack(window)
-    return 1
+class JpegClip:
+    """A clip whose frames are pictures of their own, and what its windows cost: pictures, and the sound as the data module prepares it."""
+
+    def __init__(self, frames: list[np.ndarray], waveform: np.ndarray) -> None:
+        self.pictures = jpeg_frames(frames)
+        self.sound = {"flac": encode_flac(waveform, CLIP.sample_rate_hz)}
+
+    def syncnet(self, rng: np.random.Generator) -> int:
+        """Make four windows with their mels, as `SyncNetSamples` with as many windows per clip."""
+        mel = clip_mel(self.sound, CLIP)
+        starts = self._starts(rng, 4)
+        default_collate([{"frames": self._window(start), "mel": mel_window(mel, start, CLIP)} for start in starts])
+        return len(starts)
+
+    def unet(self, rng: np.random.Generator) -> int:
+        """Make a target and a reference window with mel and audio tokens, as `UNetSamples`."""
+        mel, (target, reference) = clip_mel(self.sound, CLIP), self._starts(rng, 2)
+        tokens = AUDIO_ENCODER.tokens(clip_waveform(self.sound), len(self.pictures), fps=float(CLIP.fps))
+        sample = {"frames": self._window(target), "reference": self._window(reference), "mel": mel_window(mel, target, CLIP)}
+        default_collate([sample | {"audio": tokens[target : target + CLIP.num_frames].clone()}])
+        return 1
+
+    def _starts(self, rng: np.random.Generator, count: int) -> list[int]:
+        return [int(start) for start in rng.integers(0, len(self.pictures) - CLIP.num_frames - 2, size=count)]
+
+    def _window(self, start: int) -> torch.Tensor:
+        coded = self.pictures[start : start + CLIP.num_frames]
+        return frames_tensor(np.stack([cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) for data in coded]))
 
 
 def memory_growth(shards: Path) -> tuple[float, float]:
@@ -167,15 +191,16 @@ def main() -> None:
         several = UNetSamples(clip=CLIP, audio_encoder=AUDIO_ENCODER, windows_per_clip=4, mask="released")
         syncnet = SyncNetSamples(clip=CLIP, windows_per_clip=4, min_gap_frames=8)
         latents = LatentSamples(clip=CLIP, audio_encoder=AUDIO_ENCODER, windows_per_clip=1, mask="released")
-        frames, _ = next(drawn_clips())
-        jpegs, mp4 = jpeg_frames(frames), encode_clip(frames, fps=CLIP.fps)
+        frames, waveform = next(drawn_clips())
+        jpeg, mp4 = JpegClip(frames, waveform), encode_clip(frames, fps=CLIP.fps)
         rates = {
             "U-Net, the plain way": rate(lambda: plain_sample(plain, rng, 2)),
             "SyncNet, the plain way": rate(lambda: plain_sample(plain, rng, 1)),
             "U-Net, mp4, 1 window of a clip": samples_per_second(folder / "pixels", unet, 8),
             "U-Net, mp4, 4 windows of a clip": samples_per_second(folder / "pixels", several, 8),
-            "U-Net, JPEG, pictures alone": rate(lambda: jpeg_sample(jpegs, rng)),
+            "U-Net, JPEG": rate(lambda: jpeg.unet(rng)),
             "SyncNet, mp4, 4 windows of a clip": samples_per_second(folder / "pixels", syncnet, 32),
+            "SyncNet, JPEG, 4 windows of a clip": rate(lambda: jpeg.syncnet(rng)),
             "U-Net stage 1, latents": samples_per_second(folder / "latents", latents, 8),
         }
         early, late = memory_growth(folder / "latents")
@@ -183,7 +208,7 @@ def main() -> None:
     for what, per_second in rates.items():
         network = "SyncNet" if what.startswith("SyncNet") else "U-Net"
         print(f"| {what} | {per_second:.1f} | {per_second / rates[f'{network}, the plain way']:.1f} |")
-    print(f"\nJPEG takes {sum(map(len, jpegs)) / len(mp4):.1f} times the bytes of mp4.")
+    print(f"\nJPEG takes {sum(map(len, jpeg.pictures)) / len(mp4):.1f} times the bytes of mp4.")
     print(f"Resident memory after {FLATNESS_SAMPLES // 10} samples {early:.0f} MiB, after {FLATNESS_SAMPLES} {late:.0f} MiB.")
 
 
