@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -109,21 +110,17 @@ class Cost:
     told: str
 
 
-def _measured(work: Callable[[Path], str], folder: Path, answers: Any) -> None:
+def _measured(work: Callable[[Path], str], folder: Path) -> Cost:
     started = time.perf_counter()
     told = work(folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    answers.put(Cost(time.perf_counter() - started, peak, told))
+    return Cost(time.perf_counter() - started, peak, told)
 
 
 def cost(work: Callable[[Path], str], folder: Path) -> Cost:
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    process = context.Process(target=_measured, args=(work, folder, answers))
-    process.start()
-    found = answers.get()
-    process.join()
-    return found
+    """Return what a piece of work takes in a process of its own. Raises: what the work raises; BrokenProcessPool, if its process dies."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measured, work, folder).result()
 
 
 def main() -> None:

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 from command_line import CommandLine
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BrokenShard, MissingShards
-from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, Row, piece_path, read_ledger, write_piece
-from lipsync_lightning.preparation.shards import FinishedClip, sidecar_path, write_shard
+from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row, piece_path, read_ledger, write_piece
+from lipsync_lightning.preparation.shards import FinishedClip, read_sidecar, sidecar_path, write_shard
 from lipsync_lightning.prepare import inspect_shards, main
 from lipsync_lightning.reporting import shard_survey
+from lipsync_lightning.reporting.ledger_survey import SharedFiles
 from lipsync_lightning.reporting.page import Table
 from lipsync_lightning.reporting.shard_page import aligned, render_survey, terminal_lines
 from lipsync_lightning.reporting.shard_survey import ShardSurvey, survey_shards
@@ -219,12 +221,56 @@ def test_a_damaged_ledger_is_a_fault_and_the_shards_are_still_read(shards: Path)
     assert found.num_clips == 4
 
 
-def with_sound_of_another(shards: Path, key: str) -> None:
-    """Put a clip under this key into a shard of its own, with sound and picture of the first training clip."""
+def with_file_of_another(shards: Path, name: str, split: str) -> None:
+    """Put into the ledger a source of this split whose file and stretch are those of a training source, and that source's first clip."""
+    rows = list(read_ledger(shards))
+    source = next(row for row in rows if row.kind == SOURCE and row.split == "train" and row.verdict == KEPT)
+    clip = next(row for row in rows if row.kind == CLIP and row.source == source.source)
+    shard = f"{split}/000042"
+    key = f"tiny/{name}/000000-0"
+    place = {"source": name, "split": split, "shard": shard}
+    write_piece(shards, shard, [replace(clip, id=key, **place), replace(source, **place)])
+    write_shard(shards / f"{shard}.tar", [FinishedClip(key, clip.num_frames or 0, first_members(shards))], clip=CLIP_SPEC)
+
+
+def first_members(shards: Path) -> dict[str, bytes]:
+    """Sound, picture and facts of the first training clip."""
     shard = train_shards(shards)[0]
     stored, content = json.loads(sidecar_path(shard).read_text())["clips"][0], shard.read_bytes()
-    members = {suffix: content[first : first + size] for suffix, (first, size, _) in stored["members"].items()}
-    write_shard(shards / "train" / "000042.tar", [FinishedClip(key, stored["num_frames"], members)], clip=CLIP_SPEC)
+    return {suffix: content[first : first + size] for suffix, (first, size, _) in stored["members"].items()}
+
+
+def test_the_same_file_under_two_names_is_told_by_terminal_and_page_and_breaks_nothing(shards: Path, found: ShardSurvey):
+    assert any(line.endswith(": 0 stand under several names with the same stretch") for line in terminal_lines(found))
+    with_file_of_another(shards, "a copy", "train")
+    second = survey_shards(shards)
+    assert second.faults == []
+    (told,) = [line for line in terminal_lines(second) if line.startswith("same file: ")]
+    assert told.endswith(", a copy")
+    assert told in render_survey(second)
+
+
+def test_many_groups_of_the_same_file_are_cut_and_counted(found: ShardSurvey):
+    assert found.ledger is not None
+    shared = SharedFiles(duplicates=[[f"{group}/{name}" for name in range(6)] for group in range(7)], in_both_splits=[])
+    lines = terminal_lines(replace(found, ledger=replace(found.ledger, shared_files=shared)))
+    told = [line for line in lines if line.startswith("same file: ")]
+    assert told[0] == "same file: 0/0, 0/1, 0/2, 0/3 and 2 more"
+    assert (len(told), told[-1]) == (6, "same file: 2 more")
+
+
+def test_the_same_file_in_both_splits_is_a_fault_under_whatever_names(shards: Path):
+    with_file_of_another(shards, "a copy", "heldout")
+    found = survey_shards(shards)
+    assert [(fault.where, fault.reason) for fault in found.faults] == [("train and heldout", "not apart")]
+    assert "1 files stand in both under several names: " in found.faults[0].told
+    assert " = a copy; prepare into an empty folder" in found.faults[0].told
+
+
+def with_sound_of_another(shards: Path, key: str) -> None:
+    """Put a clip under this key into a shard of its own, with sound and picture of the first training clip."""
+    num_frames = int(read_sidecar(train_shards(shards)[0]).num_frames[0])
+    write_shard(shards / "train" / "000042.tar", [FinishedClip(key, num_frames, first_members(shards))], clip=CLIP_SPEC)
 
 
 def test_the_same_sound_under_two_sources_is_told_and_breaks_nothing(shards: Path):
@@ -288,8 +334,8 @@ def test_broken_shards_end_with_status_1_after_everything_was_told(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     flip_a_byte(train_shards(shards)[0])
-    with pytest.raises(BrokenShard, match="is broken in 1 places, the first is train/"):
+    with pytest.raises(BrokenShard, match="1 faults, the first is at train/"):
         inspect_shards(shards)
     assert re.search(r"^BROKEN train/\d+\.tar: corrupt: ", capfd.readouterr().out, re.MULTILINE)
     assert "broken" in (shards / "inspection" / "index.html").read_text()
-    assert "is broken in 1 places" in CommandLine(tmp_path, monkeypatch, capfd).refusal(main, f"inspect={shards}")
+    assert "1 faults, the first is at train" in CommandLine(tmp_path, monkeypatch, capfd).refusal(main, f"inspect={shards}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from lightning import Trainer
@@ -67,13 +68,20 @@ def train_a_step(demo_dir: Path, *overrides: str) -> Trainer:
 
 def test_shards_are_encoded_and_trained_on(command_line: CommandLine, demo_dir: Path):
     shown = command_line.run(main, *COMMAND)
-    assert shown.strip().startswith("2 shards with latents in demo/shards_latents; train on them with +experiment=stage1_latents")
+    assert shown.strip().startswith("2 shards with latents in demo/shards_latents; train on them with an experiment that reads latents")
     for split, shard in (("train", "000000.tar"), ("heldout", "000000.tar")):
         with tarfile.open(demo_dir / "shards_latents" / split / shard) as archive:
             assert {name.partition(".")[2] for name in archive.getnames()} == {"mp4", "flac", "json", "latents.npy", "audio.npy"}
     trainer = train_a_step(demo_dir)
     assert trainer.global_step == 1
     assert all(torch.isfinite(trainer.callback_metrics[name]) for name in ("train/loss", "val/loss"))
+
+
+def test_shards_that_other_processes_are_encoding_are_told(command_line: CommandLine, demo_dir: Path):
+    (demo_dir / "shards_latents" / "train").mkdir(parents=True)
+    with FileLock(demo_dir / "shards_latents" / "train" / ".000000.lock"):
+        shown = command_line.run(main, *COMMAND)
+    assert shown.strip() == "1 shards with latents in demo/shards_latents; 1 are still being encoded by other processes"
 
 
 def test_training_refuses_what_an_experiment_did_not_mean(command_line: CommandLine, demo_dir: Path):

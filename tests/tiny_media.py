@@ -87,6 +87,6 @@ def folder_recipe(source: Path, *, num_heldout: int = 0, min_seconds: float = 0.
 
 def prepared(source: Path, out: Path, clip: ClipSpec, *, sources_per_shard: int, num_workers: int = 0, **settings: Any) -> list[Row]:
     """Make shards of a folder of tiny videos, and return their ledger."""
-    executor = LocalExecutor(num_workers=num_workers)
+    executor = LocalExecutor(num_workers=num_workers, max_hours_per_source=1)
     prepare(folder_recipe(source, **settings), clip, out, sources_per_shard=sources_per_shard, executor=executor)
     return list(read_ledger(out))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lipsync_lightning.data.encode import ClipEncoder, encode_shards
+from lipsync_lightning.data.encode import ClipEncoder, EncodedSoFar, encode_shards
 from lipsync_lightning.entry import build, entry_point
 
 
@@ -18,8 +18,15 @@ def main(config: DictConfig) -> None:
         batch_size=config.batch_size,
         device=config.device,
     )
-    number = encode_shards(config.shards, Path(config.out), encoder)
-    print(f"{number} shards with latents in {config.out}; train on them with +experiment=stage1_latents data.shards={config.out}")
+    print(summary(encode_shards(config.shards, Path(config.out), encoder), config.out))
+
+
+def summary(found: EncodedSoFar, out: str) -> str:
+    """Return how far a data set has come, and what can be done with it now."""
+    if found.num_elsewhere:
+        return f"{found.num_done} shards with latents in {out}; {found.num_elsewhere} are still being encoded by other processes"
+    train = f"train on them with an experiment that reads latents, such as +experiment=stage1_latents data.shards={out}"
+    return f"{found.num_done} shards with latents in {out}; {train}"
 
 
 if __name__ == "__main__":

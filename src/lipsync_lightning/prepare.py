@@ -33,7 +33,7 @@ def inspect_shards(folder: Path) -> Path:
     page = write_inspection(found)
     print(f"{page}: open it in a browser; contact sheet and all of the above")
     if found.faults:
-        raise BrokenShard(f"{folder} is broken in {len(found.faults)} places, the first is {found.faults[0].where}; each is told above")
+        raise BrokenShard(f"{folder}: {len(found.faults)} faults, the first is at {found.faults[0].where}; each is told above")
     return page
 
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,10 +22,10 @@ from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.index import MEMBERS
 from lipsync_lightning.data.remote import RemoteAccess
 from lipsync_lightning.data.samples import Window
-from lipsync_lightning.data.shard_store import common_faults
+from lipsync_lightning.data.shard_store import Found, Survey, common_faults
 from lipsync_lightning.errors import BadConfig, BrokenShard, MissingShards
 from lipsync_lightning.preparation.shard_faults import Reason, ShardFault
-from lipsync_lightning.preparation.shards import FinishedClip, read_sidecar, sidecar_path, write_shard
+from lipsync_lightning.preparation.shards import FinishedClip, checked_shard, read_sidecar, sidecar_path, write_shard
 
 CLIP = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 CLIPS_PER_SHARD = 4
@@ -138,9 +138,14 @@ def test_a_bad_shard_stops_before_work_begins_or_is_left_out_with_one_warning(sh
     assert sorted(keys) == [f"d/{number}_{clip}" for number in (0, 2) for clip in range(4)]
 
 
+def beside(theirs: Callable[[Found], Found]) -> Callable[[Any], list[Any]]:
+    """Return what takes the place of `on_all_ranks` where another rank has found something else, which is told by what this one has."""
+    return lambda mine: [mine, "another digest"] if isinstance(mine, str) else [mine, theirs(mine)]
+
+
 def test_what_one_rank_cannot_read_none_reads(shards: Path, monkeypatch: pytest.MonkeyPatch):
     elsewhere = {"train/000002.tar": ShardFault("flaky there", Reason.UNREACHABLE)}
-    monkeypatch.setattr(datamodule, "on_all_ranks", lambda mine: [mine, (mine[0], elsewhere)])
+    monkeypatch.setattr(datamodule, "on_all_ranks", beside(lambda mine: (mine[0], elsewhere)))
     with pytest.warns(UserWarning, match=r"left out, unreachable: train/000002\.tar: flaky there"):
         keys = keys_of_a_pass(data_of(shards, max_bad_shards=1), 8)
     assert {key[:3] for key in keys} == {"d/0", "d/1"}
@@ -158,16 +163,40 @@ def test_what_one_rank_cannot_read_none_reads(shards: Path, monkeypatch: pytest.
 def test_a_shard_that_is_gone_or_another_one_on_one_rank_is_read_by_none(
     shards: Path, monkeypatch: pytest.MonkeyPatch, there: dict[str, str | None], told: str
 ):
-    def exchanged(mine: tuple[dict[str, str], dict[str, ShardFault]]) -> list[tuple[dict[str, str], dict[str, ShardFault]]]:
-        contents = {name: content for name, content in {**mine[0], **there}.items() if content is not None}
-        return [mine, (contents, mine[1])]
+    def theirs(mine: Found) -> Found:
+        return {name: content for name, content in {**mine[0], **there}.items() if content is not None}, mine[1]
 
-    monkeypatch.setattr(datamodule, "on_all_ranks", exchanged)
+    monkeypatch.setattr(datamodule, "on_all_ranks", beside(theirs))
     with pytest.warns(UserWarning, match=rf"left out, missing: train/000002\.tar: .*{told}; copy the same shards to all nodes"):
         keys = keys_of_a_pass(data_of(shards, max_bad_shards=1), 8)
     assert {key[:3] for key in keys} == {"d/0", "d/1"}
     with pytest.raises(BrokenShard, match=rf"{told}.*\(1 bad shards, 0 allowed"):
         data_of(shards).train_dataloader()
+
+
+def test_ranks_that_found_the_same_exchange_nothing_but_a_digest(shards: Path, monkeypatch: pytest.MonkeyPatch):
+    truncate(shards, 1)
+    told: list[Any] = []
+    monkeypatch.setattr(datamodule, "on_all_ranks", lambda mine: told.append(mine) or [mine, mine])
+    with pytest.warns(UserWarning, match=r"left out, truncated: train/000001\.tar"):
+        keys = keys_of_a_pass(data_of(shards, max_bad_shards=1), 8)
+    assert {key[:3] for key in keys} == {"d/0", "d/2"}
+    assert [len(digest) for digest in told] == [64]
+
+
+def test_a_digest_tells_names_contents_and_reasons_apart_and_neither_order_nor_wording(shards: Path):
+    one, other = (checked_shard(path_of(shards, number), CLIP) for number in (0, 1))
+    missing, unreachable = ShardFault("gone here", Reason.MISSING), ShardFault("flaky", Reason.UNREACHABLE)
+    first = Survey({"a": one, "b": other}, {"c": missing, "d": missing}).digest
+    assert first == Survey({"b": other, "a": one}, {"d": ShardFault("gone there", Reason.MISSING), "c": missing}).digest
+    others = [
+        Survey({"a": one, "x": other}, {"c": missing, "d": missing}),
+        Survey({"a": one, "b": one}, {"c": missing, "d": missing}),
+        Survey({"a": one, "b": other}, {"c": missing, "d": unreachable}),
+        Survey({"a": one, "b": other}, {"c": missing, "x": missing}),
+        Survey({"a": one}, {"c": missing, "d": missing}),
+    ]
+    assert len({first, *(survey.digest for survey in others)}) == 1 + len(others)
 
 
 def test_a_shard_that_one_rank_alone_has_is_read_by_none():
@@ -204,15 +233,7 @@ def test_bad_clips_are_reported_after_each_pass_and_logged_and_never_reach_the_m
     break_clip(shards, 2, clip=0)
     break_clip(shards, 2, clip=3)
     module, data = OneWeight(), data_of(shards, max_bad_clips=3, num_workers=num_workers)
-    trainer = Trainer(
-        max_steps=EPOCH,  # two passes, in batches of two
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=CSVLogger(tmp_path, name="", version=""),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = trainer_of_two_passes(tmp_path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer.fit(module, data)
@@ -226,15 +247,47 @@ def test_bad_clips_are_reported_after_each_pass_and_logged_and_never_reach_the_m
     assert len(seen) == 2 * EPOCH
     assert not {"d/1_2", "d/2_0", "d/2_3"} & set(seen)
     assert all("bad" not in batch for batch in module.seen)
-    header, *rows = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]
+    assert figures_in(tmp_path) == [(3, 0), (3, 0)]
+
+
+def test_a_shard_that_is_lost_while_it_is_trained_on_counts_as_a_bad_shard(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+):
+    data = data_of(shards, max_bad_shards=1)
+    begin = data.train_dataloader
+
+    def begin_and_lose() -> Any:
+        loader = begin()
+        (shards / "train" / "000001.tar").unlink()
+        return loader
+
+    monkeypatch.setattr(data, "train_dataloader", begin_and_lose)
+    trainer_of_two_passes(tmp_path).fit(OneWeight(), data)
+    assert [num_shards for _, num_shards in figures_in(tmp_path)] == [1, 1]
+
+
+def trainer_of_two_passes(folder: Path) -> Trainer:
+    return Trainer(
+        max_steps=EPOCH,  # in batches of two
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=CSVLogger(folder, name="", version=""),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def figures_in(folder: Path) -> list[tuple[float, float]]:
+    header, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
     figures = [dict(zip(header, row, strict=True)) for row in rows]
-    assert [(float(row["data/bad_clips"]), float(row["data/bad_shards"])) for row in figures] == [(3, 0), (3, 0)]
+    return [(float(row["data/bad_clips"]), float(row["data/bad_shards"])) for row in figures]
 
 
 def test_what_was_bad_in_an_unfinished_pass_is_told_at_the_end(shards: Path):
     data = data_of(shards)
     data.on_after_batch_transfer(
-        {"id": ["d/0"], "first_frame": torch.zeros(1), "bad": [BadClip("train/000001.tar", "corrupt", "d/1", 3)]}, 0
+        {"id": ["d/0"], "first_frame": torch.zeros(1), "bad": [BadClip("train/000001.tar", "corrupt", "d/1", 3, False)]}, 0
     )
     with pytest.warns(
         UserWarning, match=r"at the end, on rank 0: train/000001\.tar, corrupt: 1 clips, others stood in for their 3 windows"
@@ -244,7 +297,9 @@ def test_what_was_bad_in_an_unfinished_pass_is_told_at_the_end(shards: Path):
 
 def test_clips_are_counted_once_and_windows_each_time():
     bad = BadData()
-    bad.add([BadClip("a", "corrupt", "one", 2), BadClip("a", "corrupt", "one", 1), BadClip("a", "truncated", "two", 1)])
+    bad.add(
+        [BadClip("a", "corrupt", "one", 2, False), BadClip("a", "corrupt", "one", 1, False), BadClip("a", "truncated", "two", 1, False)]
+    )
     assert bad.num_clips == 2
     assert bad.merged().lines() == [
         "a, corrupt: 1 clips, others stood in for their 3 windows",

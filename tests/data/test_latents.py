@@ -1,6 +1,8 @@
 import json
+import multiprocessing
 import shutil
 import tarfile
+from concurrent.futures import ProcessPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.data import encode
 from lipsync_lightning.data.datamodule import ClipDataModule
-from lipsync_lightning.data.encode import ClipEncoder, encode_shards
+from lipsync_lightning.data.encode import ClipEncoder, EncodedSoFar, encode_shards
 from lipsync_lightning.data.frame_arrays import read_frames, stored_array
 from lipsync_lightning.data.index import ClipIndex
 from lipsync_lightning.data.latent_samples import LatentSamples
@@ -36,8 +40,12 @@ class NoisyAutoencoder(LinearAutoencoder):
         return mean, torch.full_like(mean, 0.25)
 
 
-def autoencoder(seed: int = 0) -> NoisyAutoencoder:
-    network, moments = NoisyAutoencoder(patch=4, latent_channels=4), PatchMoments(patch=4)
+def autoencoder(seed: int = 0) -> LinearAutoencoder:
+    return fitted(NoisyAutoencoder(patch=4, latent_channels=4), seed)
+
+
+def fitted(network: LinearAutoencoder, seed: int = 0) -> LinearAutoencoder:
+    moments = PatchMoments(patch=4)
     moments.update(torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1)
     network.fit_from_moments(moments.count, moments.total, moments.outer)
     return network
@@ -60,8 +68,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoded(shards: Path) -> Path:
     out = shards.with_name("encoded")
-    assert encode_shards(str(shards), out, encoder()) == 2
+    assert encode_shards(str(shards), out, encoder()) == EncodedSoFar(num_done=2, num_elsewhere=0)
     return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def first_batches(folder: Path, samples: Samples, number: int = 3) -> list[dict[str, Any]]:
@@ -129,13 +141,53 @@ def test_windows_are_those_of_the_online_way_and_hold_what_it_would_compute(shar
 
 def test_an_interrupted_pass_goes_on_and_touches_nothing_that_is_whole(shards: Path, encoded: Path, tmp_path: Path):
     encode_shards(str(shards), tmp_path, encoder())
-    expected = {path.name: path.read_bytes() for path in (encoded / "train").iterdir()}
-    assert {path.name: path.read_bytes() for path in (tmp_path / "train").iterdir()} == expected
+    expected = contents(encoded / "train")
+    assert contents(tmp_path / "train") == expected
     (tmp_path / "train" / "000001.tar").unlink()
     before = (tmp_path / "train" / "000000.tar").stat().st_mtime_ns
     encode_shards(str(shards), tmp_path, encoder())
-    assert {path.name: path.read_bytes() for path in (tmp_path / "train").iterdir()} == expected
+    assert contents(tmp_path / "train") == expected
     assert (tmp_path / "train" / "000000.tar").stat().st_mtime_ns == before
+
+
+def test_a_shard_that_is_being_encoded_elsewhere_is_passed_over_and_is_encoded_once_it_was_let_go(
+    shards: Path, encoded: Path, tmp_path: Path
+):
+    (tmp_path / "train").mkdir()
+    with FileLock(tmp_path / "train" / ".000000.lock"):
+        assert encode_shards(str(shards), tmp_path, encoder()) == EncodedSoFar(num_done=1, num_elsewhere=1)
+        assert [path.name for path in (tmp_path / "train").glob("*.tar")] == ["000001.tar"]
+    assert encode_shards(str(shards), tmp_path, encoder()) == EncodedSoFar(num_done=2, num_elsewhere=0)
+    assert contents(tmp_path / "train") == contents(encoded / "train")
+    assert {path.suffix for path in (tmp_path / "train").iterdir()} == {".tar", ".json"}, "no lock is left"
+
+
+def test_a_shard_that_another_process_has_finished_since_one_looked_is_left_alone(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    encode_shards(str(shards), tmp_path, encoder())
+    before = [path.stat().st_mtime_ns for path in (tmp_path / "train").iterdir()]
+    look, too_early = encode._is_made_of, iter([False])
+    monkeypatch.setattr(encode, "_is_made_of", lambda shard, target: next(too_early, look(shard, target)))
+    assert encode_shards(str(shards), tmp_path, encoder()) == EncodedSoFar(num_done=2, num_elsewhere=0)
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "train").iterdir()] == before
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_leave_the_bytes_of_one(shards: Path, tmp_path: Path):
+    many = shutil.copytree(shards, tmp_path / "many")
+    for number in range(2, 16):
+        for suffix in (".tar", ".json"):
+            shutil.copy(many / "train" / f"000001{suffix}", many / "train" / f"{number:06d}{suffix}")
+    importable = encoder(autoencoder=fitted(LinearAutoencoder(patch=4, latent_channels=4)))  # by other processes, unlike this file
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=spawn, initializer=spawn.Barrier(2).wait) as pool:
+        for outs in (("alone", "alone too"), ("both", "both")):  # in the second round neither has anything to import, so they meet
+            for future in [pool.submit(encode_shards, str(many), tmp_path / out, importable) for out in outs]:
+                future.result()
+    expected = contents(tmp_path / "alone" / "train")
+    assert len(expected) == 2 * 16
+    assert contents(tmp_path / "alone too" / "train") == contents(tmp_path / "both" / "train") == expected
 
 
 def test_another_network_or_mask_is_refused_in_the_same_folder(shards: Path, encoded: Path):

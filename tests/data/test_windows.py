@@ -131,7 +131,7 @@ def test_a_clip_that_cannot_be_read_is_stood_in_for_and_named(index: ClipIndex, 
         found = windows[Visit(epoch=0, clip=bad, first=0, last=2)]
     assert [window["number"] for window in found] == [0, 1]
     assert BAD not in {window["id"] for window in found}
-    assert collate([found])["bad"] == [("train/000001.tar", "undecodable", BAD, 2)]
+    assert collate([found])["bad"] == [("train/000001.tar", "undecodable", BAD, 2, False)]
 
 
 def test_what_stands_in_depends_on_nothing_but_the_window(index: ClipIndex, unreadable: Ids, bad: int, recwarn: pytest.WarningsRecorder):
@@ -156,7 +156,7 @@ def test_a_shard_that_is_lost_later_is_one_bad_shard_not_many_bad_clips(index: C
     windows = windows_of(index, max_bad_shards=1)
     batch = collate([windows[Visit(0, clip, 0, 1)] for clip in range(len(index))])
     assert [bad.key for bad in batch["bad"]] == ["d/1_0", "d/1_1", "d/1_2"]
-    assert {bad.reason for bad in batch["bad"]} == {"missing"}
+    assert {(bad.reason, bad.of_bad_shard) for bad in batch["bad"]} == {("missing", True)}
     assert len(recwarn) == 1
     with pytest.raises(BrokenShard, match=r"000001\.tar cannot be opened: .* \(bad shard number 1, 0 allowed by data\.max_bad_shards\)"):
         windows_of(index)[Visit(0, 5, 0, 1)]

@@ -1,8 +1,10 @@
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import pytest
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import MissingWeights, StepFailed
+from lipsync_lightning.preparation.executors import ended_after
 from lipsync_lightning.preparation.executors.local import LocalExecutor
 from lipsync_lightning.preparation.ledger import FAILED, KEPT, SOURCE, Row, read_ledger
 from lipsync_lightning.preparation.runner import prepare
 from lipsync_lightning.preparation.steps.sync import SyncFilter
+from preparation.executors.hanging_judge import HangingJudge, hang
 from simple_judges import DeadlyJudge, SteadyJudge, WeightlessJudge
 from tiny_media import folder_recipe, sound_of, write_video
 
@@ -49,7 +53,7 @@ def made(out: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def expected(source: Path, tmp_path_factory: pytest.TempPathFactory, tiny_clip_64: ClipSpec) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("expected") / "out"
-    prepared_by(LocalExecutor(num_workers=0), source, out, tiny_clip_64, SteadyJudge())
+    prepared_by(LocalExecutor(num_workers=0, max_hours_per_source=1), source, out, tiny_clip_64, SteadyJudge())
     return made(out)
 
 
@@ -63,24 +67,58 @@ def verdicts(rows: list[Row]) -> dict[str, str]:
 
 
 def test_a_source_that_kills_its_worker_is_noted_as_failed_and_costs_no_other(source: Path, tmp_path: Path, tiny_clip_64: ClipSpec):
-    rows = prepared_by(LocalExecutor(num_workers=2), source, tmp_path, tiny_clip_64, DeadlyJudge())
+    rows = prepared_by(LocalExecutor(num_workers=2, max_hours_per_source=1), source, tmp_path, tiny_clip_64, DeadlyJudge())
     assert verdicts(rows) == {f"{index}.mp4": FAILED if index == 3 else KEPT for index in range(NUM_SOURCES)}
     (failed,) = (row for row in rows if row.verdict == FAILED)
     assert "died, twice" in str(failed.reason)
 
 
+@pytest.mark.slow
+def test_a_source_that_never_ends_is_noted_as_failed_and_costs_no_other(source: Path, tmp_path: Path, tiny_clip_64: ClipSpec):
+    executor = LocalExecutor(num_workers=1, max_hours_per_source=8 / 3600)
+    rows = prepared_by(executor, source, tmp_path, tiny_clip_64, HangingJudge())
+    assert verdicts(rows) == {f"{index}.mp4": FAILED if index == 3 else KEPT for index in range(NUM_SOURCES)}
+    (failed,) = (row for row in rows if row.verdict == FAILED)
+    assert "longer than 0.00222222 hours" in str(failed.reason)
+
+
+def exit_code_of(work: Callable[[], None]) -> int | None:
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def test_the_limit_ends_a_process_that_hangs_in_c_code():
+    def never_end() -> None:
+        with ended_after(0.2 / 3600):
+            hang()
+
+    assert exit_code_of(never_end) == -signal.SIGALRM
+
+
+def test_the_limit_is_for_one_source_and_not_for_all():
+    def take_long_together() -> None:
+        for _ in range(3):
+            with ended_after(0.6 / 3600):
+                time.sleep(0.3)
+        time.sleep(0.6)
+
+    assert exit_code_of(take_long_together) == 0
+
+
 def test_a_source_that_failed_is_tried_again_by_the_next_run(
     source: Path, tmp_path: Path, tiny_clip_64: ClipSpec, expected: dict[str, bytes]
 ):
-    prepared_by(LocalExecutor(num_workers=1), source, tmp_path, tiny_clip_64, DeadlyJudge())
-    rows = prepared_by(LocalExecutor(num_workers=1), source, tmp_path, tiny_clip_64, SteadyJudge())
+    prepared_by(LocalExecutor(num_workers=1, max_hours_per_source=1), source, tmp_path, tiny_clip_64, DeadlyJudge())
+    rows = prepared_by(LocalExecutor(num_workers=1, max_hours_per_source=1), source, tmp_path, tiny_clip_64, SteadyJudge())
     assert set(verdicts(rows).values()) == {KEPT}
     assert {name for name, data in made(tmp_path).items() if expected.get(name) == data} >= {"train/000000.tar", "train/000002.tar"}
 
 
 def test_what_every_source_would_meet_ends_the_run_at_once(source: Path, tmp_path: Path, tiny_clip_64: ClipSpec):
     with pytest.raises(MissingWeights, match="fetch it"):
-        prepared_by(LocalExecutor(num_workers=2), source, tmp_path, tiny_clip_64, WeightlessJudge())
+        prepared_by(LocalExecutor(num_workers=2, max_hours_per_source=1), source, tmp_path, tiny_clip_64, WeightlessJudge())
     assert not list((tmp_path / "ledger").glob("*"))
 
 
@@ -96,7 +134,7 @@ class Slow(Job):
         time.sleep(600)
 
 if __name__ == "__main__":
-    list(LocalExecutor(num_workers=1).work(Slow(recipe=None, clip=None), [SourceTask(source=None, parcel=None)]))
+    list(LocalExecutor(num_workers=1, max_hours_per_source=1).work(Slow(recipe=None, clip=None), [SourceTask(source=None, parcel=None)]))
 """
 
 
@@ -136,7 +174,15 @@ def slurm_here(folder: Path, num_jobs: int = 2) -> Any:
     assert submitit
     from lipsync_lightning.preparation.executors.slurm import SlurmExecutor
 
-    return SlurmExecutor(folder=str(folder / "slurm"), num_jobs=num_jobs, cluster="local", poll_seconds=0.5, parameters={"timeout_min": 5})
+    return SlurmExecutor(
+        folder=str(folder / "slurm"),
+        num_jobs=num_jobs,
+        cluster="local",
+        poll_seconds=0.5,
+        settle_seconds=1,
+        max_hours_per_source=1,
+        parameters={"timeout_min": 5},
+    )
 
 
 def test_the_same_bytes_come_out_of_a_slurm_array(source: Path, tmp_path: Path, tiny_clip_64: ClipSpec, expected: dict[str, bytes]):
@@ -182,7 +228,7 @@ def test_the_same_bytes_come_out_of_a_ray_cluster_of_which_a_node_is_killed(
                     cluster[0].remove_node(cluster[1][0], allow_graceful=False)
                 yield task
 
-    executor = KillsANode(address=None, num_judges=2, gpus_per_judge=0, max_retries=2)
+    executor = KillsANode(address=None, num_judges=2, gpus_per_judge=0, max_retries=2, max_hours_per_source=1)
     rows = prepared_by(executor, source, tmp_path / "out", tiny_clip_64, SteadyJudge())
     assert set(verdicts(rows).values()) == {KEPT}
     assert made(tmp_path / "out") == expected

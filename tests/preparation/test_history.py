@@ -69,6 +69,13 @@ def test_what_was_kept_is_never_tried_again():
     assert not to_try_again(History.of([row for row in ROWS if row.verdict == KEPT]), {"check": "other", "sync": "other"})
 
 
+def test_an_older_shard_that_is_made_again_changes_nothing_of_what_was_said_later():
+    history = History.of([*ROWS[3:], *AGAIN[:1]])
+    before = history.sources["c"]
+    history.add([row for row in ROWS if row.source == "c"])
+    assert history.sources["c"] == before
+
+
 def test_a_million_lost_rows_hold_what_they_have_in_common_once():
     rejected = [replace(ROWS[3], source=f"s{number}") for number in range(50)]
     assert len({id(lost) for standing in History.of(rejected).sources.values() for lost in standing.lost}) == 1

@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 from collections import Counter
@@ -7,8 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
+import torch
 import webdataset as wds
 
 from lipsync_lightning.clip import ClipSpec
@@ -20,11 +23,13 @@ from lipsync_lightning.preparation import executors, runner
 from lipsync_lightning.preparation.executors.local import LocalExecutor
 from lipsync_lightning.preparation.history import History
 from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row, piece_path, read_ledger
+from lipsync_lightning.preparation.parcels import Parcel
+from lipsync_lightning.preparation.sources import Source
 from lipsync_lightning.preparation.steps.check import Check
 from lipsync_lightning.preparation.steps.shots import AdaptiveShots
 from lipsync_lightning.preparation.steps.sync import SyncFilter
 from odd_media import MIN_FRAMES, BrightnessJudge, make_odd_folder
-from tiny_media import FPS, number_of, prepared, sound_of, write_video
+from tiny_media import FPS, folder_recipe, number_of, prepared, sound_of, write_video
 
 
 @pytest.fixture
@@ -330,7 +335,7 @@ def test_every_odd_file_gets_the_verdict_it_deserves_and_none_stops_the_run(
 def test_nothing_but_bad_files_is_an_error_that_says_why(tmp_path: Path, clip: ClipSpec):
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / "raw" / name, 20 + (name == "b.mp4"), sound_of(20), without_face=range(30))
-    with pytest.raises(NoFace, match=r"none of 2 sources .* gave a clip; .*no face found on any frame', 2"):
+    with pytest.raises(NoFace, match=r"none of 2 sources .* gave a clip; .*no face found on any frame \(2 times\)"):
         prepared(tmp_path / "raw", tmp_path / "out", clip, sources_per_shard=2)
 
 
@@ -368,13 +373,56 @@ def test_frames_past_the_sound_are_cut_off(tmp_path: Path, clip: ClipSpec):
     assert len(decode_flac(sample["flac"])) == 15 * 640
 
 
-def test_a_duplicate_is_worked_on_once_its_original_is_gone_and_not_again(tmp_path: Path, clip: ClipSpec):
-    original = write_video(tmp_path / "raw" / "a.mp4", 14, sound_of(14))
-    for suffix in (".mp4", ".json"):
-        shutil.copy(original.with_suffix(suffix), tmp_path / "raw" / f"b{suffix}")
-    assert sources_of(prepared(tmp_path / "raw", tmp_path / "out", clip, sources_per_shard=2)) == {KEPT: 1, REJECTED: 1, FAILED: 0}
-    original.unlink()
-    assert sources_of(prepared(tmp_path / "raw", tmp_path / "out", clip, sources_per_shard=2)) == {KEPT: 2, REJECTED: 0, FAILED: 0}
-    done = contents(tmp_path / "out")
-    prepared(tmp_path / "raw", tmp_path / "out", clip, sources_per_shard=2)
-    assert contents(tmp_path / "out") == done
+def test_a_lost_gpu_stops_the_run_instead_of_failing_every_source(
+    source: Path, tmp_path: Path, clip: ClipSpec, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(executors.SourceWork, "outcomes", lambda self: (_ for _ in ()).throw(torch.AcceleratorError("device lost")))
+    with pytest.raises(torch.AcceleratorError):
+        prepared(source, tmp_path / "out", clip, sources_per_shard=4)
+    assert not list(read_ledger(tmp_path / "out"))
+
+
+def test_a_file_that_is_not_all_there_is_noted_and_tried_again_once_it_is(tmp_path: Path, clip: ClipSpec):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    whole = as_matroska(write_video(tmp_path / "a.mp4", 100, sound_of(100), frames=textured(100)))
+    raw.mkdir()
+    shutil.move(tmp_path / "a.json", raw / "a.json")
+    (raw / "a.mkv").write_bytes(whole[: len(whole) // 2])
+    (row,) = of_kind(prepared(raw, out, clip, sources_per_shard=1), SOURCE).values()
+    assert (row.verdict, row.step) == (KEPT, "check")
+    assert "breaks off after" in str(row.reason)
+    assert "s of the 4.0 s it says it has" in str(row.reason)
+    first = {row.id for row in read_ledger(out) if row.kind == CLIP and row.verdict == KEPT}
+    done = contents(out)
+    prepared(raw, out, clip, sources_per_shard=1)
+    assert contents(out) == done, "the same half is not tried again"
+    (raw / "a.mkv").write_bytes(whole)
+    prepared(raw, out, clip, sources_per_shard=1)
+    kept = {row.id for row in read_ledger(out) if row.kind == CLIP and row.verdict == KEPT}
+    assert kept > first
+
+
+def test_parcels_of_another_stretch_of_a_file_are_not_taken(tmp_path: Path, clip: ClipSpec):
+    job = executors.Job(recipe=folder_recipe(tmp_path), clip=clip)
+    tasks = [
+        executors.SourceTask(source=Source(name="a", video=tmp_path / "a", **settings), parcel=Parcel(tmp_path / "p"))
+        for settings in ({}, {"start_s": 1.0}, {"stop_s": 2.0}, {"crop": (0, 0, 9, 9)}, {"audio": tmp_path / "b"})
+    ]
+    assert len({job.fingerprint(task) for task in tasks}) == len(tasks)
+
+
+def textured(num_frames: int) -> np.ndarray:
+    """Frames of noise: they take many bytes, so that half a file holds about half of them."""
+    return np.random.default_rng(0).integers(0, 255, size=(num_frames, 64, 64, 3), dtype=np.uint8)
+
+
+def as_matroska(video: Path) -> bytes:
+    """Return the same packets in the container that can be read as far as it goes."""
+    written = io.BytesIO()
+    with av.open(str(video)) as source, av.open(written, "w", format="matroska") as target:
+        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                target.mux(packet)
+    return written.getvalue()

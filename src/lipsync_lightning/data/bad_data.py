@@ -17,6 +17,7 @@ class BadClip(NamedTuple):
     reason: str
     key: str
     num_windows: int  # that others stood in for
+    of_bad_shard: bool  # which as a whole cannot be read
 
 
 class BadData:
@@ -25,19 +26,23 @@ class BadData:
     def __init__(self) -> None:
         self.clips: dict[tuple[str, str], set[str]] = defaultdict(set)
         self.windows: Counter[tuple[str, str]] = Counter()
+        self.shards: set[str] = set()  # that as a whole cannot be read
 
     def add(self, found: Iterable[BadClip]) -> None:
         for bad in found:
             self.clips[bad.shard, bad.reason].add(bad.key)
             self.windows[bad.shard, bad.reason] += bad.num_windows
+            if bad.of_bad_shard:
+                self.shards.add(bad.shard)
 
     def merged(self) -> "BadData":
         """Return what all ranks have counted."""
         whole = BadData()
-        for clips, windows in on_all_ranks((dict(self.clips), self.windows)):
+        for clips, windows, shards in on_all_ranks((dict(self.clips), self.windows, self.shards)):
             for cause, keys in clips.items():
                 whole.clips[cause] |= keys
             whole.windows += windows
+            whole.shards |= shards
         return whole
 
     @property

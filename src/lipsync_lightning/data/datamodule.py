@@ -164,8 +164,9 @@ class ClipDataModule(LightningDataModule):
     def _index(self, split: str) -> tuple[ClipIndex, int]:
         """Return the clips of all good shards, the same on all ranks, and the number of the others. Raises: MissingShards, BrokenShard."""
         found = self._surveys.pop(split, None) or self._survey(split)
-        found.bad = common_faults(on_all_ranks((found.contents, found.bad)))  # what one rank cannot read none reads
-        found.good = {name: shard for name, shard in found.good.items() if name not in found.bad}
+        if len(set(on_all_ranks(found.digest))) > 1:  # else no rank has anything to tell, and tables of many shards are large
+            found.bad = common_faults(on_all_ranks((found.contents, found.bad)))  # what one rank cannot read none reads
+            found.good = {name: shard for name, shard in found.good.items() if name not in found.bad}
         self._require_few_bad(found)
         for name, fault in sorted(found.bad.items()):
             rank_zero_warn(f"left out, {fault.reason}: {name}: {fault}")
@@ -206,7 +207,7 @@ class ClipDataModule(LightningDataModule):
             warnings.warn(f"bad data in pass {number}: {line}", stacklevel=2)
         if found.num_clips or self.num_left_out:
             for logger in self.trainer.loggers:
-                figures = {"data/bad_clips": float(found.num_clips), "data/bad_shards": float(self.num_left_out)}
+                figures = {"data/bad_clips": float(found.num_clips), "data/bad_shards": float(self.num_left_out + len(found.shards))}
                 logger.log_metrics(figures, step=self.trainer.global_step)
 
     def _windows(self, index: ClipIndex, num_bad: int, samples: Samples, shuffle_buffer: int) -> tuple[ClipWindows, WindowOrder]:

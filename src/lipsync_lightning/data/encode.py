@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lipsync_lightning.clip import ClipSpec
@@ -27,6 +28,14 @@ from lipsync_lightning.preparation.shards import SPLITS, FinishedClip, Shard, Sh
 
 _FACTS = "encoded.json"  # in the folder: what all its shards were made with
 _SOURCE = "source_sha256"  # of the shard that a clip was encoded from, in its facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedSoFar:
+    """How far a data set has come."""
+
+    num_done: int  # shards
+    num_elsewhere: int  # shards that other processes are encoding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +69,11 @@ class ClipEncoder:
         return rearrange(torch.stack([mean, std]), "m (k f) c h w -> f k m c h w", k=2).float().cpu().numpy()
 
 
-def encode_shards(shards: str, out: Path, encoder: ClipEncoder) -> int:
-    """Write every shard of a data set again under `out`, with the encoder's members added to each clip, and return how many there are.
+def encode_shards(shards: str, out: Path, encoder: ClipEncoder) -> EncodedSoFar:
+    """Write every shard of a data set again under `out`, with the encoder's members added to each clip, and return how far that has come.
 
-    A shard that is whole there is not made again, unless the one it was made of was remade since: an interrupted pass goes on.
+    A shard that is whole there is not made again, unless the one it was made of was remade since: an interrupted pass goes on. A shard
+    that another process is encoding is passed over, so that processes that are given the same share the work.
 
     Raises: BadConfig, if `out` is the data set itself; WouldOverwrite, if `out` was encoded otherwise; MissingShards, ShardFault and
     ClipFault, if the shards are not what they should be.
@@ -72,12 +82,27 @@ def encode_shards(shards: str, out: Path, encoder: ClipEncoder) -> int:
         raise BadConfig(f"out={out} is the data set itself; choose a folder beside it")
     facts = encoder.facts
     _claim(out, facts)
-    found = [(split, shard) for split in SPLITS for shard in find_shards(shards, split, encoder.clip)]
-    for split, shard in tqdm(found, desc="encode", unit="shard"):
-        target = out / split / shard.path.name
-        if not _is_made_of(shard, target):
-            write_shard(target, _encoded(shard, encoder, facts), clip=encoder.clip)
-    return len(found)
+    found = [(shard, out / split / shard.path.name) for split in SPLITS for shard in find_shards(shards, split, encoder.clip)]
+    passed_over = [pair for pair in tqdm(found, desc="encode", unit="shard") if not _finish(*pair, encoder, facts)]
+    elsewhere = [pair for pair in passed_over if not _finish(*pair, encoder, facts)]  # meanwhile done, or let go of undone
+    return EncodedSoFar(num_done=len(found) - len(elsewhere), num_elsewhere=len(elsewhere))
+
+
+def _finish(shard: Shard, target: Path, encoder: ClipEncoder, facts: dict[str, Any]) -> bool:
+    """Encode a shard that is not encoded yet, and return True; or False, if another process is at it."""
+    if _is_made_of(shard, target):
+        return True
+    lock = target.with_name(f".{target.stem}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, blocking=False):
+            if not _is_made_of(shard, target):  # or another process has finished it since we looked
+                write_shard(target, _encoded(shard, encoder, facts), clip=encoder.clip)
+            # Safe only now: whoever still has the removed file, or makes it anew, gets a lock but finds the shard done.
+            lock.unlink(missing_ok=True)
+    except Timeout:
+        return False
+    return True
 
 
 def _is_made_of(shard: Shard, target: Path) -> bool:
@@ -107,8 +132,11 @@ def _encoded(shard: Shard, encoder: ClipEncoder, facts: dict[str, Any]) -> Itera
 
 def _claim(out: Path, facts: dict[str, Any]) -> None:
     path = out / _FACTS
-    if path.is_file() and json.loads(path.read_text()) != facts:
-        raise WouldOverwrite(f"{out} was encoded with other networks or another mask: {path.read_text()}; choose another out=")
-    if not path.is_file() and any(out.glob("*/*.tar")):
+    if any(out.glob("*/*.tar")) and not path.is_file():
         raise WouldOverwrite(f"{out} holds shards that were not encoded here; choose another out=")
-    write_atomically(path, json.dumps(facts).encode())
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".encoded.lock"):  # processes that begin together must not write it together
+        if not path.is_file():
+            write_atomically(path, json.dumps(facts).encode())
+    if json.loads(path.read_text()) != facts:
+        raise WouldOverwrite(f"{out} was encoded with other networks or another mask: {path.read_text()}; choose another out=")

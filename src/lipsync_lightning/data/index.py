@@ -110,7 +110,8 @@ class ClipIndex:
         if crc32(content) != crc:
             require_first_key(file, self.keys[np.searchsorted(self.shard_of, number) :][:1], self.shards[number].location)
             raise ClipFault(
-                f"{where}: the {suffix} has another crc32 than the sidecar says; copy or prepare the shard again", Reason.CORRUPT
+                f"{where}: the {suffix} has another crc32 than the sidecar says; copy the shard again, or delete it and `prepare` again",
+                Reason.CORRUPT,
             )
         return content
 

@@ -1,5 +1,7 @@
 """Where the shards of a data set are: in a folder, or behind a URL. Which of them are good is found out here."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -55,6 +57,12 @@ class Survey:
     def contents(self) -> dict[str, str]:
         """The sha256 of each good shard."""
         return {name: shard.file.sha256 for name, shard in self.good.items()}
+
+    @property
+    def digest(self) -> str:
+        """A sha256 that is the same for surveys with the same contents and the same shards bad for the same reasons."""
+        told = [sorted(self.contents.items()), sorted((name, fault.reason) for name, fault in self.bad.items())]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 Found = tuple[dict[str, str], dict[str, ShardFault]]  # what a process tells the others of its survey: `contents` and `bad`

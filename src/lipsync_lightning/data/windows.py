@@ -60,7 +60,7 @@ class ClipWindows(Dataset):
         windows = [self._stand_in(visit.epoch, visit.clip, number) for number in range(visit.first, visit.last)]
         shard = int(self.index.shard_of[visit.clip])
         reason = self.bad_shards.get(shard) or self.bad_clips[visit.clip]
-        bad = BadClip(self.index.shards[shard].name, str(reason), str(self.index.keys[visit.clip]), len(windows))
+        bad = BadClip(self.index.shards[shard].name, str(reason), str(self.index.keys[visit.clip]), len(windows), shard in self.bad_shards)
         return [windows[0] | {"bad": bad}, *windows[1:]]
 
     def _stand_in(self, epoch: int, clip: int, number: int) -> Window:

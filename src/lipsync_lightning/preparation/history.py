@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Self
 
@@ -15,7 +15,7 @@ class Totals:
 
     sources: dict[str, int]  # by verdict, kept if any clip ever was; they add up to all sources
     clips: dict[str, int]  # by verdict
-    reasons: dict[str, int]  # what was not kept by step, the commonest first: clips, and sources that have none
+    reasons: dict[str, int]  # what was not kept by step, the commonest first: clips, and sources that came to none
 
     @property
     def num_sources(self) -> int:
@@ -24,7 +24,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What was not kept: a clip, or a source that has none."""
+    """What was not kept: a clip, or a source that came to none."""
 
     kind: str
     verdict: str
@@ -34,14 +34,18 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What one source has come to."""
+    """What one source has come to: `num_kept` over all times it was tried, all else the last time."""
 
-    shard: str  # in whose plan it stood the last time
-    verdict: str  # the last time
-    num_bytes: int | None  # the last time
-    num_kept: int  # clips of all times
-    has_clips: bool  # kept ones of any time, or others of the last time
-    lost: tuple[Lost, ...]  # of the last time
+    shard: str  # in whose plan it stood
+    verdict: str
+    is_used_up: bool  # its file was read to its end
+    num_bytes: int | None
+    sha256: bytes | None
+    start_s: float | None
+    stop_s: float | None
+    num_kept: int  # clips
+    has_clips: bool  # whether kept or not
+    lost: tuple[Lost, ...]
 
     def may_change(self, versions: Mapping[str, str]) -> bool:
         """Return whether work failed, or something was rejected by a step that has changed since, or after one.
@@ -67,7 +71,7 @@ class History:
         return history
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Take in the rows of one more closed shard, planned after all those in which its sources stood before."""
+        """Take in the rows of one more closed shard."""
         for source, of_source in groupby(rows, key=lambda row: row.source):
             self.sources[source] = self._standing(source, list(of_source))
 
@@ -90,24 +94,35 @@ class History:
         )
 
     def is_still_lost(self, row: Row) -> bool:
-        """Return whether a row tells of something that was not kept when it was last tried; of a source, only if it has no clips."""
+        """Return whether a row tells of something that was not kept when it was last tried; of a source, only if it came to no clip."""
         standing = self.sources[row.source]
         return row.shard == standing.shard and _is_lost(row, standing.has_clips)
 
     def _standing(self, source: str, rows: Sequence[Row]) -> Standing:
         before = self.sources.get(source)
         num_kept = sum(row.kind == CLIP and row.verdict == KEPT for row in rows) + (before.num_kept if before else 0)
-        has_clips = num_kept > 0 or any(row.kind == CLIP for row in rows)
+        if before and is_later(before.shard, rows[0].shard):  # this one was damaged, and is made again
+            return replace(before, num_kept=num_kept)
+        has_clips = any(row.kind == CLIP for row in rows)
         last = next(row for row in rows if row.kind == SOURCE)
         lost = (Lost(row.kind, row.verdict, str(row.step), tuple(row.steps.items())) for row in rows if _is_lost(row, has_clips))
         return Standing(
             shard=last.shard,
             verdict=last.verdict,
+            is_used_up=last.verdict == KEPT and last.step is None,
             num_bytes=last.num_bytes,
+            sha256=None if last.sha256 is None else bytes.fromhex(last.sha256),
+            start_s=last.start_s,
+            stop_s=last.stop_s,
             num_kept=num_kept,
             has_clips=has_clips,
             lost=tuple(self._known.setdefault(one, one) for one in lost),
         )
+
+
+def is_later(shard: str, than: str) -> bool:
+    """Return whether a shard was planned after another one of its split."""
+    return (len(shard), shard) > (len(than), than)
 
 
 def has_changed(steps: Iterable[tuple[str, str]], versions: Mapping[str, str]) -> bool:

@@ -33,7 +33,7 @@ _SCHEMA = pa.schema(
         ("num_frames", pa.int64()),
         ("person", pa.int64()),
         ("verdict", pa.string()),
-        ("step", pa.string()),  # that rejected, or in which work failed
+        ("step", pa.string()),  # that rejected, or in which work failed; of a kept source, what kept the rest of its file from being used
         ("reason", pa.string()),
         *((score, pa.float64()) for score in SCORES),
         ("steps", pa.map_(pa.string(), pa.string())),  # version of every step the row has been through

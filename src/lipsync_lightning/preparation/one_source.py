@@ -35,8 +35,29 @@ class Span:
         last_frame = stretch.first_frame + len(stretch.faces) - 1
         return self.person in (None, stretch.person) and stretch.first_frame <= self.last_frame and self.first_frame <= last_frame
 
+    def is_just(self, stretch: Stretch) -> bool:
+        """Return whether the stretch is that very clip."""
+        stretch_is = (stretch.person, stretch.first_frame, stretch.first_frame + len(stretch.faces) - 1)
+        return stretch_is == (self.person, self.first_frame, self.last_frame)
+
 
 Outcome = tuple[Row, FinishedClip | None]  # a clip that was kept, or why there is none
+
+# Of the length a file says it has, less than which means that it is not all there; some count their sound's length in.
+_LEAST_SHARE, _MOST_MISSING_S = 0.9, 1.0
+
+
+class Counted:
+    """Frames, counted as they pass."""
+
+    def __init__(self, frames: Iterator[np.ndarray]) -> None:
+        self.count = 0
+        self._frames = frames
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for frame in self._frames:
+            self.count += 1
+            yield frame
 
 
 @dataclass(frozen=True)
@@ -72,12 +93,19 @@ class SourceWork:
     def _judged(self, checked: CheckedVideo, people: PeopleTracker) -> Iterator[Outcome | Rejected]:
         """Yield what became of each stretch, and at the end what kept the video from being read to its end."""
         limits = {"longest": self.recipe.longest(self.clip), "shortest": self.recipe.shortest(self.clip)}
+        frames = Counted(self._frames(checked))
         try:
-            shots = self.recipe.shots(self._frames(checked), float(self.clip.fps))
+            shots = self.recipe.shots(frames, float(self.clip.fps))
             for stretch in aligned_stretches(shots, people, self.clip.resolution, **limits):
-                yield self._finished(stretch, checked)
+                if not any(span.is_just(stretch) for span in self.kept):  # such a clip has its row already
+                    yield self._finished(stretch, checked)
         except BadMedia as error:
             yield Rejected(step=self.recipe.check.name, reason=str(error))
+            return
+        shown_s = frames.count / self.clip.fps
+        if shown_s < _LEAST_SHARE * checked.shown_s - _MOST_MISSING_S:
+            reason = f"breaks off after {shown_s:.1f} s of the {checked.shown_s:.1f} s it says it has"
+            yield Rejected(step=self.recipe.check.name, reason=reason)
 
     def _frames(self, checked: CheckedVideo) -> Iterator[np.ndarray]:
         rows, columns = checked.crop

@@ -83,26 +83,32 @@ class Plan:
         return type(self)(identity=self.identity, shards=[*self.shards, *further], duplicates=dict(duplicates))
 
 
-def duplicates_among(sources: Sequence[Source]) -> dict[str, str]:
-    """Return which sources have the same bytes as an earlier one, and show the same stretch of it: by name, the earlier one's name.
+def duplicates_among(settled: Sequence[Source], unclear: Sequence[Source]) -> dict[str, str]:
+    """Return which of the unclear sources have the same bytes as an earlier one, or as a settled one, and show the same stretch of it.
 
-    Files are read only as far as it takes to tell them apart.
+    By name, the other one's name. Files are read only as far as it takes to tell them apart.
     """
-    groups: dict[Any, list[Source]] = {(): list(sources)}
-    for key_of in (_stretch_and_size, _head, _whole):
+    names = {source.name for source in unclear}
+    groups: dict[Any, list[Source]] = {(): [*settled, *unclear]}
+    for key_of in (_stretch_and_size, _head, digest_of):
         finer: dict[Any, list[Source]] = defaultdict(list)
         for coarse, members in groups.items():
-            for source in members if len(members) > 1 else ():
+            for source in members:
                 key = key_of(source)
                 if key is not None:
                     finer[coarse, key].append(source)
-        groups = finer
-    return {other.name: members[0].name for members in groups.values() for other in members[1:]}
+        groups = {key: members for key, members in finer.items() if len(members) > 1 and any(one.name in names for one in members)}
+    return {other.name: members[0].name for members in groups.values() for other in members[1:] if other.name in names}
+
+
+def stretch_of(source: Source) -> tuple[Any, ...]:
+    """Return which part of its file a source is."""
+    return (source.start_s, source.stop_s, source.crop)
 
 
 def _stretch_and_size(source: Source) -> tuple[Any, ...] | None:
     try:
-        return (source.start_s, source.stop_s, source.crop, source.video.stat().st_size) if source.video.is_file() else None
+        return (*stretch_of(source), source.video.stat().st_size) if source.video.is_file() else None
     except OSError:
         return None
 
@@ -115,7 +121,8 @@ def _head(source: Source) -> bytes | None:
         return None
 
 
-def _whole(source: Source) -> bytes | None:
+def digest_of(source: Source) -> bytes | None:
+    """Return the sha256 of a source's file, or None if it cannot be read."""
     try:
         with source.video.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()

@@ -6,25 +6,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lipsync_lightning.preparation.history import History
-from lipsync_lightning.preparation.ledger import KEPT, Row
+from lipsync_lightning.preparation.ledger import CLIP, KEPT, SOURCE, Row
 
-_MOST_STEPS = 4  # that are told of
+_MOST_STEPS = 3  # that are told of, of sources and of clips
 
 
 class Progress:
-    """A bar of sources with the time left, clips per second, and which share was rejected by which step.
-
-    A share is of all that was decided by this run: clips kept, clips rejected, and sources of which no clip came about. So the shares of
-    all steps, and that of what was kept, make a whole.
-    """
+    """A bar of sources with the time left, clips per second, and the share that each step rejected: of sources, and of clips."""
 
     def __init__(self, name: str, num_sources: int) -> None:
+        """Args: num_sources: that this run works on, or finds worked on by one that was interrupted."""
         # smoothing: the rate over the whole run, for sources differ in length: the last few say little of the time left.
         # miniters: or the bar would wait for as many sources as were skipped in one go.
         self._bar = tqdm(total=num_sources, desc=f"prepare {name}", unit="source", dynamic_ncols=True, smoothing=0, miniters=1)
         self._num_kept = 0
-        self._lost: Counter[str] = Counter()  # by step
+        self._lost: dict[str, Counter[str]] = {SOURCE: Counter(), CLIP: Counter()}  # by step
+        self._num_sources = 0
 
     def __enter__(self) -> "Progress":
         return self
@@ -39,15 +36,21 @@ class Progress:
 
     def count(self, rows: Sequence[Row]) -> None:
         """Count one source that has just been worked on."""
-        found = History.of(rows).totals()
-        self._num_kept += found.clips.get(KEPT, 0)
-        self._lost.update(found.reasons)
+        clips = [row for row in rows if row.kind == CLIP]
+        self._num_sources += 1
+        self._num_kept += sum(row.verdict == KEPT for row in clips)
+        # A source with clips is told of by those.
+        self._lost[CLIP if clips else SOURCE].update(str(row.step) for row in clips or rows if row.verdict != KEPT)
         self._bar.set_postfix_str(self.told(self._bar.format_dict["elapsed"]), refresh=False)
         self._bar.update()
 
     def told(self, seconds: float) -> str:
         """Return what stands behind the bar after so many seconds."""
         speed = f"{self._num_kept} clips, {self._num_kept / max(seconds, 1e-9):.2f}/s"
-        decided = self._num_kept + self._lost.total()
-        shares = ", ".join(f"{count / decided:.0%} {step}" for step, count in self._lost.most_common(_MOST_STEPS))
-        return f"{speed}; rejected: {shares or 'none'}"
+        totals = {SOURCE: self._num_sources, CLIP: self._num_kept + self._lost[CLIP].total()}
+        lost = [f"rejected {kind}s: {_shares(self._lost[kind], total)}" for kind, total in totals.items() if self._lost[kind]]
+        return "; ".join([speed, *lost])
+
+
+def _shares(counts: Counter[str], total: int) -> str:
+    return ", ".join(f"{count / total:.0%} {step}" for step, count in counts.most_common(_MOST_STEPS))

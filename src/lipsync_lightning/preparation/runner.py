@@ -27,6 +27,7 @@ from lipsync_lightning.preparation.progress import Progress
 from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.preparation.shards import is_whole, write_shard
 from lipsync_lightning.preparation.sources import Source
+from lipsync_lightning.scoring.late_network import LateNetwork
 
 WORK = "work"  # folder of parcels below `out`; gone when all shards are closed
 
@@ -36,15 +37,17 @@ def prepare(recipe: Recipe, clip: ClipSpec, out: Path, *, sources_per_shard: int
 
     Raises: WouldOverwrite, if `out` holds another data set, or another process is preparing it; NoFace, if no source gave a clip;
     BadConfig, if `out` lies among the sources, where the shards would be taken for sources themselves; BrokenShard, if a closed shard
-    was damaged and cannot be made again; StepFailed, if work stopped before all sources were worked on.
+    was damaged and cannot be made again; StepFailed, if work stopped before all sources were worked on; MissingWeights and WrongWeights,
+    if a judge lacks its network.
     """
+    require_networks(recipe)
     if out.resolve().is_relative_to(Path(recipe.source).resolve()):
         raise BadConfig(f"out={out} lies inside recipe.source={recipe.source}; choose a folder beside it")
     with alone_in(out):
         job = Job(recipe=recipe, clip=clip)
         sources = {source.name: source for source in recipe.sources.all()}
         plan = Plan.load(out, identity(job))
-        remove_damaged_shards(plan, sources, out)
+        remove_damaged_shards(sources, out)
         history = History.of(read_ledger(out))
         plan = extended(plan, job, sources, history, sources_per_shard, out)
         plan.save(out)
@@ -53,8 +56,17 @@ def prepare(recipe: Recipe, clip: ClipSpec, out: Path, *, sources_per_shard: int
     totals = history.totals()
     if not totals.clips.get(KEPT):
         reasons = Counter(row.reason for row in read_ledger(out) if row.reason).most_common(3)
-        raise NoFace(f"none of {len(sources)} sources below {recipe.source} gave a clip; commonest reasons: {reasons}; all: {out}/ledger")
+        told = "; ".join(f"{reason} ({count} times)" for reason, count in reasons)
+        raise NoFace(f"none of {len(sources)} sources below {recipe.source} gave a clip; commonest reasons: {told}; all: {out}/ledger")
     return totals
+
+
+def require_networks(recipe: Recipe) -> None:
+    """Raises: MissingWeights, WrongWeights now, instead of when the first clip is judged."""
+    for step in (recipe.sync, recipe.quality):
+        judge = getattr(step, "judge", None)
+        if isinstance(judge, LateNetwork):
+            judge.load()
 
 
 def identity(job: Job) -> dict[str, Any]:
@@ -74,19 +86,22 @@ def alone_in(out: Path) -> Iterator[None]:
         raise WouldOverwrite(f"another process is preparing {out}; wait for it, or choose another out=") from error
 
 
-def remove_damaged_shards(plan: Plan, sources: Mapping[str, Source], out: Path) -> None:
+def remove_damaged_shards(sources: Mapping[str, Source], out: Path) -> None:
     """Take closed shards whose tar or sidecar was lost, or cut, since out of the ledger: they are made again.
 
-    Raises: BrokenShard, if a source of such a shard is no longer there.
+    Raises: BrokenShard, if a source of such a clip is no longer there.
     """
-    with_clips = (rows[0].shard for rows in read_pieces(out) if any(is_kept_clip(row) for row in rows))
-    damaged = {name for name in with_clips if not is_whole(out / f"{name}.tar")}
-    for shard in plan.shards:
-        gone = [name for name in shard.sources if name not in sources] if shard.name in damaged else []
+    damaged: dict[str, set[str]] = {}  # sources of which clips are lost
+    for rows in read_pieces(out):
+        with_clips = {row.source for row in rows if is_kept_clip(row)}
+        if with_clips and not is_whole(out / f"{rows[0].shard}.tar"):
+            damaged[rows[0].shard] = with_clips
+    for name, with_clips in damaged.items():
+        gone = sorted(with_clips - sources.keys())
         if gone:
             raise BrokenShard(
-                f"{out}/{shard.name}.tar was lost or cut, and cannot be made again without {gone[0]}, which is no longer among the "
-                f"sources; copy the shard and its sidecar back, or delete {piece_path(out, shard.name)} to do without its clips"
+                f"{out}/{name}.tar was lost or cut, and cannot be made again without {gone[0]}, which is no longer among the sources; "
+                f"copy the shard and its sidecar back, or delete {piece_path(out, name)} to have it made of the sources that are left"
             )
     for name in damaged:
         piece_path(out, name).unlink()
@@ -112,26 +127,30 @@ class Run:
         Raises: StepFailed, if the executor leaves sources out.
         """
         shards = unfinished(self.plan, self.out)
+        with Progress(self.job.recipe.name, sum(len(shard.sources) for shard in shards)) as progress:
+            while shards:
+                self._finish(apart(shards), executor, progress)
+                shards = unfinished(self.plan, self.out)
+        shutil.rmtree(self.out / WORK, ignore_errors=True)
+
+    def _finish(self, shards: Sequence[PlannedShard], executor: Executor, progress: Progress) -> None:
         self.kept = kept_spans(self.out, self._names_with_clips(shards), self.job.versions)
         missing = {shard.name: self._without_parcels(shard) for shard in shards}
         tasks = [task for of_shard in missing.values() for task in of_shard]
         shard_of = {task.parcel.path: shard for shard in shards for task in missing[shard.name]}
         left = {name: len(of_shard) for name, of_shard in missing.items()}
-        num_sources = sum(len(shard.sources) for shard in self.plan.shards)
-        with Progress(self.job.recipe.name, num_sources) as progress:
-            progress.skip(num_sources - len(tasks))
-            for shard in shards:
-                if not missing[shard.name]:
-                    self._close(shard)
-            for task in executor.work(self.job, tasks):
-                progress.count(self.job.parcel_rows(task) or [])
-                shard = shard_of[task.parcel.path]
-                left[shard.name] -= 1
-                if left[shard.name] == 0:
-                    self._close(shard)
+        progress.skip(sum(len(shard.sources) for shard in shards) - len(tasks))
+        for shard in shards:
+            if not missing[shard.name]:
+                self._close(shard)
+        for task in executor.work(self.job, tasks):
+            progress.count(self.job.parcel_rows(task) or [])
+            shard = shard_of[task.parcel.path]
+            left[shard.name] -= 1
+            if left[shard.name] == 0:
+                self._close(shard)
         if any(left.values()):
             raise StepFailed(f"{sum(left.values())} sources were not worked on; the same command goes on with them")
-        shutil.rmtree(self.out / WORK, ignore_errors=True)
 
     def _names_with_clips(self, shards: Sequence[PlannedShard]) -> set[str]:
         names = {name for shard in shards for name in shard.sources if name in self.history.sources}
@@ -163,6 +182,20 @@ class Run:
         write_piece(self.out, shard.name, rows)
         self.history.add(rows)
         shutil.rmtree(self.out / WORK / shard.name, ignore_errors=True)
+
+
+def apart(shards: Sequence[PlannedShard]) -> list[PlannedShard]:
+    """Return those shards none of whose sources stands in an earlier one too.
+
+    Where both were damaged, what the earlier one holds must be known before the later one is made, or both would hold the same clips.
+    """
+    seen: set[str] = set()
+    found = []
+    for shard in shards:
+        if not seen & set(shard.sources):
+            found.append(shard)
+        seen.update(shard.sources)
+    return found
 
 
 def kept_spans(out: Path, names: set[str], versions: Mapping[str, str]) -> dict[str, tuple[Span, ...]]:

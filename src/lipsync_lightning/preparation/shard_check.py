@@ -8,6 +8,8 @@ from webdataset.tariterators import base_plus_ext
 from lipsync_lightning.preparation.shard_faults import Reason, ShardFault, require_safe_names
 from lipsync_lightning.preparation.shards import Sidecar, read_sidecar, require_first_key, sha256_of
 
+_MAKE_AGAIN = "copy it again, or delete it and run `prepare` again"
+
 
 def check_tar(path: Path) -> Sidecar:
     """Read a local shard from end to end, and return its sidecar if the shard holds exactly what that says, under names that are safe.
@@ -21,7 +23,7 @@ def check_tar(path: Path) -> Sidecar:
     except FileNotFoundError as error:
         raise ShardFault(f"{path} is missing, its sidecar is there", Reason.MISSING) from error
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-        raise ShardFault(f"{path} cannot be read: {error}; delete it and run `prepare` again", Reason.CORRUPT) from error
+        raise ShardFault(f"{path} cannot be read: {error}; {_MAKE_AGAIN}", _cut_or_corrupt(path, sidecar)) from error
     told = {
         f"{key}.{suffix}": (int(first), int(size))
         for key, places in zip(sidecar.keys.tolist(), sidecar.places, strict=True)
@@ -32,13 +34,15 @@ def check_tar(path: Path) -> Sidecar:
         with path.open("rb") as file:
             require_first_key(file, sidecar.keys, path)
         differing = sorted(name for name in members.keys() | told.keys() if members.get(name) != told.get(name))
-        reason = Reason.TRUNCATED if path.stat().st_size < sidecar.num_bytes else Reason.CORRUPT
-        raise ShardFault(
-            f"{path} does not hold what its sidecar says: {len(differing)} members differ, the first is {differing[0]}", reason
-        )
+        told_of = f"{len(differing)} members differ, the first is {differing[0]}"
+        raise ShardFault(f"{path} does not hold what its sidecar says: {told_of}; {_MAKE_AGAIN}", _cut_or_corrupt(path, sidecar))
     if not same_bytes:
-        raise ShardFault(f"{path} has another sha256 than its sidecar says; delete it and run `prepare` again", Reason.CORRUPT)
+        raise ShardFault(f"{path} has another sha256 than its sidecar says; {_MAKE_AGAIN}", Reason.CORRUPT)
     return sidecar
+
+
+def _cut_or_corrupt(path: Path, sidecar: Sidecar) -> Reason:
+    return Reason.TRUNCATED if path.is_file() and path.stat().st_size < sidecar.num_bytes else Reason.CORRUPT
 
 
 def _members_of(path: Path) -> dict[str, tuple[int, int]]:

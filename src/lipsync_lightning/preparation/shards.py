@@ -204,9 +204,12 @@ def checked_shard(path: Path, clip: ClipSpec) -> Shard:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a local shard and its sidecar are there, and the shard has the size the sidecar says."""
+    """Return whether a local shard and its sidecar are there, and the shard has the size and the first clip that the sidecar says."""
     try:
-        return path.stat().st_size == read_sidecar(path).num_bytes
+        sidecar = read_sidecar(path)
+        with path.open("rb") as file:
+            require_first_key(file, sidecar.keys, path)
+        return path.stat().st_size == sidecar.num_bytes
     except (OSError, BrokenShard):
         return False
 
@@ -247,7 +250,9 @@ def require_first_key(file: BinaryIO, keys: Sequence[str] | np.ndarray, source: 
         return  # it is no tar, so no other shard either
     found = base_plus_ext(first.name)[0] if first else None
     if found is not None and len(keys) and found != str(keys[0]):
-        raise ShardFault(f"{source} begins with {found}, its sidecar says {keys[0]}: another shard's content lies there", Reason.SWAPPED)
+        raise ShardFault(
+            f"{source} begins with {found}, its sidecar says {keys[0]}: another shard's content lies there; copy both again", Reason.SWAPPED
+        )
 
 
 def sha256_of(path: Path) -> str:

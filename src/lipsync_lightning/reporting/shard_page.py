@@ -27,7 +27,8 @@ _SCORE_NAMES = {
 _VERDICT_COLOURS = {KEPT: COLOURS[2], REJECTED: COLOURS[4]}
 _MOST_BINS = 30
 _MOST_REASONS = 12
-_MOST_IDS = 4  # named of clips with the same sound
+_MOST_IDS = 4  # named of clips with the same sound, and of sources with the same file
+_MOST_GROUPS = 5  # of sources with the same file
 
 
 def write_inspection(survey: ShardSurvey) -> Path:
@@ -111,7 +112,7 @@ def scores_table(survey: ShardSurvey) -> Table | None:
 
 def remarks(survey: ShardSurvey) -> list[str]:
     """Return what else one should know, in sentences that break nothing."""
-    return [*_recording(survey), *_from_ledger(survey), *_from_sounds(survey)]
+    return [*_recording(survey), *_from_ledger(survey), *_from_files(survey), *_from_sounds(survey)]
 
 
 def fault_lines(survey: ShardSurvey) -> list[str]:
@@ -178,6 +179,15 @@ def _from_ledger(survey: ShardSurvey) -> list[str]:
     steps = ", ".join(f"{count} by {step}" for step, count in found.reasons.items())
     lines = [f"ledger: {found.num_sources} sources: {sources}; {clips}", f"not kept: {steps or 'none'}"]
     return lines + [f"judge skipped: {step}, for {count} of {num_kept} kept clips" for step, count in survey.ledger.skipped.items()]
+
+
+def _from_files(survey: ShardSurvey) -> list[str]:
+    if survey.ledger is None:
+        return []
+    groups = survey.ledger.shared_files.duplicates
+    shown = [f"same file: {', '.join(group[:_MOST_IDS])}{_more(len(group) - _MOST_IDS)}" for group in groups[:_MOST_GROUPS]]
+    summary = f"files of all sources with clips compared by sha256: {len(groups)} stand under several names with the same stretch"
+    return [summary, *shown, *([f"same file: {len(groups) - _MOST_GROUPS} more"] if len(groups) > _MOST_GROUPS else [])]
 
 
 def _from_sounds(survey: ShardSurvey) -> list[str]:

@@ -106,7 +106,8 @@ def survey_shards(folder: Path) -> ShardSurvey:
     index_of_sounds, index_of_pictures = (ClipIndex(list(whole.values()), members=(member,)) for member in ("flac", "mp4"))
     sheet, undecodable = contact_sheet(index_of_pictures)
     sound = sound_duplicates(index_of_sounds, NUM_SOUNDS)
-    faults += [*damaged, *against_ledger(kept, paths, whole), *ids_twice(whole), *in_both_splits(whole), *undecodable]
+    faults += [*damaged, *against_ledger(kept, paths, whole), *ids_twice(whole), *in_both_splits(whole)]
+    faults += [*(files_in_both_splits(ledger) if ledger else ()), *undecodable]
     return ShardSurvey(
         folder=folder,
         clip=next((_clip_of(shard) for shard in whole.values()), None),
@@ -182,9 +183,13 @@ def in_both_splits(whole: Mapping[str, Shard]) -> list[Fault]:
     both = sorted(set.intersection(*sources.values()))
     if not both:
         return []
-    named = ", ".join(both[:3]) + (", ..." if len(both) > 3 else "")
-    told = f"{len(both)} sources stand in both: {named}; prepare into an empty folder, with one split"
-    return [Fault(where=" and ".join(SPLITS), reason="not apart", told=told)]
+    return [_not_apart(f"{len(both)} sources stand in both: {_first_few(both)}")]
+
+
+def files_in_both_splits(ledger: LedgerSurvey) -> list[Fault]:
+    """Return whether clips of both splits come from files with the same bytes, under whatever names."""
+    both = [" = ".join(names) for names in ledger.shared_files.in_both_splits]
+    return [_not_apart(f"{len(both)} files stand in both under several names: {_first_few(both)}")] if both else []
 
 
 def survey_split(split: str, paths: Mapping[str, Path], whole: Mapping[str, Shard]) -> SplitSurvey:
@@ -222,6 +227,14 @@ def contact_sheet(index: ClipIndex) -> tuple[ContactSheet, list[Fault]]:
 def source_of(key: str) -> str:
     """Return data set and source of a clip's id (`preparation.recipe.clip_id`)."""
     return key.rpartition("/")[0]
+
+
+def _not_apart(told: str) -> Fault:
+    return Fault(where=" and ".join(SPLITS), reason="not apart", told=f"{told}; prepare into an empty folder, with one split")
+
+
+def _first_few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _grid(pictures: Sequence[np.ndarray]) -> NDArray[np.uint8] | None:

@@ -93,7 +93,7 @@ def tasks(tmp_path: Path) -> list[SourceTask]:
 
 def worked(cluster: Cluster, tasks: list[SourceTask], clip: Any, monkeypatch: pytest.MonkeyPatch) -> list[SourceTask]:
     monkeypatch.setattr(on_ray, "ray", cluster)
-    executor = RayExecutor(address=None, num_judges=1, gpus_per_judge=0, max_retries=0)
+    executor = RayExecutor(address=None, num_judges=1, gpus_per_judge=0, max_retries=0, max_hours_per_source=1)
     return list(executor.work(Job(recipe=folder_recipe(Path()), clip=clip), tasks))
 
 

@@ -4,8 +4,10 @@ import errno
 import hashlib
 import json
 import os
+import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Protocol
 
@@ -23,7 +25,9 @@ from lipsync_lightning.preparation.verdict import Rejected
 
 # What every other source would meet as well, so that the run stops:
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_MET_BY_ALL = (MissingWeights, WrongWeights, BadConfig, ClipMismatch)
+_MET_BY_ALL = (MissingWeights, WrongWeights, BadConfig, ClipMismatch, torch.AcceleratorError)  # the last: a GPU that is lost
+
+_SECONDS_PER_HOUR = 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,8 @@ class Job:
     def fingerprint(self, task: SourceTask) -> str:
         """Return the hash of everything that a parcel's content depends on, the source's own bytes excepted."""
         spans = [[span.person, span.first_frame, span.last_frame] for span in task.kept]
-        content = [self.recipe.name, task.source.name, task.duplicate_of, spans, self.versions, self.clip.as_dict()]
+        files = {"video": None, "audio": task.source.audio is not None}  # which may have moved, and are the same ones
+        content = [self.recipe.name, asdict(task.source) | files, task.duplicate_of, spans, self.versions, self.clip.as_dict()]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def parcel_rows(self, task: SourceTask) -> list[Row] | None:
@@ -91,3 +96,23 @@ def be_a_worker() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+
+
+@contextmanager
+def ended_after(max_hours: float) -> Iterator[None]:
+    """End this whole process if what is done within takes longer than `max_hours`. For a worker's main thread, not for a run's own process.
+
+    The signal keeps its default action, at which the system ends the process: a handler of Python's would wait for the C code, such as a
+    decoder, to come back, and that is what hangs.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, max_hours * _SECONDS_PER_HOUR)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def causes_of_death(max_hours: float) -> str:
+    """Return what may have ended a worker that left no word, for the ledger."""
+    return f"out of memory, a fault in a decoder, or longer than {max_hours:g} hours"

@@ -9,11 +9,11 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 
 from lipsync_lightning.errors import StepFailed
-from lipsync_lightning.preparation.executors import Job, SourceTask, be_a_worker
+from lipsync_lightning.preparation.executors import Job, SourceTask, be_a_worker, causes_of_death, ended_after
 
 _IN_FLIGHT = 2  # tasks handed out per worker, so that millions need not be held twice
 
-_MOST_DEATHS = 3  # one after another, of workers with a task each: it is not the sources
+_MOST_DEATHS = 3  # of workers with a task each, before anything was worked on: it is not the sources
 
 _job: Job | None = None  # of this worker process: sent once, with networks loaded once
 
@@ -21,25 +21,41 @@ _job: Job | None = None  # of this worker process: sent once, with networks load
 class LocalExecutor:
     """Works in `num_workers` processes, one core each; 0 works in this one, which helps with a debugger.
 
-    A source that kills its worker (a fault in a decoder, memory) is found by trying those that were under way one by one, and is noted as
-    failed; all others are worked on.
+    A source that kills its worker (a fault in a decoder, memory) or keeps it longer than `max_hours_per_source` is found by trying those
+    that were under way one by one, and is noted as failed; all others are worked on.
     """
 
-    def __init__(self, *, num_workers: int) -> None:
+    def __init__(self, *, num_workers: int, max_hours_per_source: float) -> None:
+        """Args:
+        num_workers: processes.
+        max_hours_per_source: until the process that works on one source is ended. Not with `num_workers=0`, whose process is the run's.
+        """
         self.num_workers = num_workers
+        self.max_hours_per_source = max_hours_per_source
 
     def work(self, job: Job, tasks: Sequence[SourceTask]) -> Iterator[SourceTask]:
-        """Yield each task as soon as its parcel lies there."""
+        """Yield each task as soon as its parcel lies there.
+
+        Raises: StepFailed, if workers die before any source was worked on.
+        """
         if self.num_workers == 0:
             yield from _work_here(job, tasks)
             return
         waiting = iter(tasks)
+        num_done = num_deaths = 0
         while True:
             suspects: list[SourceTask] = []
-            yield from self._until_a_worker_dies(job, waiting, suspects)
+            for task in self._until_a_worker_dies(job, waiting, suspects):
+                num_done += 1
+                yield task
             if not suspects:
                 return
-            yield from _one_by_one(job, suspects)
+            for task, has_died in self._one_by_one(job, suspects):
+                num_deaths += has_died
+                num_done += not has_died
+                yield task
+                if num_deaths >= _MOST_DEATHS and not num_done:
+                    raise StepFailed(f"{num_deaths} workers died and none worked on a source; executor.num_workers=0 shows why")
 
     def _until_a_worker_dies(self, job: Job, waiting: Iterator[SourceTask], suspects: list[SourceTask]) -> Iterator[SourceTask]:
         """Work on tasks until there are none, or a worker dies: then `suspects` holds those that were under way."""
@@ -49,7 +65,7 @@ class LocalExecutor:
             while True:
                 for task in islice(waiting, self.num_workers * _IN_FLIGHT - len(running)):
                     suspects.append(task)  # in case this very call finds the pool broken
-                    future = pool.submit(_work, task)
+                    future = pool.submit(_work, task, self.max_hours_per_source)
                     running[future] = suspects.pop()
                 if not running:
                     return
@@ -61,21 +77,27 @@ class LocalExecutor:
         finally:
             pool.shutdown(cancel_futures=True)  # what stopped one task, such as a full disk, stops the rest
 
+    def _one_by_one(self, job: Job, suspects: Sequence[SourceTask]) -> Iterator[tuple[SourceTask, bool]]:
+        """Yield each task, and whether the process that worked on it alone died."""
+        pool = _pool(1, job)
+        try:
+            for task in suspects:
+                has_died = job.parcel_rows(task) is None and self._dies_at(task, pool)
+                if has_died:
+                    causes = causes_of_death(self.max_hours_per_source)
+                    job.note_failure(task, f"the process that worked on it died, twice: {causes}")
+                    pool.shutdown()
+                    pool = _pool(1, job)
+                yield task, has_died
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-def _one_by_one(job: Job, tasks: Sequence[SourceTask]) -> Iterator[SourceTask]:
-    deaths = 0  # in a row
-    for task in tasks:
-        if job.parcel_rows(task) is None:
-            with _pool(1, job) as pool:
-                try:
-                    pool.submit(_work, task).result()
-                    deaths = 0
-                except BrokenProcessPool:
-                    deaths += 1
-                    job.note_failure(task, "the process that worked on it died, twice: out of memory, or a fault in a decoder")
-        yield task
-        if deaths >= _MOST_DEATHS:
-            raise StepFailed(f"{deaths} workers died in a row, whatever they worked on; executor.num_workers=0 shows why")
+    def _dies_at(self, task: SourceTask, pool: ProcessPoolExecutor) -> bool:
+        try:
+            pool.submit(_work, task, self.max_hours_per_source).result()
+        except BrokenProcessPool:
+            return True
+        return False
 
 
 def _work_here(job: Job, tasks: Sequence[SourceTask]) -> Iterator[SourceTask]:
@@ -104,6 +126,7 @@ def _end_with_the_parent() -> None:
     os._exit(1)
 
 
-def _work(task: SourceTask) -> None:
+def _work(task: SourceTask, max_hours: float) -> None:
     assert _job is not None
-    _job.work(task)
+    with ended_after(max_hours):
+        _job.work(task)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lipsync_lightning.errors import BadConfig, LipSyncError
-from lipsync_lightning.preparation.executors import Job, SourceTask, be_a_worker
+from lipsync_lightning.preparation.executors import Job, SourceTask, be_a_worker, causes_of_death, ended_after
 
 try:
     import ray
@@ -27,20 +27,25 @@ _IN_FLIGHT = 2  # tasks handed out per CPU of the cluster
 class RayExecutor:
     """Works on all CPUs of a Ray cluster whose nodes see the same file system, and have this package installed.
 
-    What was under way on a node that dies is done again elsewhere; a source that keeps killing its worker is noted as failed.
+    What was under way on a node that dies is done again elsewhere; a source that keeps killing its worker,
+    or keeps it longer than `max_hours_per_source`, is noted as failed.
     """
 
-    def __init__(self, *, address: str | None, num_judges: int, gpus_per_judge: float, max_retries: int) -> None:
+    def __init__(
+        self, *, address: str | None, num_judges: int, gpus_per_judge: float, max_retries: int, max_hours_per_source: float
+    ) -> None:
         """Args:
         address: of the cluster; None starts one of this machine's CPUs.
         num_judges: actors for each judging network.
         gpus_per_judge: share of a GPU that each of them takes; 0 for the CPU.
         max_retries: how often a source is tried again whose worker died.
+        max_hours_per_source: until the process that works on one source is ended, and counts as died.
         """
         self.address = address
         self.num_judges = num_judges
         self.gpus_per_judge = gpus_per_judge
         self.max_retries = max_retries
+        self.max_hours_per_source = max_hours_per_source
 
     def work(self, job: Job, tasks: Sequence[SourceTask]) -> Iterator[SourceTask]:
         """Yield each task as soon as its parcel lies there."""
@@ -61,7 +66,8 @@ class RayExecutor:
         while True:
             num_cpus = max(1, int(ray.cluster_resources().get("CPU", 0)))  # none while the last node with some is being replaced
             room = _IN_FLIGHT * num_cpus - len(running)
-            running |= {work.remote(job_on_cluster, task, str(Path.cwd())): task for task in islice(waiting, max(0, room))}
+            arguments = str(Path.cwd()), self.max_hours_per_source
+            running |= {work.remote(job_on_cluster, task, *arguments): task for task in islice(waiting, max(0, room))}
             if not running:
                 return
             for done in ray.wait(list(running))[0]:
@@ -71,7 +77,8 @@ class RayExecutor:
                 except RayTaskError as error:  # such as missing weights, or a full disk
                     raise (error.cause if isinstance(error.cause, LipSyncError | OSError) else error) from None
                 except RayError as error:
-                    job.note_failure(task, f"its worker died: {type(error).__name__}")
+                    causes = causes_of_death(self.max_hours_per_source)
+                    job.note_failure(task, f"its worker died: {type(error).__name__}; {causes}")
                 yield task
 
     def _with_actors(self, job: Job) -> Job:
@@ -114,7 +121,8 @@ class _JudgeActor:
         return self._judge(*arguments)
 
 
-def _work(job: Job, task: SourceTask, folder: str) -> None:
+def _work(job: Job, task: SourceTask, folder: str, max_hours: float) -> None:
     os.chdir(folder)
     be_a_worker()
-    job.work(task)
+    with ended_after(max_hours):
+        job.work(task)

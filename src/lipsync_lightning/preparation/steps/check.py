@@ -21,6 +21,7 @@ class CheckedVideo:
     source: Source
     waveform: np.ndarray  # (N,), float32 mono at the clip's sample rate, starting with the source's first frame
     crop: tuple[slice, slice]  # rows and columns of an upright frame
+    shown_s: float  # how long it is, by what its file says of itself
 
 
 class Check:
@@ -63,13 +64,14 @@ class Check:
         side = min(len(range(*rows.indices(info.height))), len(range(*columns.indices(info.width))))
         stop_s = min(info.duration_s, source.stop_s or info.duration_s)
         waveform = waveform[round(source.start_s * clip.sample_rate_hz) : round(stop_s * clip.sample_rate_hz)]
-        fault = self._fault(side, info.fps, stop_s - source.start_s, waveform, clip)
-        return self._rejected(fault) if fault else CheckedVideo(source, waveform, (rows, columns))
+        fault = self._fault(source, side, info.fps, stop_s - source.start_s, waveform, clip)
+        return self._rejected(fault) if fault else CheckedVideo(source, waveform, (rows, columns), stop_s - source.start_s)
 
-    def _fault(self, side: int, fps: Fraction, shown_s: float, waveform: np.ndarray, clip: ClipSpec) -> str | None:
+    def _fault(self, source: Source, side: int, fps: Fraction, shown_s: float, waveform: np.ndarray, clip: ClipSpec) -> str | None:
         heard_s = len(waveform) / clip.sample_rate_hz
         if side < self.min_side:
-            return f"{side} pixels on the smaller side, at least {self.min_side} needed"
+            what = "" if source.crop is None else " of the crop"
+            return f"{side} pixels on the smaller side{what}, at least {self.min_side} needed"
         if fps < self.min_fps:
             return f"{float(fps):g} fps, at least {self.min_fps:g} needed"
         if shown_s < self.min_seconds:
