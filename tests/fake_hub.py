@@ -1,12 +1,14 @@
-"""A Hugging Face hub on 127.0.0.1, as far as a download of single files sees one, that can also misbehave."""
+"""A Hugging Face hub on 127.0.0.1, as far as a download of single files and a look at folders see one, that can also misbehave."""
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
+from urllib.parse import unquote
 
 
 class Request(NamedTuple):
@@ -66,6 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: `requests` is the log."""
 
     def _answer(self) -> None:
+        if self.path.startswith(f"/api/{self.hub.repo}"):
+            self._describe(*self.path.partition("?")[0].partition("/tree/")[::2])
+            return
         repo, _, rest = self.path.lstrip("/").partition("/resolve/")
         revision, _, path = rest.partition("/")
         self.hub.requests.append(Request(self.command, path, self.headers.get("Range"), self.headers.get("Authorization")))
@@ -79,6 +84,21 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": revision})
         else:
             self._send_file(path)
+
+    def _describe(self, repo: str, revision_and_folder: str) -> None:
+        revision, _, folder = revision_and_folder.partition("/")
+        inside = [path for path in self.hub.files if path.startswith(f"{unquote(folder)}/")]
+        if repo != f"/api/{self.hub.repo}" or (revision and not inside):
+            self._refuse(404, {"X-Error-Code": "EntryNotFound"})
+            return
+        told = [{"type": "file", "path": path, "size": len(self.hub.files[path]), "oid": path} for path in inside]
+        of_repo = {"id": self.hub.repo.partition("/")[2], "sha": self.hub.revision, "siblings": []}
+        content = json.dumps(told if revision else of_repo).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     def _refuse(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)

@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from huggingface_hub import HfFileSystem, constants
 
+from fake_hub import FakeHub
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data import remote
 from lipsync_lightning.data.index import MEMBERS, ClipIndex
@@ -104,6 +106,34 @@ def test_any_filesystem_of_fsspec_serves(flaky: Flaky, tmp_path: Path, tiny_clip
         fsspec.filesystem("memory").pipe_file(f"memory://test_remote/train/{path.name}", path.read_bytes())
     assert index_of(store_of(tmp_path, url=url), tiny_clip).read(3)["mp4"] == b"\1" * 300
     fsspec.filesystem("memory").rm("/test_remote", recursive=True)
+
+
+@pytest.fixture
+def hub(flaky: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub that holds the shards as a data set."""
+    files = {f"shards/train/{path.name}": path.read_bytes() for path in (tmp_path / "local" / "train").iterdir()}
+    hub = FakeHub(repo="datasets/someone/faces", revision="c" * 40, files=files, branches={"main": "c" * 40})
+    with hub.serving():
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
+        HfFileSystem.clear_instance_cache()
+        yield hub
+    HfFileSystem.clear_instance_cache()
+
+
+def test_a_data_set_of_the_hub_is_read_shard_by_shard(hub: FakeHub, tmp_path: Path, tiny_clip: ClipSpec):
+    index = index_of(store_of(tmp_path, url="hf://datasets/someone/faces/shards"), tiny_clip)
+    assert not [request for request in hub.requests if request.path.endswith(".tar")], "sidecars tell where clips lie"
+    for clip in (3, 2):
+        assert index.read(clip)["mp4"] == b"\1" * 300
+    assert [request.path for request in hub.requests if request.path.endswith(".tar")] == ["shards/train/000001.tar"]
+
+
+def test_a_transfer_from_the_hub_that_breaks_off_is_repeated(hub: FakeHub, waits: list[float], tmp_path: Path, tiny_clip: ClipSpec):
+    hub.cut_at["shards/train/000001.tar"] = 2000
+    index = index_of(store_of(tmp_path, url="hf://datasets/someone/faces/shards"), tiny_clip)
+    assert index.read(3)["mp4"] == b"\1" * 300
+    assert len(hub.asked("GET", "shards/train/000001.tar")) >= 2
 
 
 def test_only_sidecars_are_read_at_first_and_each_shard_is_fetched_once(flaky: Flaky, tmp_path: Path, tiny_clip: ClipSpec):
