@@ -30,6 +30,15 @@ class DeadlyJudge(SteadyJudge):
         return super().__call__(faces, waveform)
 
 
+class FailingJudge(SteadyJudge):
+    """Cannot judge clips of 17 frames, this time."""
+
+    def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> AvSync:
+        if len(faces) == 17:
+            raise MemoryError("no room just now")
+        return super().__call__(faces, waveform)
+
+
 class WeightlessJudge(SteadyJudge):
     def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> AvSync:
         raise MissingWeights("judge.pt: not there; fetch it")
