@@ -165,6 +165,26 @@ def test_a_video_with_clips_that_is_tried_again_is_no_duplicate_of_a_new_copy(ra
     assert last_reason(rows, "a.mp4") == "the same bytes as z.mp4"
 
 
+def test_an_original_that_is_tried_again_is_no_duplicate_of_its_duplicate(raw: Path, out: Path, tiny_clip: ClipSpec):
+    copy(video(raw / "a.mp4", 50, without_face=[30]), "b.mp4")
+    run(raw, out, tiny_clip, min_seconds=1.0)
+    rows = run(raw, out, tiny_clip, min_seconds=0.4)
+    assert kept_ids(rows) == ["tiny/a%2Emp4/000000-0", "tiny/a%2Emp4/000031-0"]
+    assert run(raw, out, tiny_clip, min_seconds=0.4) == rows
+
+
+def test_nor_of_one_that_an_interrupted_run_has_left_waiting(raw: Path, out: Path, tiny_clip: ClipSpec, monkeypatch: pytest.MonkeyPatch):
+    copy(video(raw / "a.mp4", 50, without_face=[30]), "b.mp4")
+    work = LocalExecutor.work
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalExecutor, "work", lambda *arguments: islice(work(*arguments), 1))
+        with pytest.raises(StepFailed):
+            run(raw, out, tiny_clip, min_seconds=1.0)
+    rows = run(raw, out, tiny_clip, min_seconds=0.4)
+    assert kept_ids(rows) == ["tiny/a%2Emp4/000000-0", "tiny/a%2Emp4/000031-0"]
+    assert last_reason(rows, "b.mp4") == "the same bytes as a.mp4"
+
+
 def test_two_lost_shards_of_one_source_are_made_again_without_a_clip_twice(raw: Path, out: Path, tiny_clip: ClipSpec):
     video(raw / "a.mp4", 50, without_face=[30])
     run(raw, out, tiny_clip, min_seconds=1.0)

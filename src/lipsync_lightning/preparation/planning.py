@@ -19,7 +19,7 @@ def extended(plan: Plan, job: Job, sources: Mapping[str, Source], history: Histo
     again = names_to_try_again(history, job.versions, sources) | loose_duplicates(plan, history, sources, waiting)
     names = (sources.keys() - planned_for.keys()) | ((again & sources.keys()) - waiting)
     duplicates = {name: original for name, original in plan.duplicates.items() if name not in names}
-    duplicates |= duplicates_of(names, waiting, history, sources)
+    duplicates |= duplicates_of(names, waiting - duplicates.keys(), names | duplicates.keys(), history, sources)
     is_held_out = sides(job.recipe.split, [*sources, *job.recipe.sources.missing()], {n: s == "heldout" for n, s in planned_for.items()})
     return plan.extended(names, {name for name in names if is_held_out[name]}, duplicates, sources_per_shard)
 
@@ -54,17 +54,22 @@ def loose_duplicates(plan: Plan, history: History, sources: Mapping[str, Source]
     }
 
 
-def duplicates_of(names: set[str], waiting: set[str], history: History, sources: Mapping[str, Source]) -> dict[str, str]:
+def duplicates_of(names: set[str], waiting: set[str], unable: set[str], history: History, sources: Mapping[str, Source]) -> dict[str, str]:
     """Return which of these sources have the same bytes as another one: by name, the other's name.
 
     Other ones are: those in closed shards, by the ledger, whose clips are there even where their files are gone, or others by now; those
     that are waiting; and each other.
+
+    Args:
+    waiting: without known duplicates.
+    unable: to stand for others by what the ledger says: these sources themselves, and known duplicates. An original that is tried again
+        would else be taken for one of its own duplicate, and neither would be worked on.
     """
     if not names:
         return {}
     # What has been worked on before comes first, for some of it may have been kept: the newer one is the duplicate.
     unclear = [sources[name] for name in sorted(names, key=lambda name: (name not in history.sources, name))]
-    known = known_contents(history, sources, names)
+    known = known_contents(history, sources, unable)
     sizes = {history.sources[name].num_bytes for name in known.values()}
     found = {}
     for source in unclear:
@@ -75,16 +80,14 @@ def duplicates_of(names: set[str], waiting: set[str], history: History, sources:
     return found | duplicates_among(settled, [source for source in unclear if source.name not in found])
 
 
-def known_contents(history: History, sources: Mapping[str, Source], unclear: set[str]) -> dict[tuple[Any, ...], str]:
-    """Return by sha256 and stretch the sources, the unclear ones excepted, that gave clips, or are still there to give the same none."""
+def known_contents(history: History, sources: Mapping[str, Source], unable: set[str]) -> dict[tuple[Any, ...], str]:
+    """Return by sha256 and stretch the sources that gave clips, or are still there to give the same none; those unable excepted."""
     known: dict[tuple[Any, ...], str] = {}
     for name, standing in history.sources.items():
-        if name in unclear or standing.sha256 is None or not _stands(name, history, sources.get(name)):
+        if name in unable or standing.sha256 is None or not _stands(name, history, sources.get(name)):
             continue
         stretch = stretch_of(sources[name]) if name in sources else (standing.start_s, standing.stop_s, None)
-        first = known.setdefault((standing.sha256, stretch), name)
-        if standing.num_kept and not history.sources[first].num_kept:
-            known[standing.sha256, stretch] = name  # rather than a duplicate of it
+        known.setdefault((standing.sha256, stretch), name)
     return known
 
 
