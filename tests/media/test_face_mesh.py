@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from face_networks import needs_networks
 from lipsync_lightning.errors import MissingWeights
 from lipsync_lightning.media import face_mesh
 from lipsync_lightning.media.face_mesh import (
@@ -21,19 +22,6 @@ from lipsync_lightning.media.face_mesh import (
     merge_overlapping,
     rectangle_around,
 )
-from lipsync_lightning.media.face_models import COMMAND, FACE_MODELS, face_model_path
-
-
-def networks_are_missing() -> bool:
-    try:
-        for name in FACE_MODELS:
-            face_model_path(name)
-    except MissingWeights:
-        return True
-    return False
-
-
-needs_networks = pytest.mark.skipif(networks_are_missing(), reason=f"the face networks are not fetched: run `{COMMAND}`")
 
 
 def row(score: float, left: float, top: float, side: float) -> np.ndarray:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lipsync_lightning.errors import BadConfig, BadMedia, MissingWeights
+from face_networks import needs_networks
+from lipsync_lightning.errors import BadConfig, BadMedia
 from lipsync_lightning.media import people as people_module
 from lipsync_lightning.media.face_mesh import Detection, MeshTracker, Rectangle, alignment_points
-from lipsync_lightning.media.face_models import COMMAND, FACE_MODELS, face_model_path
 from lipsync_lightning.media.people import MeshPeople, PeopleTracker, SidecarPeople
 
 FRAME = np.zeros((8, 8, 3), np.uint8)
@@ -188,18 +188,6 @@ def test_every_setting_is_part_of_the_version(setting: str):
 def test_settings_without_sense_are_refused():
     with pytest.raises(BadConfig, match="search_every"):
         MeshPeople(search_every=0, most_people=1, min_side=1)
-
-
-def networks_are_missing() -> bool:
-    try:
-        for name in FACE_MODELS:
-            face_model_path(name)
-    except MissingWeights:
-        return True
-    return False
-
-
-needs_networks = pytest.mark.skipif(networks_are_missing(), reason=f"the face networks are not fetched: run `{COMMAND}`")
 
 
 @needs_networks

@@ -100,7 +100,7 @@ class History:
 
     def _standing(self, source: str, rows: Sequence[Row]) -> Standing:
         before = self.sources.get(source)
-        num_kept = sum(row.kind == CLIP and row.verdict == KEPT for row in rows) + (before.num_kept if before else 0)
+        num_kept = sum(row.is_kept_clip for row in rows) + (before.num_kept if before else 0)
         if before and is_later(before.shard, rows[0].shard):  # this one was damaged, and is made again
             return replace(before, num_kept=num_kept)
         has_clips = any(row.kind == CLIP for row in rows)

@@ -62,6 +62,10 @@ class Row:
     scores: dict[str, float] = field(default_factory=dict)
     steps: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def is_kept_clip(self) -> bool:
+        return self.kind == CLIP and self.verdict == KEPT
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         return cls(**values)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from lipsync_lightning.preparation.ledger import CLIP, KEPT, Row
+from lipsync_lightning.preparation.ledger import Row
 from lipsync_lightning.preparation.one_source import Outcome
 from lipsync_lightning.preparation.shards import FinishedClip
 
@@ -58,7 +58,7 @@ class Parcel:
                 if suffix:
                     members.setdefault(int(number), {})[suffix] = member
             for number, row in enumerate(rows):
-                if row.kind == CLIP and row.verdict == KEPT:
+                if row.is_kept_clip:
                     data = {suffix: _read(archive, member) for suffix, member in members[number].items()}
                     yield FinishedClip(str(row.id), int(row.num_frames or 0), data)
 

@@ -18,7 +18,7 @@ from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, BrokenShard, NoFace, StepFailed, WouldOverwrite
 from lipsync_lightning.preparation.executors import Executor, Job, SourceTask
 from lipsync_lightning.preparation.history import History, Totals, has_changed
-from lipsync_lightning.preparation.ledger import CLIP, KEPT, Row, piece_path, read_ledger, read_pieces, write_piece
+from lipsync_lightning.preparation.ledger import KEPT, piece_path, read_ledger, read_pieces, write_piece
 from lipsync_lightning.preparation.one_source import Span
 from lipsync_lightning.preparation.parcels import Parcel
 from lipsync_lightning.preparation.plan import Plan, PlannedShard
@@ -93,7 +93,7 @@ def remove_damaged_shards(sources: Mapping[str, Source], out: Path) -> None:
     """
     damaged: dict[str, set[str]] = {}  # sources of which clips are lost
     for rows in read_pieces(out):
-        with_clips = {row.source for row in rows if is_kept_clip(row)}
+        with_clips = {row.source for row in rows if row.is_kept_clip}
         if with_clips and not is_whole(out / f"{rows[0].shard}.tar"):
             damaged[rows[0].shard] = with_clips
     for name, with_clips in damaged.items():
@@ -105,10 +105,6 @@ def remove_damaged_shards(sources: Mapping[str, Source], out: Path) -> None:
             )
     for name in damaged:
         piece_path(out, name).unlink()
-
-
-def is_kept_clip(row: Row) -> bool:
-    return row.kind == CLIP and row.verdict == KEPT
 
 
 @dataclass
@@ -176,7 +172,7 @@ class Run:
         tasks = self._tasks(shard)
         rows_of = {task.parcel.path: self.job.parcel_rows(task) or [] for task in tasks}
         rows = [replace(row, split=shard.split, shard=shard.name) for of_source in rows_of.values() for row in of_source]
-        if any(is_kept_clip(row) for row in rows):
+        if any(row.is_kept_clip for row in rows):
             clips = (clip for task in tasks for clip in task.parcel.clips(rows_of[task.parcel.path]))
             write_shard(self.out / f"{shard.name}.tar", clips, clip=self.job.clip)
         write_piece(self.out, shard.name, rows)
@@ -205,7 +201,7 @@ def kept_spans(out: Path, names: set[str], versions: Mapping[str, str]) -> dict[
     """
     spans: dict[str, tuple[Span, ...]] = defaultdict(tuple)
     for row in read_ledger(out) if names else ():
-        if row.source in names and is_kept_clip(row):
+        if row.source in names and row.is_kept_clip:
             first_frame = int(str(row.id).rsplit("/", 1)[1].split("-")[0])
             numbering = [(step, row.steps.get(step, "")) for step in ("shots", "faces")]
             person = None if has_changed(numbering, versions) else row.person

@@ -45,8 +45,7 @@ def survey_ledger(out: Path) -> LedgerSurvey:
     skipped: Counter[str] = Counter()
     scores: dict[tuple[str, str], list[float]] = {key: [] for key in product(SCORES, (KEPT, REJECTED))}
     for row in read_ledger(out):
-        is_kept = row.kind == CLIP and row.verdict == KEPT
-        if is_kept:
+        if row.is_kept_clip:
             skipped.update(step for step, version in row.steps.items() if version == NoSyncFilter.version)
         elif history.is_still_lost(row):
             reasons[str(row.step), general(str(row.reason), row.source)] += 1
@@ -87,7 +86,7 @@ def shared_files(out: Path) -> SharedFiles:
 def kept_ids(out: Path) -> Iterator[tuple[str, set[str]]]:
     """Yield shards that hold clips, such as train/000000, with the ids of those. Raises: BrokenShard."""
     for rows in read_pieces(out):
-        ids = {str(row.id) for row in rows if row.kind == CLIP and row.verdict == KEPT}
+        ids = {str(row.id) for row in rows if row.is_kept_clip}
         if ids:
             yield rows[0].shard, ids
 
@@ -101,7 +100,7 @@ def general(reason: str, source: str) -> str:
 def _files_of_clips(out: Path) -> Iterator[tuple[bytes, Row]]:
     """Yield the row of each source and shard of which clips were kept there, and its file's sha256 at that time."""
     for rows in read_pieces(out):
-        with_clips = {row.source for row in rows if row.kind == CLIP and row.verdict == KEPT}
+        with_clips = {row.source for row in rows if row.is_kept_clip}
         for row in rows:
             if row.kind == SOURCE and row.source in with_clips and row.sha256:
                 yield bytes.fromhex(row.sha256), row
