@@ -28,12 +28,12 @@ from lipsync_lightning.data.frame_arrays import stored_array
 from lipsync_lightning.data.latent_samples import ENCODED, HEARD_BY, LATENTS, TOKENS, LatentSamples
 from lipsync_lightning.data.samples import Samples, SyncNetSamples, UNetSamples, clip_mel, clip_waveform, frames_tensor
 from lipsync_lightning.media.audio import encode_flac
+from lipsync_lightning.media.frames import add_h264, exact_rate, to_rgb, to_yuv
 from lipsync_lightning.media.mel import log_mel, mel_window
-from lipsync_lightning.media.pixels import add_h264, exact_rate, to_rgb, to_yuv
 from lipsync_lightning.media.video import encode_clip
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from lipsync_lightning.models.fingerprint import fingerprint_with_settings
-from lipsync_lightning.preparation.shards import FinishedClip, write_shard
+from lipsync_lightning.shards.format import FinishedClip, write_shard
 from lipsync_lightning.synthetic.corpus import ClipPlan, make_clip
 
 CLIP = ClipSpec(num_frames=16, fps=25, resolution=256, sample_rate_hz=16000, mel_hz=80, num_mels=80)
@@ -46,7 +46,9 @@ AUDIO_ENCODER = LogMelAudioEncoder(num_tokens=8, columns_per_token=2, sample_rat
 
 def drawn_clips() -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
     for person in range(NUM_CLIPS):
-        clip = make_clip(ClipPlan(seed=1, person=person, clip=0, seconds=SECONDS, leak=0.3, fps=CLIP.fps, size=CLIP.resolution))
+        clip = make_clip(
+            ClipPlan(seed=1, person=person, clip=0, seconds=SECONDS, leak=0.3, fps=CLIP.fps, size=CLIP.resolution)
+        )
         yield list(clip.frames), clip.utterance.waveform
 
 
@@ -73,7 +75,10 @@ def make_shards(folder: Path) -> list[tuple[Path, np.ndarray]]:
         members = {"mp4": encode_clip(frames, fps=CLIP.fps), "flac": encode_flac(waveform, CLIP.sample_rate_hz)}
         facts: dict[str, Any] = {"num_frames": num_frames}
         pixels.append(FinishedClip(key, num_frames, {**members, "json": json.dumps(facts).encode()}))
-        arrays = {LATENTS: rng.normal(size=(num_frames, *LATENT_SHAPE)), TOKENS: rng.normal(size=(num_frames, *TOKEN_SHAPE))}
+        arrays = {
+            LATENTS: rng.normal(size=(num_frames, *LATENT_SHAPE)),
+            TOKENS: rng.normal(size=(num_frames, *TOKEN_SHAPE)),
+        }
         stored = {suffix: stored_array(array) for suffix, array in arrays.items()}
         facts[ENCODED] = {
             "made_by": "benchmark",
@@ -90,7 +95,13 @@ def make_shards(folder: Path) -> list[tuple[Path, np.ndarray]]:
 
 def samples_per_second(shards: Path, samples: Samples, batch_size: int) -> float:
     """Return windows per CPU second of a data module without workers, collation included."""
-    settings: dict[str, Any] = {"num_workers": 0, "seed": 1, "shuffle_buffer": 128, "max_bad_clips": 0, "batch_size": batch_size}
+    settings: dict[str, Any] = {
+        "num_workers": 0,
+        "seed": 1,
+        "shuffle_buffer": 128,
+        "max_bad_clips": 0,
+        "batch_size": batch_size,
+    }
     data = ClipDataModule(shards=str(shards), clip=CLIP, samples=samples, **settings)
     batches = iter(data.train_dataloader())
     return rate(lambda: len(next(batches)["id"]))
@@ -110,8 +121,14 @@ def plain_windows(path: Path, starts: list[int]) -> list[torch.Tensor]:
     for start in starts:
         with av.open(str(path)) as container:
             container.streams.video[0].codec_context.thread_count = 1
-            frames = [to_rgb(frame) for frame in container.decode(container.streams.video[0]) if frame.time * CLIP.fps < start + 15.5]
-        chosen = torch.from_numpy(np.stack(frames[start : start + CLIP.num_frames])).permute(0, 3, 1, 2).float() / 127.5 - 1
+            frames = [
+                to_rgb(frame)
+                for frame in container.decode(container.streams.video[0])
+                if frame.time * CLIP.fps < start + 15.5
+            ]
+        chosen = (
+            torch.from_numpy(np.stack(frames[start : start + CLIP.num_frames])).permute(0, 3, 1, 2).float() / 127.5 - 1
+        )
         windows.append(F.interpolate(chosen, size=(CLIP.resolution, CLIP.resolution), mode="bicubic"))
     return windows
 
@@ -125,7 +142,10 @@ def plain_sample(plain: list[tuple[Path, np.ndarray]], rng: np.random.Generator,
 
 
 def jpeg_frames(frames: list[np.ndarray]) -> list[bytes]:
-    return [cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes() for frame in frames]
+    return [
+        cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+        for frame in frames
+    ]
 
 
 class JpegClip:
@@ -146,7 +166,11 @@ class JpegClip:
         """Make a target and a reference window with mel and audio tokens, as `UNetSamples`."""
         mel, (target, reference) = clip_mel(self.sound, CLIP), self._starts(rng, 2)
         tokens = AUDIO_ENCODER.tokens(clip_waveform(self.sound), len(self.pictures), fps=float(CLIP.fps))
-        sample = {"frames": self._window(target), "reference": self._window(reference), "mel": mel_window(mel, target, CLIP)}
+        sample = {
+            "frames": self._window(target),
+            "reference": self._window(reference),
+            "mel": mel_window(mel, target, CLIP),
+        }
         default_collate([sample | {"audio": tokens[target : target + CLIP.num_frames].clone()}])
         return 1
 
@@ -155,7 +179,9 @@ class JpegClip:
 
     def _window(self, start: int) -> torch.Tensor:
         coded = self.pictures[start : start + CLIP.num_frames]
-        return frames_tensor(np.stack([cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) for data in coded]))
+        return frames_tensor(
+            np.stack([cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) for data in coded])
+        )
 
 
 def memory_growth(shards: Path) -> tuple[float, float]:
@@ -209,7 +235,9 @@ def main() -> None:
         network = "SyncNet" if what.startswith("SyncNet") else "U-Net"
         print(f"| {what} | {per_second:.1f} | {per_second / rates[f'{network}, the plain way']:.1f} |")
     print(f"\nJPEG takes {sum(map(len, jpeg.pictures)) / len(mp4):.1f} times the bytes of mp4.")
-    print(f"Resident memory after {FLATNESS_SAMPLES // 10} samples {early:.0f} MiB, after {FLATNESS_SAMPLES} {late:.0f} MiB.")
+    print(
+        f"Resident memory after {FLATNESS_SAMPLES // 10} samples {early:.0f} MiB, after {FLATNESS_SAMPLES} {late:.0f} MiB."
+    )
 
 
 if __name__ == "__main__":

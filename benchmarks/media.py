@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from lipsync_lightning.media.faces import align, alignment_matrices, paste_back
+from lipsync_lightning.media.alignment import align, alignment_matrices, paste_back
 from lipsync_lightning.media.mel import log_mel
 from lipsync_lightning.media.video import count_frames, decode_windows, encode_clip
 from lipsync_lightning.synthetic.corpus import SAMPLE_RATE_HZ, ClipPlan, make_clip
@@ -41,16 +41,30 @@ def measure() -> dict[str, tuple[float, str]]:
     matrices = alignment_matrices(clip.points, RESOLUTION)
     faces = [align(frame, matrix, RESOLUTION) for frame, matrix in zip(clip.frames, matrices, strict=True)]
     mp4 = encode_clip(faces, fps=FPS)
-    starts = [int(start) for start in np.random.default_rng(0).integers(0, count_frames(mp4) - WINDOW + 1, size=NUM_WINDOWS)]
+    starts = [
+        int(start) for start in np.random.default_rng(0).integers(0, count_frames(mp4) - WINDOW + 1, size=NUM_WINDOWS)
+    ]
     waveform = torch.from_numpy(clip.utterance.waveform)
     few = list(zip(clip.frames, faces, matrices, strict=True))[:25]
     return {
         "drawing the corpus: `make_clip`, 208 px": (per_second(FPS, lambda: make_clip(short)), "frames/s"),
-        "`align`, 208 px frame to 256 px face": (per_second(len(few), lambda: [align(f, m, RESOLUTION) for f, _, m in few]), "frames/s"),
-        "`paste_back`, 256 px face to 208 px frame": (per_second(len(few), lambda: [paste_back(f, a, m) for f, a, m in few]), "frames/s"),
+        "`align`, 208 px frame to 256 px face": (
+            per_second(len(few), lambda: [align(f, m, RESOLUTION) for f, _, m in few]),
+            "frames/s",
+        ),
+        "`paste_back`, 256 px face to 208 px frame": (
+            per_second(len(few), lambda: [paste_back(f, a, m) for f, a, m in few]),
+            "frames/s",
+        ),
         "`encode_clip`, 256 px": (per_second(len(faces), lambda: encode_clip(faces, fps=FPS)), "frames/s"),
-        "`decode_windows`, 16 frames of 256 px": (per_second(NUM_WINDOWS, lambda: decode_windows(mp4, starts, WINDOW)), "windows/s"),
-        "`log_mel`, 80 bins at 80 Hz": (per_second(len(waveform) / SAMPLE_RATE_HZ, lambda: log_mel(waveform)), "s of sound/s"),
+        "`decode_windows`, 16 frames of 256 px": (
+            per_second(NUM_WINDOWS, lambda: decode_windows(mp4, starts, WINDOW)),
+            "windows/s",
+        ),
+        "`log_mel`, 80 bins at 80 Hz": (
+            per_second(len(waveform) / SAMPLE_RATE_HZ, lambda: log_mel(waveform)),
+            "s of sound/s",
+        ),
     }
 
 

@@ -20,20 +20,20 @@ import torch
 from scenedetect import AdaptiveDetector, detect
 
 from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.media.alignment import Aligner, align
 from lipsync_lightning.media.audio import encode_flac, read_audio
-from lipsync_lightning.media.faces import Aligner, align
+from lipsync_lightning.media.frames import exact_rate
 from lipsync_lightning.media.people import MeshPeople
-from lipsync_lightning.media.pixels import exact_rate
 from lipsync_lightning.media.video import VideoWriter, encode_clip, open_media, probe, read_frames, video_stream
+from lipsync_lightning.preparation.filters.check import Check
+from lipsync_lightning.preparation.filters.quality import NoQualityFilter
+from lipsync_lightning.preparation.filters.shots import AdaptiveShots
+from lipsync_lightning.preparation.filters.sync import NoSyncFilter
 from lipsync_lightning.preparation.one_source import SourceWork
 from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.preparation.sources import Source
 from lipsync_lightning.preparation.sources.folder import FolderSources
 from lipsync_lightning.preparation.split import SplitByHash
-from lipsync_lightning.preparation.steps.check import Check
-from lipsync_lightning.preparation.steps.quality import NoQualityFilter
-from lipsync_lightning.preparation.steps.shots import AdaptiveShots
-from lipsync_lightning.preparation.steps.sync import NoSyncFilter
 
 CLIP = ClipSpec(num_frames=16, fps=25, resolution=256, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 SHOTS = AdaptiveShots(threshold=3.0, min_content=15.0, window=2, min_shot_seconds=0.6)
@@ -68,7 +68,9 @@ def our_steps(video: Path) -> dict[str, float]:
         "to RGB": cpu_seconds(lambda: read_only(video)) - cpu_seconds(lambda: decode_only(video)),
         "shots": cpu_seconds(lambda: list(SHOTS(frames, float(CLIP.fps)))),
         "face search and tracking": cpu_seconds(lambda: [again.people(frame) for frame in frames]),
-        "alignment": cpu_seconds(lambda: [align(frame, matrix, CLIP.resolution) for frame, matrix in zip(frames, matrices, strict=True)]),
+        "alignment": cpu_seconds(
+            lambda: [align(frame, matrix, CLIP.resolution) for frame, matrix in zip(frames, matrices, strict=True)]
+        ),
         "writing": cpu_seconds(lambda: (encode_clip(faces, fps=CLIP.fps), encode_flac(sound, CLIP.sample_rate_hz))),
         "**the whole road, in one go**": cpu_seconds(lambda: whole_road(video)),
     }
@@ -126,17 +128,35 @@ def published_steps(video: Path, ffmpeg: str, folder: Path) -> dict[str, float]:
         frames = list(opencv_frames(resampled))
         matrices = [aligner.matrix(tracker.people(frame)[0]) for frame in frames]
         steps["alignment: reading"] = cpu_seconds(lambda: list(opencv_frames(resampled)))
-        steps["alignment: warping whole frames"] = cpu_seconds(lambda: [warped(f, m) for f, m in zip(frames, matrices, strict=True)])
-        steps["alignment: writing"] = cpu_seconds(lambda: written(aligned, [warped(f, m) for f, m in zip(frames, matrices, strict=True)]))
+        steps["alignment: warping whole frames"] = cpu_seconds(
+            lambda: [warped(f, m) for f, m in zip(frames, matrices, strict=True)]
+        )
+        steps["alignment: writing"] = cpu_seconds(
+            lambda: written(aligned, [warped(f, m) for f, m in zip(frames, matrices, strict=True)])
+        )
         steps["alignment: writing"] -= steps["alignment: warping whole frames"]
 
     steps: dict[str, float] = {}
     encode = ["-c:v", "libx264", "-crf", "18", "-threads", "1", "-c:a", "aac", "-ar", "16000"]
-    steps["re-encoding to 25 fps, 16 kHz"] = cpu_seconds(lambda: run("-i", str(video), "-r", "25", *encode, str(resampled)))
+    steps["re-encoding to 25 fps, 16 kHz"] = cpu_seconds(
+        lambda: run("-i", str(video), "-r", "25", *encode, str(resampled))
+    )
     steps["shots with splitting"] = cpu_seconds(split_at_shots)
     steps["segmenting by stream copy"] = cpu_seconds(
         lambda: run(
-            "-i", str(resampled), "-map", "0", "-c", "copy", "-f", "segment", "-segment_time", "5", "-reset_timestamps", "1", segment
+            "-i",
+            str(resampled),
+            "-map",
+            "0",
+            "-c",
+            "copy",
+            "-f",
+            "segment",
+            "-segment_time",
+            "5",
+            "-reset_timestamps",
+            "1",
+            segment,
         )
     )
     align_whole_frames()
@@ -154,7 +174,9 @@ def opencv_frames(video: Path) -> Iterator[np.ndarray]:
 
 def warped(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     side = CLIP.resolution
-    canvas = cv2.warpAffine(frame.astype(np.float32), matrix, (side * 210 // 256, side * 280 // 256), borderValue=(127.0,) * 3)
+    canvas = cv2.warpAffine(
+        frame.astype(np.float32), matrix, (side * 210 // 256, side * 280 // 256), borderValue=(127.0,) * 3
+    )
     return cv2.resize(canvas.astype(np.uint8), (side, side), interpolation=cv2.INTER_LANCZOS4)
 
 
@@ -180,7 +202,9 @@ def main() -> None:
     ffmpeg = ffmpeg_program()
     for video in map(Path, sys.argv[1:]):
         info = probe(video)
-        print(f"\n{video.name}: {info.width}×{info.height}, {info.duration_s:.1f} s\n\n| step | CPU s per s of video |\n| --- | ---: |")
+        print(
+            f"\n{video.name}: {info.width}×{info.height}, {info.duration_s:.1f} s\n\n| step | CPU s per s of video |\n| --- | ---: |"
+        )
         ours = our_steps(video)
         for step, seconds in ours.items():
             print(f"| {step} | {seconds / info.duration_s:.3f} |")

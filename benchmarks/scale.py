@@ -25,18 +25,18 @@ from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.samples import SyncNetSamples
 from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.preparation.executors import Job, SourceTask
+from lipsync_lightning.preparation.filters.check import Check
+from lipsync_lightning.preparation.filters.quality import NoQualityFilter
+from lipsync_lightning.preparation.filters.shots import NoShots
+from lipsync_lightning.preparation.filters.sync import NoSyncFilter
 from lipsync_lightning.preparation.ledger import CLIP, KEPT, REJECTED, SOURCE, Row
 from lipsync_lightning.preparation.one_source import Outcome
 from lipsync_lightning.preparation.recipe import Recipe, clip_id
 from lipsync_lightning.preparation.runner import prepare
-from lipsync_lightning.preparation.shards import FinishedClip
 from lipsync_lightning.preparation.sources import Source
 from lipsync_lightning.preparation.sources.folder import FolderSources
 from lipsync_lightning.preparation.split import SplitByHash
-from lipsync_lightning.preparation.steps.check import Check
-from lipsync_lightning.preparation.steps.quality import NoQualityFilter
-from lipsync_lightning.preparation.steps.shots import NoShots
-from lipsync_lightning.preparation.steps.sync import NoSyncFilter
+from lipsync_lightning.shards.format import FinishedClip
 
 CLIP_SPEC = ClipSpec(num_frames=16, fps=25, resolution=256, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 CLIPS_PER_SOURCE, SOURCES_PER_SHARD, SOURCES_PER_FOLDER = 5, 16, 1000
@@ -58,7 +58,13 @@ def outcomes(job: Job, source: Source) -> Iterator[Outcome]:
     known: dict[str, Any] = {"source": source.name, "steps": job.versions}
     for number in range(CLIPS_PER_SOURCE):
         key = clip_id(job.recipe.name, source.name, number * NUM_FRAMES, 0)
-        place: dict[str, Any] = {"id": key, "start_s": 8.0 * number, "stop_s": 8.0 * number + 8.0, "num_frames": NUM_FRAMES, "person": 0}
+        place: dict[str, Any] = {
+            "id": key,
+            "start_s": 8.0 * number,
+            "stop_s": 8.0 * number + 8.0,
+            "num_frames": NUM_FRAMES,
+            "person": 0,
+        }
         if number == 0:
             reason = "sync confidence 2.13, at least 3 needed"
             yield Row(kind=CLIP, verdict=REJECTED, step="sync", reason=reason, scores=scores, **known, **place), None
@@ -90,7 +96,13 @@ def prepared(folder: Path) -> str:
 
 def indexed(folder: Path) -> str:
     samples = SyncNetSamples(clip=CLIP_SPEC, windows_per_clip=4, min_gap_frames=8)
-    settings: dict[str, Any] = {"num_workers": 0, "seed": 1, "shuffle_buffer": 1024, "max_bad_clips": 0, "batch_size": 64}
+    settings: dict[str, Any] = {
+        "num_workers": 0,
+        "seed": 1,
+        "shuffle_buffer": 1024,
+        "max_bad_clips": 0,
+        "batch_size": 64,
+    }
     data = ClipDataModule(shards=str(folder / "out"), clip=CLIP_SPEC, samples=samples, **settings)
     batches: Any = data.train_dataloader().batch_sampler
     first = list(islice(batches, NUM_ROWS_READ))
@@ -134,10 +146,15 @@ def main() -> None:
             "index and order of training": indexed,
             "the ledger as an Arrow table": read_by_anyone,
         }
-        print(f"{count} sources\n\n| what | seconds | µs per source | peak memory, GiB | found |\n| --- | ---: | ---: | ---: | --- |")
+        print(
+            f"{count} sources\n\n| what | seconds | µs per source | peak memory, GiB | found |\n| --- | ---: | ---: | ---: | --- |"
+        )
         for what, work in works.items():
             found = cost(work, folder)
-            print(f"| {what} | {found.seconds:.0f} | {found.seconds / count * 1e6:.0f} | {found.peak_gib:.2f} | {found.told} |", flush=True)
+            print(
+                f"| {what} | {found.seconds:.0f} | {found.seconds / count * 1e6:.0f} | {found.peak_gib:.2f} | {found.told} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

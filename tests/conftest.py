@@ -40,7 +40,10 @@ def make_clip_batch(tiny_clip: ClipSpec) -> Callable[[int], ClipBatch]:
     """A function of a number of clips: a batch of noise pictures and noise sound."""
 
     def make(num_clips: int) -> ClipBatch:
-        side, frames = tiny_clip.resolution, (num_clips, tiny_clip.num_frames, 3, tiny_clip.resolution, tiny_clip.resolution)
+        side, frames = (
+            tiny_clip.resolution,
+            (num_clips, tiny_clip.num_frames, 3, tiny_clip.resolution, tiny_clip.resolution),
+        )
         return ClipBatch(
             frames=torch.rand(frames) * 2 - 1,
             reference=torch.rand(frames) * 2 - 1,
@@ -176,7 +179,10 @@ def run(tmp_path: Path, tiny_autoencoder: LinearAutoencoder, make_unet) -> Path:
     unet: LipSyncUNet = make_unet("none")
     torch.nn.init.normal_(unet.conv_out.weight)
     (folder / "checkpoints").mkdir(parents=True)
-    torch.save({"state_dict": {f"unet.{k}": v for k, v in unet.state_dict().items()}}, folder / "checkpoints" / "step_00000002.ckpt")
+    torch.save(
+        {"state_dict": {f"unet.{k}": v for k, v in unet.state_dict().items()}},
+        folder / "checkpoints" / "step_00000002.ckpt",
+    )
     clip = {"num_frames": 4, "fps": 25, "resolution": 32, "sample_rate_hz": 16000, "mel_hz": 80, "num_mels": 80}
     encoder = {"num_tokens": 3, "columns_per_token": 1, "sample_rate_hz": 16000, "mel_hz": 80, "num_mels": 8}
     configuration = {

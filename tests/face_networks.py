@@ -3,7 +3,7 @@
 import pytest
 
 from lipsync_lightning.errors import MissingWeights
-from lipsync_lightning.media.face_models import COMMAND, FACE_MODELS, face_model_path
+from lipsync_lightning.media.face_networks import COMMAND, FACE_MODELS, face_model_path
 
 
 def networks_are_missing() -> bool:
@@ -15,4 +15,6 @@ def networks_are_missing() -> bool:
     return False
 
 
-needs_networks = pytest.mark.skipif(networks_are_missing(), reason=f"the face networks are not fetched: run `{COMMAND}`")
+needs_networks = pytest.mark.skipif(
+    networks_are_missing(), reason=f"the face networks are not fetched: run `{COMMAND}`"
+)

@@ -73,7 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         repo, _, rest = self.path.lstrip("/").partition("/resolve/")
         revision, _, path = rest.partition("/")
-        self.hub.requests.append(Request(self.command, path, self.headers.get("Range"), self.headers.get("Authorization")))
+        self.hub.requests.append(
+            Request(self.command, path, self.headers.get("Range"), self.headers.get("Authorization"))
+        )
         if path in self.hub.refused:
             self._refuse(*self.hub.refused[path])
         elif repo != self.hub.repo:

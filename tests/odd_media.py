@@ -12,8 +12,8 @@ from typing import Any
 import av
 import numpy as np
 
+from lipsync_lightning.evaluation.offset import SyncScore
 from lipsync_lightning.preparation.ledger import FAILED, KEPT, REJECTED
-from lipsync_lightning.scoring.av_sync import AvSync
 from tiny_media import POINTS, RATE_HZ, SIDE
 
 FACE = POINTS.tolist()
@@ -49,13 +49,15 @@ class BrightnessJudge:
     fps = FPS
     sample_rate_hz = RATE_HZ
 
-    def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> AvSync:
+    def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
         bright = faces.mean(axis=(1, 2, 3)) - faces.mean()
         loud = np.abs(waveform[: len(bright) * 640]).reshape(len(bright), -1).mean(axis=1)
         shifts = range(-15, 16)
         agreement = np.array([self._agreement(bright, loud - loud.mean(), shift) for shift in shifts])
         best = int(agreement.argmax())
-        return AvSync(offset=-shifts[best], distance=1 - agreement[best], confidence=10 * (agreement[best] - np.median(agreement)))
+        return SyncScore(
+            offset=-shifts[best], distance=1 - agreement[best], confidence=10 * (agreement[best] - np.median(agreement))
+        )
 
     def _agreement(self, bright: np.ndarray, loud: np.ndarray, late: int) -> float:
         """How well the sound fits, if it is heard `late` frames after it is seen."""
@@ -92,7 +94,9 @@ def write(
             track = container.add_stream("aac", rate=rate_hz)
             track.codec_context.layout = layout
         for index, picture in enumerate(chain([first], frames)):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(format=stream.pix_fmt)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
+                format=stream.pix_fmt
+            )
             frame.pts, frame.time_base = times(index), Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -106,7 +110,9 @@ def write(
 def _write_sound(container: Any, track: Any, sound: np.ndarray, rate_hz: int, layout: str) -> None:
     size = track.codec_context.frame_size or 1024
     for start in range(0, sound.shape[1], size):
-        part = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[:, start : start + size]), format="fltp", layout=layout)
+        part = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(sound[:, start : start + size]), format="fltp", layout=layout
+        )
         part.sample_rate, part.pts, part.time_base = rate_hz, start, Fraction(1, rate_hz)
         container.mux(track.encode(part))
     container.mux(track.encode(None))
@@ -165,7 +171,9 @@ def _leaving(path: Path) -> None:
 
 def _cuts_every_second(path: Path) -> None:
     speaks = talking(4 * FPS, seed=5)
-    shots = np.concatenate([np.stack(list(pictures(speaks[FPS * n : FPS * (n + 1)], offset=(-70, 60)[n % 2]))) for n in range(4)])
+    shots = np.concatenate(
+        [np.stack(list(pictures(speaks[FPS * n : FPS * (n + 1)], offset=(-70, 60)[n % 2]))) for n in range(4)]
+    )
     write(path, list(shots), speech(speaks))
 
 
@@ -186,13 +194,31 @@ ODD = [
     Odd("no index.mp4", lambda path: _cut(path, 0.4), REJECTED, "check", "not readable as video"),
     Odd("audio only.mp4", lambda path: _audio_only(path), REJECTED, "check", "no moving picture"),
     Odd("video only.mp4", lambda path: write(path, pictures(talking()), None), REJECTED, "check", "no sound"),
-    Odd("1 fps.mp4", lambda path: write(path, pictures(talking(3)), speech(talking(75)), fps=1), REJECTED, "check", "1 fps, at least 10"),
+    Odd(
+        "1 fps.mp4",
+        lambda path: write(path, pictures(talking(3)), speech(talking(75)), fps=1),
+        REJECTED,
+        "check",
+        "1 fps, at least 10",
+    ),
     Odd("120 fps.mp4", lambda path: _fast(path), KEPT),
     Odd("variable rate.mkv", _variable, KEPT),
     Odd("rotated.mp4", _rotated, KEPT),
     Odd("8K.mp4", _eight_k, KEPT),
-    Odd("16 px.mp4", lambda path: write(path, pictures(talking(), 16, 16), speech(talking())), REJECTED, "check", "16 pixels"),
-    Odd("1 s.mp4", lambda path: write(path, pictures(talking(25)), speech(talking(25))), REJECTED, "check", "of picture, at least 1.2 s"),
+    Odd(
+        "16 px.mp4",
+        lambda path: write(path, pictures(talking(), 16, 16), speech(talking())),
+        REJECTED,
+        "check",
+        "16 pixels",
+    ),
+    Odd(
+        "1 s.mp4",
+        lambda path: write(path, pictures(talking(25)), speech(talking(25))),
+        REJECTED,
+        "check",
+        "of picture, at least 1.2 s",
+    ),
     Odd("no face.mp4", lambda path: good(path, seed=8, points=None), REJECTED, "faces", "no face found"),
     Odd("two faces.mp4", _two_people, KEPT, num_clips=2),
     Odd("face leaving.mp4", _leaving, KEPT),
@@ -202,8 +228,20 @@ ODD = [
     Odd("one side silent.mp4", lambda path: _one_sided(path), KEPT),
     Odd("8 kHz.mp4", lambda path: write(path, pictures(talking()), speech(talking(), 8000), rate_hz=8000), KEPT),
     Odd("5 point 1.mp4", lambda path: _surround(path), KEPT),
-    Odd("silence.mp4", lambda path: write(path, pictures(talking()), 0 * speech(talking())), REJECTED, "check", "silence"),
-    Odd("sound ends early.mp4", lambda path: write(path, pictures(talking()), speech(talking())[:8000]), REJECTED, "check", "of sound"),
+    Odd(
+        "silence.mp4",
+        lambda path: write(path, pictures(talking()), 0 * speech(talking())),
+        REJECTED,
+        "check",
+        "silence",
+    ),
+    Odd(
+        "sound ends early.mp4",
+        lambda path: write(path, pictures(talking()), speech(talking())[:8000]),
+        REJECTED,
+        "check",
+        "of sound",
+    ),
     Odd("spaces and 😀 ü.mp4", lambda path: good(path, seed=9), KEPT),
     Odd("back\\slash.mp4", lambda path: good(path, seed=16), KEPT),
     Odd("many.dots.in.a..name.mp4", lambda path: good(path, seed=10), KEPT),

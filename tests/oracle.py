@@ -44,4 +44,6 @@ def fill_state_dict(state_dict: dict[str, Tensor], gain: float = 1.0, through_ha
     filled = {name: fill(name, tensor, gain) for name, tensor in state_dict.items()}
     if not through_half:
         return filled
-    return {n: t.half().to(t.dtype) if t.is_floating_point() and t is not state_dict[n] else t for n, t in filled.items()}
+    return {
+        n: t.half().to(t.dtype) if t.is_floating_point() and t is not state_dict[n] else t for n, t in filled.items()
+    }

@@ -9,10 +9,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from lipsync_lightning import ablate
 from lipsync_lightning.errors import StepFailed, WouldOverwrite
-from lipsync_lightning.paths import CONF_DIR
+from lipsync_lightning.files import CONF_DIR
 
-FIGURES = ("sync_confidence", "mouth_correlation", "mouth_correlation_old", "mouth_correlation_chance", "mouth_correlation_shuffled")
-MORE_FIGURES = ("sync_confidence_shuffled", "psnr", "ssim", "temporal_error", "sync_confidence_real", "mouth_correlation_real")
+FIGURES = (
+    "sync_confidence",
+    "mouth_correlation",
+    "mouth_correlation_old",
+    "mouth_correlation_chance",
+    "mouth_correlation_shuffled",
+)
+MORE_FIGURES = (
+    "sync_confidence_shuffled",
+    "psnr",
+    "ssim",
+    "temporal_error",
+    "sync_confidence_real",
+    "mouth_correlation_real",
+)
 
 
 def composed(out: Path, *overrides: str) -> DictConfig:
@@ -34,7 +47,9 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     monkeypatch.setattr(ablate, "run_logged", leave_results)
     monkeypatch.setattr(
-        ablate, "composed", lambda root, overrides: {key: value for key, value in given(overrides).items() if key != "run_dir"}
+        ablate,
+        "composed",
+        lambda root, overrides: {key: value for key, value in given(overrides).items() if key != "run_dir"},
     )
     return ran
 
@@ -66,7 +81,11 @@ def leave_scores(command: list[str]) -> None:
 
 
 def trained(commands: list[list[str]]) -> list[str]:
-    return [command[2].removeprefix("+experiment=ablation/") for command in commands if command[0] == "lipsync_lightning.train"]
+    return [
+        command[2].removeprefix("+experiment=ablation/")
+        for command in commands
+        if command[0] == "lipsync_lightning.train"
+    ]
 
 
 def run(config: DictConfig) -> None:
@@ -172,7 +191,10 @@ def test_the_introduction_states_the_steps_that_are_taken(tmp_path):
     for experiment in ("stage1", "stage2", "syncnet"):
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
             steps[experiment] = compose("train", overrides=[f"+experiment=ablation/{experiment}"]).trainer.max_steps
-    assert f"{steps['stage1']} steps of stage 1, {steps['stage2']} of stage 2, {steps['syncnet']} of SyncNet" in introduction
+    assert (
+        f"{steps['stage1']} steps of stage 1, {steps['stage2']} of stage 2, {steps['syncnet']} of SyncNet"
+        in introduction
+    )
 
 
 def test_a_command_that_fails_ends_the_rest_and_names_its_log(tmp_path):

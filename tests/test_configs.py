@@ -15,32 +15,53 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lipsync_lightning.cli import build, one_sentence
 from lipsync_lightning.clip import ClipBatch, ClipSpec
-from lipsync_lightning.entry import build, one_sentence
+from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
 from lipsync_lightning.models.released_configs import SYNCNET_CONFIGS
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.videomae import VideoMAEFeatures
 from lipsync_lightning.modules.unet_stage1_latents import LatentUNetStage1Module
-from lipsync_lightning.paths import CONF_DIR
 
 EXPERIMENTS_DIR = CONF_DIR / "experiment"
 EXPERIMENTS = sorted(
-    str(path.relative_to(EXPERIMENTS_DIR).with_suffix("")) for path in EXPERIMENTS_DIR.rglob("*.yaml") if "name" in OmegaConf.load(path)
+    str(path.relative_to(EXPERIMENTS_DIR).with_suffix(""))
+    for path in EXPERIMENTS_DIR.rglob("*.yaml")
+    if "name" in OmegaConf.load(path)
 )
 FULL_SCALE = [name for name in EXPERIMENTS if not name.startswith(("demo/", "ablation/"))]
 UNET_STAGES = [name for name in FULL_SCALE if name.startswith("stage")]
-DEMO_STEPS = [name for name in EXPERIMENTS if name.startswith("demo/") and name != "demo/autoencoder"]  # its fit takes no step
+DEMO_STEPS = [
+    name for name in EXPERIMENTS if name.startswith("demo/") and name != "demo/autoencoder"
+]  # its fit takes no step
 ABLATIONS = [name for name in EXPERIMENTS if name.startswith("ablation/") and name != "ablation/autoencoder"]
 SIDE, FRAMES = 64, 4
 HEARD = {"num_tokens": 6, "width": 16}
 TINY_VIDEOMAE = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_width": 32}
-RELEASED_TINY_VIDEOMAE = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2, "tubelet_size": 2}
-TINY_UNET = ["block_out_channels=[32,32,32,32]", "num_attention_heads=2", "layers_per_block=1", f"cross_attention_dim={HEARD['width']}"]
+RELEASED_TINY_VIDEOMAE = {
+    "img_size": 16,
+    "patch_size": 8,
+    "embed_dim": 16,
+    "depth": 1,
+    "num_heads": 2,
+    "mlp_ratio": 2,
+    "tubelet_size": 2,
+}
+TINY_UNET = [
+    "block_out_channels=[32,32,32,32]",
+    "num_attention_heads=2",
+    "layers_per_block=1",
+    f"cross_attention_dim={HEARD['width']}",
+]
 TINY_SYNCNET = {
     "audio_encoder": {"in_channels": 1, "block_out_channels": [8, 8, 16], "downsample_factors": [2, 2, [20, 3]]},
-    "visual_encoder": {"in_channels": 3 * FRAMES, "block_out_channels": [8, 8, 16], "downsample_factors": [2, 2, [8, 16]]},
+    "visual_encoder": {
+        "in_channels": 3 * FRAMES,
+        "block_out_channels": [8, 8, 16],
+        "downsample_factors": [2, 2, [8, 16]],
+    },
 }
 TINY_LATENT_LIPS = {"in_channels": 4 * FRAMES, "block_out_channels": [8, 8, 16], "downsample_factors": [2, 2, 2]}
 TINY_WAV2LIP_SYNCNET = {
@@ -144,7 +165,11 @@ def test_the_diffusion_process_is_the_published_one(experiment):
     [
         ("stage1", [""], {"noise": 1.0}),
         ("stage2", ["motion_modules.", "attentions."], {"noise": 1.0, "sync": 0.05, "perceptual": 0.1, "trepa": 10.0}),
-        ("stage2_512", ["motion_modules.", "attentions."], {"noise": 1.0, "sync": 0.05, "perceptual": 0.1, "trepa": 10.0}),
+        (
+            "stage2_512",
+            ["motion_modules.", "attentions."],
+            {"noise": 1.0, "sync": 0.05, "perceptual": 0.1, "trepa": 10.0},
+        ),
         ("stage2_efficient", ["motion_modules.", "attn2."], {"noise": 1.0, "sync": 0.05, "perceptual": 0.1}),
     ],
 )
@@ -155,7 +180,8 @@ def test_trained_groups_and_loss_weights_are_the_published_ones(experiment, trai
 
 
 @pytest.mark.parametrize(
-    ("experiment", "released"), [("syncnet", "16_pixel_attn"), ("syncnet_25px", "25_pixel"), ("syncnet_latent", "16_latent")]
+    ("experiment", "released"),
+    [("syncnet", "16_pixel_attn"), ("syncnet_25px", "25_pixel"), ("syncnet_latent", "16_latent")],
 )
 def test_a_syncnet_is_the_released_one_of_its_kind(experiment, released):
     encoders = OmegaConf.to_container(composed(experiment).module.syncnet)
@@ -199,7 +225,10 @@ def stand_ins(tmp_path, monkeypatch) -> Path:
     ).save_pretrained(tmp_path / "sd-vae-ft-mse")
     videomae = VideoMAEFeatures(**TINY_VIDEOMAE, num_frames=FRAMES, tubelet_size=2)
     torch.save({"module": videomae.state_dict()}, released / "auxiliary" / "vit_g_hybrid_pt_1200e_ssv2_ft.pth")
-    syncnet = {name: {**sizes, "attn_blocks": [0] * 3, "dropout": 0.0, "norm_num_groups": 4} for name, sizes in TINY_SYNCNET.items()}
+    syncnet = {
+        name: {**sizes, "attn_blocks": [0] * 3, "dropout": 0.0, "norm_num_groups": 4}
+        for name, sizes in TINY_SYNCNET.items()
+    }
     StableSyncNet(**syncnet).save_pretrained(tmp_path / "syncnet")
     return tmp_path
 
@@ -218,15 +247,23 @@ def tiny(experiment: str, weights: Path) -> DictConfig:
         return tiny_syncnet(experiment, small)
     if experiment == "wav2lip":
         small += ["module.generator.channels=[8,8,8]", "module.generator.speech_channels=8"]
-        small += [f"module.generator.num_tokens={HEARD['num_tokens']}", f"module.generator.token_width={HEARD['width']}"]
+        small += [
+            f"module.generator.num_tokens={HEARD['num_tokens']}",
+            f"module.generator.token_width={HEARD['width']}",
+        ]
     else:
         small += [f"module.unet.{change}" for change in TINY_UNET] + ["module.unet.motion_num_attention_heads=2"]
     if not experiment.startswith("stage1"):
-        small += ["network/lpips@module.losses.terms.perceptual.loss.metric=untrained", f"module.losses.terms.sync.loss.resolution={SIDE}"]
+        small += [
+            "models/features@module.losses.terms.perceptual.loss.metric=lpips_untrained",
+            f"module.losses.terms.sync.loss.resolution={SIDE}",
+        ]
         small += [f"module.losses.terms.sync.loss.syncnet.path={weights}/syncnet"]
     config = composed(experiment, *small)
     if OmegaConf.select(config, "module.losses.terms.trepa") is not None:
-        OmegaConf.update(config, "module.losses.terms.trepa.loss.features.config", RELEASED_TINY_VIDEOMAE, force_add=True)
+        OmegaConf.update(
+            config, "module.losses.terms.trepa.loss.features.config", RELEASED_TINY_VIDEOMAE, force_add=True
+        )
     return config
 
 
@@ -302,7 +339,9 @@ def test_a_full_scale_experiment_takes_a_training_step(experiment, stand_ins):
 @pytest.mark.parametrize("experiment", DEMO_STEPS)
 def test_a_demo_experiment_takes_a_training_step_on_what_the_earlier_ones_left(experiment, tmp_path):
     config = composed(experiment, f"demo_dir={tmp_path}", "trainer.max_steps=1", "data.batch_size=1")
-    fitted_to_noise(LinearAutoencoder(patch=4, latent_channels=12)).save_pretrained(tmp_path / "autoencoder" / "autoencoder")
+    fitted_to_noise(LinearAutoencoder(patch=4, latent_channels=12)).save_pretrained(
+        tmp_path / "autoencoder" / "autoencoder"
+    )
     if OmegaConf.select(config, "module.losses.terms.sync") is not None:
         build(composed("demo/syncnet").module.syncnet).save_pretrained(tmp_path / "syncnet" / "syncnet")
     clip = build(config.clip)
@@ -317,7 +356,9 @@ def test_an_ablation_takes_a_training_step_on_what_the_earlier_ones_left(experim
         tmp_path / "ablation" / "autoencoder" / "seed_1" / "autoencoder"
     )
     for judge in ("syncnet", "syncnet_latent"):
-        build(composed(f"ablation/{judge}").module.syncnet).save_pretrained(tmp_path / "ablation" / judge / "seed_3" / "syncnet")
+        build(composed(f"ablation/{judge}").module.syncnet).save_pretrained(
+            tmp_path / "ablation" / judge / "seed_3" / "syncnet"
+        )
     assert torch.isfinite(loss_of_one_step(config, batch(build(config.clip))))
 
 
@@ -329,9 +370,13 @@ def test_every_run_of_an_ablation_has_a_folder_of_its_own():
 def loss_of_one_step(config: DictConfig, given: ClipBatch) -> Tensor:
     clip = build(config.clip)
     if "audio_encoder" in config.data.samples:
-        tokens = build(config.audio_encoder).tokens(torch.randn(clip.num_samples(clip.num_frames)), clip.num_frames, float(clip.fps))
+        tokens = build(config.audio_encoder).tokens(
+            torch.randn(clip.num_samples(clip.num_frames)), clip.num_frames, float(clip.fps)
+        )
         given["audio"] = tokens.expand(2, -1, -1, -1).clone()
-    trainer = Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer = Trainer(
+        max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
     module: LightningModule = build(config.module)
     trainer.fit(module, DataLoader([served(given, module)], batch_size=None))  # pyright: ignore[reportArgumentType]
     return trainer.callback_metrics["train/loss"]

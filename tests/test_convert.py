@@ -39,8 +39,18 @@ DIMS = {"n_mels": 80, "n_audio_ctx": 50, "n_audio_state": 8, "n_audio_head": 2, 
 NUM_FRAMES = 5
 CLIP = ["clip.num_frames=4", "clip.resolution=32"]
 TINY_SYNCNET = {
-    "audio_encoder": {"in_channels": 1, "block_out_channels": [32, 32], "downsample_factors": [4, [20, 3]], "dropout": 0.0},
-    "visual_encoder": {"in_channels": 12, "block_out_channels": [32, 32], "downsample_factors": [4, [4, 8]], "dropout": 0.0},
+    "audio_encoder": {
+        "in_channels": 1,
+        "block_out_channels": [32, 32],
+        "downsample_factors": [4, [20, 3]],
+        "dropout": 0.0,
+    },
+    "visual_encoder": {
+        "in_channels": 12,
+        "block_out_channels": [32, 32],
+        "downsample_factors": [4, [4, 8]],
+        "dropout": 0.0,
+    },
 }
 TINY_VIDEOMAE = {
     "img_size": 16,
@@ -56,8 +66,17 @@ TINY_VIDEOMAE = {
 
 def tiny_config(motion: str) -> dict[str, Any]:
     """The `model` section of a small U-Net."""
-    sizes = {"block_out_channels": [32, 32], "layers_per_block": 1, "attention_head_dim": 2, "cross_attention_dim": 8, "norm_num_groups": 8}
-    blocks = {"down_block_types": ["CrossAttnDownBlock3D", "DownBlock3D"], "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D"]}
+    sizes = {
+        "block_out_channels": [32, 32],
+        "layers_per_block": 1,
+        "attention_head_dim": 2,
+        "cross_attention_dim": 8,
+        "norm_num_groups": 8,
+    }
+    blocks = {
+        "down_block_types": ["CrossAttnDownBlock3D", "DownBlock3D"],
+        "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D"],
+    }
     return {**unet_config(motion), **sizes, **blocks}  # pyright: ignore[reportArgumentType]
 
 
@@ -88,7 +107,9 @@ def released(tmp_path: Path) -> Path:
     return folder
 
 
-def converted(released: Path, *more: str, source: str = "weights/latentsync-1.6/latentsync_unet.pt", out: str = "exports/x") -> list[str]:
+def converted(
+    released: Path, *more: str, source: str = "weights/latentsync-1.6/latentsync_unet.pt", out: str = "exports/x"
+) -> list[str]:
     return [f"source={source}", "kind=latentsync", f"out={out}", "model_config=stage2.yaml", *CLIP, *more]
 
 
@@ -132,7 +153,10 @@ def test_a_checkpoint_comes_back_in_the_original_format_bit_for_bit(motion, wrap
     back = torch.load("back.pt", weights_only=True)
     assert set(back) == {"global_step", "state_dict"}
     assert set(back["state_dict"]) == set(weights)
-    assert all(torch.equal(tensor, weights[name]) and tensor.dtype == weights[name].dtype for name, tensor in back["state_dict"].items())
+    assert all(
+        torch.equal(tensor, weights[name]) and tensor.dtype == weights[name].dtype
+        for name, tensor in back["state_dict"].items()
+    )
 
 
 def test_a_syncnet_comes_back_in_the_original_format_bit_for_bit(command_line, tmp_path):
@@ -179,8 +203,13 @@ def test_other_networks_become_folders_of_their_own(kind, network, content, comm
 
 
 def test_a_videomae_becomes_a_folder_of_its_own_without_its_classifier(command_line, tmp_path):
-    network = VideoMAEFeatures(image_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, mlp_width=32, num_frames=4, tubelet_size=2)
-    torch.save({"module": {**network.state_dict(), "head.weight": torch.zeros(3, 16), "head.bias": torch.zeros(3)}}, tmp_path / "vit.pth")
+    network = VideoMAEFeatures(
+        image_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, mlp_width=32, num_frames=4, tubelet_size=2
+    )
+    torch.save(
+        {"module": {**network.state_dict(), "head.weight": torch.zeros(3, 16), "head.bias": torch.zeros(3)}},
+        tmp_path / "vit.pth",
+    )
     OmegaConf.save(TINY_VIDEOMAE, tmp_path / "vit.yaml")
     command_line.run(main, "source=vit.pth", "kind=videomae", "out=made", "model_config=vit.yaml")
     loaded = VideoMAEFeatures.from_pretrained("made").state_dict()
@@ -198,7 +227,10 @@ class RunsCode:
         (lambda: b"notes on training", "a text file"),
         (lambda: b"<!DOCTYPE html><title>Sign in</title>", "a web page"),
         (lambda: pickle.dumps({"state_dict": RunsCode()}, protocol=2), "could run code"),
-        (lambda: Path("weights/latentsync-1.6/latentsync_unet.pt").read_bytes()[:-5000], "writing or downloading had been interrupted"),
+        (
+            lambda: Path("weights/latentsync-1.6/latentsync_unet.pt").read_bytes()[:-5000],
+            "writing or downloading had been interrupted",
+        ),
     ],
 )
 def test_a_bad_file_is_refused_and_a_former_export_stays(content, reason, released, command_line, tmp_path):
@@ -219,7 +251,10 @@ def test_a_bad_file_is_refused_and_a_former_export_stays(content, reason, releas
         (["source=a.pt", "kind=unet", "out=x"], "kind=unet is none of"),
         (["source=a.pt", "kind=latentsync", "out=x", "to=onnx"], "to=onnx is neither"),
         (["source=nowhere.pt", "kind=syncnet", "out=x"], "no weights at nowhere.pt"),
-        (["source=.", "kind=syncnet", "out=x"], "source=. is a folder; give the released file, such as stable_syncnet.pt"),
+        (
+            ["source=.", "kind=syncnet", "out=x"],
+            "source=. is a folder; give the released file, such as stable_syncnet.pt",
+        ),
         (["source=stage2.yaml", "kind=syncnet", "out=weights"], "what was not written here"),
         (["source=stage2.yaml", "kind=syncnet", "out=a.pt"], "a.pt is a file"),
         (["source=weights", "kind=latentsync", "to=latentsync", "out=folder"], "give out=<folder>/latentsync_unet.pt"),
@@ -229,7 +264,9 @@ def test_a_bad_file_is_refused_and_a_former_export_stays(content, reason, releas
         (["source=weights/sd-vae-ft-mse", "kind=latentsync", "to=latentsync", "out=y.pt"], "does not hold a"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence_and_writes_nothing(arguments, reason, released, command_line, tmp_path):
+def test_what_cannot_be_is_refused_in_one_sentence_and_writes_nothing(
+    arguments, reason, released, command_line, tmp_path
+):
     (tmp_path / "a.pt").write_bytes((released / "latentsync-1.6" / "latentsync_unet.pt").read_bytes())
     before = set(tmp_path.rglob("*"))
     assert reason in command_line.refusal(main, *arguments)
@@ -245,7 +282,9 @@ def test_a_network_of_another_size_asks_for_its_configuration(released, command_
 
 def test_missing_parts_of_the_pipeline_are_named_with_the_command_that_gets_them(released, command_line):
     (released / "latentsync-1.6" / "whisper" / "tiny.pt").unlink()
-    assert "python -m lipsync_lightning.convert fetch=latentsync-1.6" in command_line.refusal(main, *converted(released))
+    assert "python -m lipsync_lightning.convert fetch=latentsync-1.6" in command_line.refusal(
+        main, *converted(released)
+    )
 
 
 @pytest.mark.parametrize("numbers", [["num_inference_steps=abc"], ["num_inference_steps=0"], ["guidance_scale=-3"]])
@@ -255,7 +294,7 @@ def test_numbers_that_mean_nothing_are_not_written_into_an_export(numbers, relea
 
 
 def test_a_full_disk_is_told_before_anything_is_written(released, command_line, monkeypatch):
-    monkeypatch.setattr("lipsync_lightning.paths.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("lipsync_lightning.files.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     assert "GB free; make room" in command_line.refusal(main, *converted(released))
     assert not Path("exports/x").exists()
 
@@ -296,7 +335,10 @@ def test_one_command_fetches_a_release_and_makes_its_export(released, tmp_path):
             "model_config=stage2.yaml",
             *CLIP,
         ]
-        command += [f"fetch.inference.release={{{source('latentsync-1.6')}}}", f"fetch.inference.autoencoder={{{source('sd-vae-ft-mse')}}}"]
+        command += [
+            f"fetch.inference.release={{{source('latentsync-1.6')}}}",
+            f"fetch.inference.autoencoder={{{source('sd-vae-ft-mse')}}}",
+        ]
         environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "LIPSYNC_WEIGHTS": "fetched",
                        "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"}  # fmt: skip
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -309,9 +351,18 @@ def test_a_model_of_the_hub_is_a_source_by_its_name(tmp_path):
     weights = JudgeSyncNet().state_dict()
     torch.save(weights, tmp_path / "syncnet_v2.model")
     content = (tmp_path / "syncnet_v2.model").read_bytes()
-    hub = FakeHub(repo="owner/name", revision="a" * 40, files={"auxiliary/syncnet_v2.model": content}, branches={"main": "a" * 40})
+    hub = FakeHub(
+        repo="owner/name", revision="a" * 40, files={"auxiliary/syncnet_v2.model": content}, branches={"main": "a" * 40}
+    )
     with hub.serving():
-        command = [sys.executable, "-m", "lipsync_lightning.convert", "source=owner/name", "kind=judge_syncnet", "out=made"]
+        command = [
+            sys.executable,
+            "-m",
+            "lipsync_lightning.convert",
+            "source=owner/name",
+            "kind=judge_syncnet",
+            "out=made",
+        ]
         environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1",
                        "NO_PROXY": "127.0.0.1", "LIPSYNC_WEIGHTS": "fetched", "OMP_NUM_THREADS": "1"}  # fmt: skip
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

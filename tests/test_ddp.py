@@ -15,9 +15,9 @@ from hydra import compose, initialize_config_dir
 from lightning.pytorch.strategies import FSDPStrategy
 
 from lipsync_lightning.callbacks.checkpoint import AtomicCheckpointIO
-from lipsync_lightning.entry import build
+from lipsync_lightning.cli import build
+from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.modules.weights import newest_checkpoint
-from lipsync_lightning.paths import CONF_DIR
 from train_process import (
     TrainProcess,
     arguments,
@@ -61,7 +61,9 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF_DIR / "trainer").glob("*.yaml")))
 def test_every_trainer_can_be_built(name: str, monkeypatch: pytest.MonkeyPatch):
-    for variable, value in (task_environments(2)[0] | {"SLURM_NTASKS": "4", "SLURM_NNODES": "2"} if name == "slurm" else {}).items():
+    for variable, value in (
+        task_environments(2)[0] | {"SLURM_NTASKS": "4", "SLURM_NNODES": "2"} if name == "slurm" else {}
+    ).items():
         monkeypatch.setenv(variable, value)
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         config = compose("train", overrides=["+experiment=stage2", f"trainer={name}"]).trainer
@@ -79,7 +81,12 @@ def test_two_processes_lose_and_learn_what_one_does_with_the_same_windows(shards
     common = (f"trainer.max_steps={STEPS}", "trainer.val_check_interval=2")
     TrainProcess(arguments(shards, tmp_path / "one", *common, "data.batch_size=8"), tmp_path / "one.txt").ends()
     # As users start it: a command that starts the second process itself.
-    command = [sys.executable, "-m", "lipsync_lightning.train", *arguments(shards, tmp_path / "two", *common, *TWO, "data.batch_size=4")]
+    command = [
+        sys.executable,
+        "-m",
+        "lipsync_lightning.train",
+        *arguments(shards, tmp_path / "two", *common, *TWO, "data.batch_size=4"),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     two = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert two.returncode == 0, two.stderr
@@ -101,7 +108,11 @@ def test_a_slurm_job_of_two_tasks_stops_at_its_signal_and_goes_on_as_one_process
     scontrol.write_text(f"#!/bin/sh\ntouch {tmp_path}/requeued\n")
     scontrol.chmod(0o755)
     run, notes = tmp_path / "run", tmp_path / "notes"
-    watched = ("checkpoint_every=2", "+callbacks.diary._target_=train_process.Diary", f"+callbacks.diary.folder={notes}")
+    watched = (
+        "checkpoint_every=2",
+        "+callbacks.diary._target_=train_process.Diary",
+        f"+callbacks.diary.folder={notes}",
+    )
     environments = task_environments(2, PATH=f"{scontrol.parent}:{os.environ['PATH']}")
     first = arguments(shards, run, *watched, *TWO, "data.num_workers=1", "trainer.max_steps=500")
     tasks = [TrainProcess(first, tmp_path / f"task {rank}.txt", environments[rank]) for rank in (0, 1)]
@@ -130,7 +141,9 @@ def test_what_is_not_finite_on_one_rank_is_skipped_by_all(shards: Path, tmp_path
     watched = ("+callbacks.diary._target_=train_process.Diary", f"+callbacks.diary.folder={tmp_path / 'notes'}")
     given = arguments(shards, tmp_path / "run", *TWO, *poison, *watched, "trainer.max_steps=5")
     processes = [TrainProcess(given, tmp_path / f"{rank}.txt", own) for rank, own in enumerate(rank_environments(2))]
-    assert [process.ends().count("step 2: the gradient is not finite, the step is left out") for process in processes] == [1, 1]
+    assert [
+        process.ends().count("step 2: the gradient is not finite, the step is left out") for process in processes
+    ] == [1, 1]
     one, other = ([batch["weights"] for batch in diary(tmp_path / "notes", rank, 2)] for rank in (0, 1))
     assert one == other
     assert one[2] == one[1]
@@ -149,12 +162,24 @@ def test_bad_clips_are_stood_in_for_on_every_rank(broken_shards: Path, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broken_rank", [0, 1])
-def test_a_rank_that_cannot_go_on_ends_all_at_once_with_one_sentence_each(shards: Path, broken_shards: Path, tmp_path: Path, broken_rank):
+def test_a_rank_that_cannot_go_on_ends_all_at_once_with_one_sentence_each(
+    shards: Path, broken_shards: Path, tmp_path: Path, broken_rank
+):
     given = [
-        arguments(folder, tmp_path / "run", *TWO, "trainer.max_steps=500", "data.max_bad_clips=0", "data.batch_size=4", "seed=2")
+        arguments(
+            folder,
+            tmp_path / "run",
+            *TWO,
+            "trainer.max_steps=500",
+            "data.max_bad_clips=0",
+            "data.batch_size=4",
+            "seed=2",
+        )
         for folder in ((broken_shards, shards) if broken_rank == 0 else (shards, broken_shards))
     ]
-    processes = [TrainProcess(given[rank], tmp_path / f"{rank}.txt", own) for rank, own in enumerate(rank_environments(2))]
+    processes = [
+        TrainProcess(given[rank], tmp_path / f"{rank}.txt", own) for rank, own in enumerate(rank_environments(2))
+    ]
     said = [process.ends(1) for process in processes]
     assert "has another crc32" in said[broken_rank]
     assert "0 allowed by data.max_bad_clips" in said[broken_rank]

@@ -38,7 +38,9 @@ def recorded(tmp_path: Path) -> list[str]:
     return [step["step"] for step in json.loads((tmp_path / "out" / "steps.json").read_text())]
 
 
-def test_steps_run_in_order_and_are_recorded_with_their_commands(run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_steps_run_in_order_and_are_recorded_with_their_commands(
+    run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     assert run(a="x y", b="1") == ["a", "b"]
     steps = json.loads((tmp_path / "out" / "steps.json").read_text())
     assert [step["step"] for step in steps] == ["a", "b"]
@@ -72,7 +74,9 @@ def test_a_new_step_is_run_and_so_is_what_follows_it(run: Any, tmp_path: Path):
     assert recorded(tmp_path) == ["a", "b", "c"]
 
 
-def test_a_changed_step_is_refused_because_training_would_not_notice(run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_a_changed_step_is_refused_because_training_would_not_notice(
+    run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     run(a="1", b="1")
     capfd.readouterr()
     with pytest.raises(SystemExit):
@@ -86,7 +90,9 @@ def test_the_same_python_runs_the_steps(run: Any, tmp_path: Path):
     assert run(a="1") == [sys.executable]
 
 
-def test_a_step_that_was_stopped_in_good_order_is_not_taken_for_done(run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_a_step_that_was_stopped_in_good_order_is_not_taken_for_done(
+    run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     with pytest.raises(SystemExit) as caught:
         run(a="1", stopped="1", b="1")
     assert caught.value.code == 1

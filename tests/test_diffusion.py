@@ -24,7 +24,9 @@ def scheduler(request: pytest.FixtureRequest) -> DDIMScheduler:
 
 def test_mixed_noise_is_that_of_the_reference(reference):
     shared, independent = reference["shared"].expand(-1, 4, -1, -1, -1), reference["independent"]
-    torch.testing.assert_close(diffusion.mix_noise(shared, independent, 1.0), reference["mixed_alpha_1"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        diffusion.mix_noise(shared, independent, 1.0), reference["mixed_alpha_1"], rtol=0, atol=1e-6
+    )
     mixed = diffusion.mix_noise(shared[:1], independent[:1], 2.0)
     torch.testing.assert_close(mixed, reference["mixed_alpha_2_first_clip"], rtol=0, atol=1e-6)
 
@@ -41,7 +43,9 @@ def test_frames_share_the_stated_part_of_a_variance_of_one(alpha, shared_varianc
 def test_noising_and_the_one_step_estimate_are_those_of_the_reference(reference, ddim_epsilon):
     noisy = ddim_epsilon.add_noise(reference["clean"], reference["mixed_alpha_1"], reference["timesteps"])
     torch.testing.assert_close(noisy, reference["noisy"], rtol=0, atol=1e-6)
-    clean = diffusion.predict_clean(ddim_epsilon, reference["predicted_noise"], reference["noisy"], reference["timesteps"])
+    clean = diffusion.predict_clean(
+        ddim_epsilon, reference["predicted_noise"], reference["noisy"], reference["timesteps"]
+    )
     torch.testing.assert_close(clean, reference["one_step_clean"], rtol=0, atol=1e-6)
 
 

@@ -25,7 +25,10 @@ def test_videos_are_spread_evenly_and_too_few_are_refused(tmp_path: Path):
 
 
 def test_the_last_system_has_the_plain_names():
-    rows = [{"system": name, "condition": "other speech", "mouth_correlation": value} for name, value in (("a", 0.1), ("b", 0.9))]
+    rows = [
+        {"system": name, "condition": "other speech", "mouth_correlation": value}
+        for name, value in (("a", 0.1), ("b", 0.9))
+    ]
     assert headline(rows, ["a", "b"]) == {"mouth_correlation_cross": 0.9, "mouth_correlation_cross_a": 0.1}
 
 

@@ -21,7 +21,9 @@ def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
 def shards(command_line: CommandLine) -> Path:
     people = ["people.train=2", "people.heldout=2", "clips_per_person=1", "seconds=2.5", "num_workers=1"]
     command_line.run(synthesize, "out=raw", *people)
-    out = command_line.run(prepare, "recipe=synthetic", "recipe.source=raw", "clip=demo_64px", "out=shards", "executor.num_workers=0")
+    out = command_line.run(
+        prepare, "recipe=synthetic", "recipe.source=raw", "clip=demo_64px", "out=shards", "executor.num_workers=0"
+    )
     assert "4 clips in shards\n4 sources: 4 kept, 0 rejected, 0 failed" in out
     return Path("shards")
 
@@ -32,7 +34,13 @@ def logged_steps(log: Path) -> list[int]:
 
 
 def test_a_run_is_resumed_with_its_log_kept_and_its_network_saved(shards: Path, command_line: CommandLine):
-    small = ["+experiment=demo/syncnet", f"data.shards={shards}", "run_dir=run", "data.batch_size=4", "data.num_workers=0"]
+    small = [
+        "+experiment=demo/syncnet",
+        f"data.shards={shards}",
+        "run_dir=run",
+        "data.batch_size=4",
+        "data.num_workers=0",
+    ]
     small += ["trainer.log_every_n_steps=1", "trainer.val_check_interval=2", "+trainer.enable_progress_bar=false"]
     command_line.run(train, *small, "trainer.max_steps=2", "logger=csv")
     command_line.run(train, *small, "trainer.max_steps=4", "logger=csv", "ckpt_path=last")
@@ -44,8 +52,19 @@ def test_a_run_is_resumed_with_its_log_kept_and_its_network_saved(shards: Path, 
 
 
 def test_a_refused_run_leaves_the_stored_configuration_alone(shards: Path, command_line: CommandLine):
-    small = ["+experiment=demo/syncnet", f"data.shards={shards}", "run_dir=run", "data.batch_size=4", "data.num_workers=0"]
-    small += ["trainer.max_steps=1", "trainer.val_check_interval=1", "logger=none", "+trainer.enable_progress_bar=false"]
+    small = [
+        "+experiment=demo/syncnet",
+        f"data.shards={shards}",
+        "run_dir=run",
+        "data.batch_size=4",
+        "data.num_workers=0",
+    ]
+    small += [
+        "trainer.max_steps=1",
+        "trainer.val_check_interval=1",
+        "logger=none",
+        "+trainer.enable_progress_bar=false",
+    ]
     command_line.run(train, *small)
     stored = Path("run/config.yaml").read_text()
     assert "already holds a run" in command_line.refusal(train, *small, "seed=7")

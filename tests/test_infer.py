@@ -27,7 +27,8 @@ def test_devices_and_types_are_taken_by_name():
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype"), [("cpu", "mean"), ("cpu", "int8"), ("cpu", "fp16"), ("toaster", "float32"), ("cuda:99", "float32")]
+    ("device", "dtype"),
+    [("cpu", "mean"), ("cpu", "int8"), ("cpu", "fp16"), ("toaster", "float32"), ("cuda:99", "float32")],
 )
 def test_unknown_devices_and_types_are_refused(device: str, dtype: str):
     with pytest.raises(BadConfig, match=f"{device} cannot be used|{dtype} is no floating-point type"):

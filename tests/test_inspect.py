@@ -11,14 +11,24 @@ import pytest
 from command_line import CommandLine
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BrokenShard, MissingShards
-from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row, piece_path, read_ledger, write_piece
-from lipsync_lightning.preparation.shards import FinishedClip, read_sidecar, sidecar_path, write_shard
+from lipsync_lightning.evaluation.page import Table
+from lipsync_lightning.preparation import shard_survey
+from lipsync_lightning.preparation.ledger import (
+    CLIP,
+    FAILED,
+    KEPT,
+    REJECTED,
+    SOURCE,
+    Row,
+    piece_path,
+    read_ledger,
+    write_piece,
+)
+from lipsync_lightning.preparation.ledger_survey import SharedFiles
+from lipsync_lightning.preparation.shard_page import aligned, render_survey, terminal_lines
+from lipsync_lightning.preparation.shard_survey import ShardSurvey, survey_shards
 from lipsync_lightning.prepare import inspect_shards, main
-from lipsync_lightning.reporting import shard_survey
-from lipsync_lightning.reporting.ledger_survey import SharedFiles
-from lipsync_lightning.reporting.page import Table
-from lipsync_lightning.reporting.shard_page import aligned, render_survey, terminal_lines
-from lipsync_lightning.reporting.shard_survey import ShardSurvey, survey_shards
+from lipsync_lightning.shards.format import FinishedClip, read_sidecar, sidecar_path, write_shard
 from tiny_media import level, prepared, sound_of, write_video
 
 CLIP_SPEC = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
@@ -30,7 +40,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for index in range(4):
         frames = 14 + index
-        write_video(folder / "raw <b>" / f"person {index}.mp4", frames, sound_of(frames, loud=range(index, frames, 3 + index)))
+        write_video(
+            folder / "raw <b>" / f"person {index}.mp4", frames, sound_of(frames, loud=range(index, frames, 3 + index))
+        )
     (folder / "raw <b>" / "person 9.txt").write_text("no video")
     prepared(folder / "raw <b>", folder / "shards", CLIP_SPEC, sources_per_shard=2, num_heldout=1)
     return folder / "shards"
@@ -47,7 +59,11 @@ def found(made: Path) -> ShardSurvey:
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def train_shards(shards: Path) -> list[Path]:
@@ -105,7 +121,9 @@ def test_no_more_clips_are_decoded_than_are_shown_and_each_at_one_frame(made: Pa
     asked: list[int] = []
     decode = shard_survey.decode_window
     monkeypatch.setattr(shard_survey, "NUM_PICTURES", 2)
-    monkeypatch.setattr(shard_survey, "decode_window", lambda data, first, num: asked.append(num) or decode(data, first, num))
+    monkeypatch.setattr(
+        shard_survey, "decode_window", lambda data, first, num: asked.append(num) or decode(data, first, num)
+    )
     sheet = survey_shards(made).sheet
     assert asked == [1, 1]
     assert len(sheet.ids) == 2
@@ -191,7 +209,11 @@ def test_a_shard_of_another_clip_is_a_fault(shards: Path):
 
 
 def test_a_clip_without_its_sound_is_a_fault(shards: Path):
-    write_shard(shards / "train" / "000042.tar", [FinishedClip("tiny/x/000000-0", 10, {"mp4": b"", "json": b"{}"})], clip=CLIP_SPEC)
+    write_shard(
+        shards / "train" / "000042.tar",
+        [FinishedClip("tiny/x/000000-0", 10, {"mp4": b"", "json": b"{}"})],
+        clip=CLIP_SPEC,
+    )
     assert faults_of(shards) == [("train/000042.tar", "member missing")]
 
 
@@ -230,7 +252,9 @@ def with_file_of_another(shards: Path, name: str, split: str) -> None:
     key = f"tiny/{name}/000000-0"
     place = {"source": name, "split": split, "shard": shard}
     write_piece(shards, shard, [replace(clip, id=key, **place), replace(source, **place)])
-    write_shard(shards / f"{shard}.tar", [FinishedClip(key, clip.num_frames or 0, first_members(shards))], clip=CLIP_SPEC)
+    write_shard(
+        shards / f"{shard}.tar", [FinishedClip(key, clip.num_frames or 0, first_members(shards))], clip=CLIP_SPEC
+    )
 
 
 def first_members(shards: Path) -> dict[str, bytes]:
@@ -240,7 +264,9 @@ def first_members(shards: Path) -> dict[str, bytes]:
     return {suffix: content[first : first + size] for suffix, (first, size, _) in stored["members"].items()}
 
 
-def test_the_same_file_under_two_names_is_told_by_terminal_and_page_and_breaks_nothing(shards: Path, found: ShardSurvey):
+def test_the_same_file_under_two_names_is_told_by_terminal_and_page_and_breaks_nothing(
+    shards: Path, found: ShardSurvey
+):
     assert any(line.endswith(": 0 stand under several names with the same stretch") for line in terminal_lines(found))
     with_file_of_another(shards, "a copy", "train")
     second = survey_shards(shards)
@@ -301,7 +327,11 @@ def test_the_page_draws_every_measured_score_and_names_no_other_file(shards: Pat
     for piece in (shards / "ledger").iterdir():
         rows = read_ledger(shards)
         stem = piece.stem.replace("-", "/")
-        scored = [Row(**(row.as_dict() | {"scores": {"sync_offset": 2.0, "visual_quality": 50.5}})) for row in rows if row.shard == stem]
+        scored = [
+            Row(**(row.as_dict() | {"scores": {"sync_offset": 2.0, "visual_quality": 50.5}}))
+            for row in rows
+            if row.shard == stem
+        ]
         write_piece(shards, stem, scored)
     page = render_survey(survey_shards(shards))
     assert page.count("<svg") == 3  # lengths and two scores
@@ -338,4 +368,6 @@ def test_broken_shards_end_with_status_1_after_everything_was_told(
         inspect_shards(shards)
     assert re.search(r"^BROKEN train/\d+\.tar: corrupt: ", capfd.readouterr().out, re.MULTILINE)
     assert "broken" in (shards / "inspection" / "index.html").read_text()
-    assert "1 faults, the first is at train" in CommandLine(tmp_path, monkeypatch, capfd).refusal(main, f"inspect={shards}")
+    assert "1 faults, the first is at train" in CommandLine(tmp_path, monkeypatch, capfd).refusal(
+        main, f"inspect={shards}"
+    )

@@ -18,7 +18,7 @@ def settings(run: Path, tmp_path: Path, make_syncnet) -> list[str]:
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / "unseen" / name, 45, sound_of(45))
     make_syncnet().save_pretrained(tmp_path / "syncnet")
-    networks = ["faces=sidecar", "network/lpips@lpips=untrained", "syncnet.path=syncnet"]
+    networks = ["faces=sidecar", "models/features@lpips=lpips_untrained", "syncnet.path=syncnet"]
     return [f"run={run}", "videos=unseen", "num_videos=2", "num_inference_steps=1", *networks]
 
 
@@ -26,8 +26,18 @@ def test_a_run_is_judged_without_writing_a_video(settings, run: Path, command_li
     said = command_line.run(main, *settings)
     scores = json.loads((run / "scores.json").read_text())
     conditions = {(row["system"], row["condition"]) for row in scores["rows"]}
-    assert conditions == {("real video", "own speech"), *(("generated", f"{which} speech") for which in ("own", "other", "shuffled"))}
-    assert {"sync_confidence", "sync_confidence_shuffled", "sync_confidence_real", "psnr", "ssim", "temporal_error"} <= set(scores)
+    assert conditions == {
+        ("real video", "own speech"),
+        *(("generated", f"{which} speech") for which in ("own", "other", "shuffled")),
+    }
+    assert {
+        "sync_confidence",
+        "sync_confidence_shuffled",
+        "sync_confidence_real",
+        "psnr",
+        "ssim",
+        "temporal_error",
+    } <= set(scores)
     assert f"psnr {scores['psnr']:.3f}" in said
     assert not list(run.rglob("*.mp4"))
     assert json.loads((run / "scores.json").read_text()) == scores

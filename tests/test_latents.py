@@ -11,12 +11,12 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning import Trainer
 
 from command_line import CommandLine
+from lipsync_lightning.cli import build
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.entry import build
 from lipsync_lightning.errors import ClipMismatch
+from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.latents import main
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
-from lipsync_lightning.paths import CONF_DIR
 from tiny_media import prepared, sound_of, write_video
 
 CLIP = ClipSpec(num_frames=16, fps=25, resolution=64, sample_rate_hz=16000, mel_hz=80, num_mels=80)  # clip=demo_64px
@@ -25,8 +25,8 @@ COMMAND = (
     "clip=demo_64px",
     "demo_dir=demo",
     "device=cpu",
-    "network/autoencoder@autoencoder=demo",
-    "network/audio_encoder@audio_encoder=log_mel",
+    "models/autoencoder@autoencoder=demo",
+    "models/audio_encoder@audio_encoder=log_mel",
 )
 
 
@@ -68,10 +68,18 @@ def train_a_step(demo_dir: Path, *overrides: str) -> Trainer:
 
 def test_shards_are_encoded_and_trained_on(command_line: CommandLine, demo_dir: Path):
     shown = command_line.run(main, *COMMAND)
-    assert shown.strip().startswith("2 shards with latents in demo/shards_latents; train on them with an experiment that reads latents")
+    assert shown.strip().startswith(
+        "2 shards with latents in demo/shards_latents; train on them with an experiment that reads latents"
+    )
     for split, shard in (("train", "000000.tar"), ("heldout", "000000.tar")):
         with tarfile.open(demo_dir / "shards_latents" / split / shard) as archive:
-            assert {name.partition(".")[2] for name in archive.getnames()} == {"mp4", "flac", "json", "latents.npy", "audio.npy"}
+            assert {name.partition(".")[2] for name in archive.getnames()} == {
+                "mp4",
+                "flac",
+                "json",
+                "latents.npy",
+                "audio.npy",
+            }
     trainer = train_a_step(demo_dir)
     assert trainer.global_step == 1
     assert all(torch.isfinite(trainer.callback_metrics[name]) for name in ("train/loss", "val/loss"))
@@ -92,7 +100,9 @@ def test_training_refuses_what_an_experiment_did_not_mean(command_line: CommandL
         train_a_step(demo_dir, "audio_encoder.num_tokens=4")
 
 
-def test_by_default_it_needs_the_released_networks_and_names_the_command_that_gets_them(command_line: CommandLine, tmp_path: Path):
+def test_by_default_it_needs_the_released_networks_and_names_the_command_that_gets_them(
+    command_line: CommandLine, tmp_path: Path
+):
     command_line.monkeypatch.setenv("LIPSYNC_WEIGHTS", str(tmp_path))
     refused = command_line.refusal(main, "shards=nowhere", "device=cpu")
     assert refused.startswith("error: no AutoencoderKL at")

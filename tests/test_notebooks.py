@@ -28,7 +28,12 @@ def test_there_is_a_notebook_for_data_for_training_and_for_inference():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 def test_a_notebook_imports_only_what_the_library_has(path: Path):
     imports = [node for node in ast.walk(code_of(path)) if isinstance(node, ast.ImportFrom)]
-    ours = [(str(node.module), alias.name) for node in imports if str(node.module).startswith("lipsync_lightning") for alias in node.names]
+    ours = [
+        (str(node.module), alias.name)
+        for node in imports
+        if str(node.module).startswith("lipsync_lightning")
+        for alias in node.names
+    ]
     assert ours
     assert [f"{module}.{name}" for module, name in ours if not hasattr(importlib.import_module(module), name)] == []
 
@@ -53,7 +58,9 @@ def test_a_notebook_is_kept_without_outputs(path: Path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
-def test_without_the_demos_files_a_notebook_says_what_to_run(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr("lipsync_lightning.paths.CONF_DIR", tmp_path / "conf")
+def test_without_the_demos_files_a_notebook_says_what_to_run(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr("lipsync_lightning.files.CONF_DIR", tmp_path / "conf")
     with pytest.raises(SystemExit, match="make demo"):
         exec("".join(code_cells(path)[0]["source"]), {})

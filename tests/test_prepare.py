@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from command_line import CommandLine
-from lipsync_lightning.entry import build
-from lipsync_lightning.paths import CONF_DIR
+from lipsync_lightning.cli import build
+from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.preparation import executors
 from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.prepare import main
@@ -23,7 +23,13 @@ def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     return CommandLine(tmp_path, monkeypatch, capfd)
 
 
-SETTINGS = ("recipe=synthetic", "clip=demo_64px", "executor.num_workers=0", "recipe.min_seconds=0.7", "recipe.check.min_dbfs=-200")
+SETTINGS = (
+    "recipe=synthetic",
+    "clip=demo_64px",
+    "executor.num_workers=0",
+    "recipe.min_seconds=0.7",
+    "recipe.check.min_dbfs=-200",
+)
 
 
 def test_a_folder_with_good_and_bad_files_becomes_shards_and_a_summary(command_line: CommandLine, tmp_path: Path):
@@ -61,7 +67,15 @@ def test_every_recipe_composes_and_is_built_without_any_weights(recipe: str, tmp
         config = compose("prepare", overrides=[f"recipe={recipe}", f"recipe.source={tmp_path}"])
     built = build(config.recipe)
     assert isinstance(built, Recipe)
-    assert list(built.versions(build(config.clip))) == ["check", "shots", "faces", "segments", "sync", "sound", "quality"]
+    assert list(built.versions(build(config.clip))) == [
+        "check",
+        "shots",
+        "faces",
+        "segments",
+        "sync",
+        "sound",
+        "quality",
+    ]
     published = recipe in ("published", "hdtf", "voxceleb2")
     assert ("skipped" in built.versions(build(config.clip)).values()) == (not published)
 
@@ -78,16 +92,29 @@ def test_an_executor_whose_package_is_missing_says_what_to_install(
 
 
 def made(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for folder in ("train", "ledger") for path in (out / folder).glob("*")}
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for folder in ("train", "ledger")
+        for path in (out / folder).glob("*")
+    }
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(tmp_path: Path):
     for number in range(8):
         write_video(tmp_path / "raw" / f"{number}.mp4", 40 + number, sound_of(40 + number))
-    command = [sys.executable, "-m", "lipsync_lightning.prepare", *SETTINGS, "executor.num_workers=1", "recipe.source=raw"]
+    command = [
+        sys.executable,
+        "-m",
+        "lipsync_lightning.prepare",
+        *SETTINGS,
+        "executor.num_workers=1",
+        "recipe.source=raw",
+    ]
     subprocess.run([*command, "out=whole"], cwd=tmp_path, check=True, capture_output=True)
-    process = subprocess.Popen([*command, "out=killed"], cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [*command, "out=killed"], cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     parcels = tmp_path / "killed" / "work" / "train"
     while len(list(parcels.glob("*/*.tar"))) < 3:
         assert process.poll() is None, "it ended before it could be killed"

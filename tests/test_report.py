@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from lipsync_lightning.errors import BadConfig, BadMedia
+from lipsync_lightning.evaluation.curves import read_csv_log, smoothed
+from lipsync_lightning.evaluation.headlines import number
+from lipsync_lightning.evaluation.page import duration, means_table
+from lipsync_lightning.evaluation.run_folder import read_run
 from lipsync_lightning.media.strips import save_png
 from lipsync_lightning.report import main, write_report
-from lipsync_lightning.reporting.curves import read_csv_log, smoothed
-from lipsync_lightning.reporting.headlines import number
-from lipsync_lightning.reporting.page import duration, means_table
-from lipsync_lightning.reporting.run_folder import read_run
 
 CSV_LOG = """epoch,step,train/loss,train/loss_noise,train/loss_sync,val/accuracy,val/loss
 0,0,3.0,1.0,2.0,,
@@ -45,7 +45,9 @@ class Addresses(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "poster", "srcset")]
+        self.found += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "poster", "srcset")
+        ]
         self.tags.append(tag)
         if tag not in self.void:
             self.open.append(tag)
@@ -181,7 +183,13 @@ def test_smoothing_keeps_a_constant_and_calms_noise():
 
 def test_numbers_are_short():
     assert [number(value) for value in (0.12345, -2, float("inf"), None, "ann")] == ["0.123", "−2", "∞", "–", "ann"]
-    assert [duration(seconds) for seconds in (8.44, 59.97, 200, 7500, None)] == ["8.4 s", "1 min 0 s", "3 min 20 s", "2 h 5 min", "–"]
+    assert [duration(seconds) for seconds in (8.44, 59.97, 200, 7500, None)] == [
+        "8.4 s",
+        "1 min 0 s",
+        "3 min 20 s",
+        "2 h 5 min",
+        "–",
+    ]
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "."])
@@ -213,7 +221,9 @@ def test_a_broken_file_is_named_and_the_old_page_stays(tmp_path: Path, file: str
     assert (tmp_path / "report" / "index.html").read_text() == before
 
 
-def test_the_command_writes_the_page_and_no_log(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_the_command_writes_the_page_and_no_log(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.chdir(run.parent)
     monkeypatch.setattr(sys, "argv", ["report", "run=demo"])
     main()
@@ -221,16 +231,21 @@ def test_the_command_writes_the_page_and_no_log(run: Path, monkeypatch: pytest.M
     assert [each.name for each in run.parent.iterdir()] == ["demo"]
 
 
-def test_a_missing_run_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_a_missing_run_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["report", "run=nowhere"])
     with pytest.raises(SystemExit):
         main()
-    assert capsys.readouterr().err == "error: run=nowhere is not a folder; give the folder of a finished run, such as run=runs/demo\n"
+    assert (
+        capsys.readouterr().err
+        == "error: run=nowhere is not a folder; give the folder of a finished run, such as run=runs/demo\n"
+    )
 
 
 def test_making_a_page_does_not_wait_for_torch():
-    code = "import sys, lipsync_lightning.reporting.page, lipsync_lightning.reporting.training_page; sys.exit('torch' in sys.modules)"
+    code = "import sys, lipsync_lightning.evaluation.page, lipsync_lightning.evaluation.training_page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -259,6 +274,8 @@ def test_a_folder_of_several_runs_without_evaluation_is_refused_naming_them(tmp_
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text("name: demo")
         (tmp_path / name / "metrics.csv").write_text(CSV_LOG)
-    with pytest.raises(BadConfig, match=r"holds several runs and no evaluation of them; give one of them: .*/stage1, .*/syncnet"):
+    with pytest.raises(
+        BadConfig, match=r"holds several runs and no evaluation of them; give one of them: .*/stage1, .*/syncnet"
+    ):
         write_report(tmp_path, tmp_path / "report" / "index.html")
     assert not (tmp_path / "report").exists()

@@ -24,7 +24,9 @@ def saved(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_signalled_and_loses_its_newest_checkpoint_ends_as_if_never_stopped(shards: Path, tmp_path: Path):
+def test_a_run_that_is_killed_signalled_and_loses_its_newest_checkpoint_ends_as_if_never_stopped(
+    shards: Path, tmp_path: Path
+):
     def begin(name: str, *more: str) -> TrainProcess:
         common = ("data.num_workers=1", f"trainer.max_steps={STEPS}", f"checkpoint_every={EVERY}")
         return TrainProcess(arguments(shards, tmp_path / name, *common, *more), tmp_path / f"{name}.txt")

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lipsync_lightning.paths import CONF_DIR
+from lipsync_lightning.files import CONF_DIR
 from train_process import TrainProcess, arguments, logged, small_shards, step_of
 
 HPARAMS = sorted(path.stem for path in (CONF_DIR / "hparams").glob("*.yaml"))
@@ -74,7 +74,11 @@ def test_a_failing_job_does_not_take_the_others_and_a_sweep_that_is_started_agai
 
 @pytest.mark.slow
 def test_every_job_of_a_sweep_is_a_wandb_run_of_its_own(shards: Path, tmp_path: Path):
-    both = [argument for argument in arguments(shards, tmp_path / "run", "seed=1,2", "trainer.max_steps=1") if argument != "logger=csv"]
+    both = [
+        argument
+        for argument in arguments(shards, tmp_path / "run", "seed=1,2", "trainer.max_steps=1")
+        if argument != "logger=csv"
+    ]
     TrainProcess(["-m", *both, "logger=wandb"], tmp_path / "said.txt").ends()
     for job in ("0", "1"):
         assert len(list((tmp_path / "run" / "sweep" / job / "wandb").glob("offline-run-*"))) == 1

@@ -40,12 +40,17 @@ def test_a_broken_newest_checkpoint_falls_back_to_the_one_before_with_a_warning(
     assert sorted(path.name for path in before.parent.iterdir()) == ["step_00000090.ckpt", "step_00000100.ckpt.broken"]
     before.write_bytes(b"")
     for _ in range(2):  # and not a new run the second time
-        with pytest.warns(UserWarning, match="cannot be read"), pytest.raises(WrongWeights, match="none of the 1 checkpoints"):
+        with (
+            pytest.warns(UserWarning, match="cannot be read"),
+            pytest.raises(WrongWeights, match="none of the 1 checkpoints"),
+        ):
             checkpoint_to_resume("last", used_run)
 
 
 def test_a_used_run_folder_is_not_written_into_again(used_run: Path):
-    with pytest.raises(WouldOverwrite, match=r"already holds a run \(step_00000100.ckpt\); continue it with ckpt_path=last"):
+    with pytest.raises(
+        WouldOverwrite, match=r"already holds a run \(step_00000100.ckpt\); continue it with ckpt_path=last"
+    ):
         checkpoint_to_resume(None, used_run)
 
 
@@ -74,14 +79,18 @@ def test_settings_of_a_callback_that_was_replaced_are_refused_with_the_way_to_ke
 
 
 @pytest.mark.parametrize(
-    ("key", "there", "here"), [("prediction_type", "epsilon", "v_prediction"), ("prediction_type", "epsilon", "epsilon")]
+    ("key", "there", "here"),
+    [("prediction_type", "epsilon", "v_prediction"), ("prediction_type", "epsilon", "epsilon")],
 )
 def test_a_start_from_weights_of_another_target_is_told(tmp_path: Path, key: str, there: str, here: str):
     OmegaConf.save(OmegaConf.create({"module": {"scheduler": {key: there}}}), tmp_path / "config.yaml")
     told = told_of_another_target(str(tmp_path), OmegaConf.create({"module": {"scheduler": {key: here}}}))
     assert (told is None) == (there == here)
     assert told is None or f"({key} {there} there, {here} here)" in told
-    assert told_of_another_target(str(tmp_path / "no run"), OmegaConf.create({"module": {"scheduler": {key: here}}})) is None
+    assert (
+        told_of_another_target(str(tmp_path / "no run"), OmegaConf.create({"module": {"scheduler": {key: here}}}))
+        is None
+    )
 
 
 def test_missing_shards_are_told_before_anything_else(command_line: CommandLine):
@@ -92,4 +101,6 @@ def test_missing_shards_are_told_before_anything_else(command_line: CommandLine)
 
 def test_a_used_run_folder_and_a_checkpoint_that_is_nowhere_are_refused(command_line: CommandLine, used_run: Path):
     assert "already holds a run" in command_line.refusal(main, "+experiment=demo/syncnet", f"run_dir={used_run}")
-    assert "is not a file" in command_line.refusal(main, "+experiment=demo/syncnet", f"run_dir={used_run}", "ckpt_path=nowhere.ckpt")
+    assert "is not a file" in command_line.refusal(
+        main, "+experiment=demo/syncnet", f"run_dir={used_run}", "ckpt_path=nowhere.ckpt"
+    )

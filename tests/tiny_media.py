@@ -11,15 +11,15 @@ from lipsync_lightning.media.audio import encode_flac
 from lipsync_lightning.media.mux import MuxedVideoWriter
 from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.preparation.executors.local import LocalExecutor
+from lipsync_lightning.preparation.filters.check import Check
+from lipsync_lightning.preparation.filters.quality import NoQualityFilter
+from lipsync_lightning.preparation.filters.shots import NoShots
+from lipsync_lightning.preparation.filters.sync import NoSyncFilter
 from lipsync_lightning.preparation.ledger import Row, read_ledger
 from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.preparation.runner import prepare
 from lipsync_lightning.preparation.sources.folder import FolderSources
 from lipsync_lightning.preparation.split import SplitByHash
-from lipsync_lightning.preparation.steps.check import Check
-from lipsync_lightning.preparation.steps.quality import NoQualityFilter
-from lipsync_lightning.preparation.steps.shots import NoShots
-from lipsync_lightning.preparation.steps.sync import NoSyncFilter
 
 RATE_HZ = 16000
 FPS = 25
@@ -51,7 +51,13 @@ def sound_of(num_frames: float, loud: range = range(0)) -> np.ndarray:
 
 
 def write_video(
-    path: Path, num_frames: int, sound: np.ndarray | None, *, without_face: range = range(0), frames: Any = None, fps: float = FPS
+    path: Path,
+    num_frames: int,
+    sound: np.ndarray | None,
+    *,
+    without_face: range = range(0),
+    frames: Any = None,
+    fps: float = FPS,
 ) -> Path:
     """Write a video and the json of its points, and return the video's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +91,9 @@ def folder_recipe(source: Path, *, num_heldout: int = 0, min_seconds: float = 0.
     return Recipe(**lenient | settings)
 
 
-def prepared(source: Path, out: Path, clip: ClipSpec, *, sources_per_shard: int, num_workers: int = 0, **settings: Any) -> list[Row]:
+def prepared(
+    source: Path, out: Path, clip: ClipSpec, *, sources_per_shard: int, num_workers: int = 0, **settings: Any
+) -> list[Row]:
     """Make shards of a folder of tiny videos, and return their ledger."""
     executor = LocalExecutor(num_workers=num_workers, max_hours_per_source=1)
     prepare(folder_recipe(source, **settings), clip, out, sources_per_shard=sources_per_shard, executor=executor)

@@ -27,20 +27,30 @@ from tiny_media import prepared, sound_of, write_video
 CLIP = ClipSpec(num_frames=16, fps=25, resolution=64, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 TIMEOUT_S = 60
 _FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["train_process", "lipsync_lightning.data.datamodule", "lipsync_lightning.modules.syncnet"])
+_FORKED.set_forkserver_preload(
+    ["train_process", "lipsync_lightning.data.datamodule", "lipsync_lightning.modules.syncnet"]
+)
 
 
 def small_shards(folder: Path) -> Path:
     """Three clips to train with and one held out, for `demo/syncnet`."""
     for index in range(4):
         write_video(folder / "raw" / f"person {index}.mp4", 44 + index, sound_of(44 + index, loud=range(index, 40, 3)))
-    prepared(folder / "raw", folder / "shards", CLIP, sources_per_shard=2, num_heldout=1, min_seconds=1.28, max_seconds=4.0)
+    prepared(
+        folder / "raw", folder / "shards", CLIP, sources_per_shard=2, num_heldout=1, min_seconds=1.28, max_seconds=4.0
+    )
     return folder / "shards"
 
 
 def arguments(shards: Path, run_dir: Path, *more: str) -> list[str]:
     return [
-        *("+experiment=demo/syncnet", f"data.shards={shards}", f"run_dir={run_dir}", "logger=csv", "trainer.log_every_n_steps=1"),
+        *(
+            "+experiment=demo/syncnet",
+            f"data.shards={shards}",
+            f"run_dir={run_dir}",
+            "logger=csv",
+            "trainer.log_every_n_steps=1",
+        ),
         *("data.num_workers=0", "data.batch_size=2", "trainer.val_check_interval=null", *more),
     ]
 
@@ -97,15 +107,30 @@ def _train(arguments: list[str], output: Path, environment: dict[str, str]) -> N
 
 def rank_environments(num_ranks: int, **common: str) -> list[dict[str, str]]:
     """What torchrun tells the processes of one node."""
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
+    common |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": _free_port(),
+        "WORLD_SIZE": str(num_ranks),
+        "LOCAL_WORLD_SIZE": str(num_ranks),
+    }
     common |= {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
 
 
 def task_environments(num_tasks: int, **common: str) -> list[dict[str, str]]:
     """What srun tells the tasks of one node."""
-    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "SLURM_JOB_ID": "12345", "SLURM_JOB_NAME": "lipsync"}
-    common |= {"SLURM_NTASKS": str(num_tasks), "SLURM_NTASKS_PER_NODE": str(num_tasks), "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+    common |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": _free_port(),
+        "SLURM_JOB_ID": "12345",
+        "SLURM_JOB_NAME": "lipsync",
+    }
+    common |= {
+        "SLURM_NTASKS": str(num_tasks),
+        "SLURM_NTASKS_PER_NODE": str(num_tasks),
+        "SLURM_NNODES": "1",
+        "SLURM_NODEID": "0",
+    }
     return [{**common, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(num_tasks)]
 
 
@@ -122,10 +147,15 @@ class Diary(Callback):
         self.folder = Path(folder)
         self.folder.mkdir(exist_ok=True)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         weights = sum(float(parameter.detach().double().sum()) for parameter in pl_module.parameters())
         with (self.folder / f"rank_{trainer.global_rank}_of_{trainer.world_size}.jsonl").open("a") as file:
-            print(json.dumps({"step": trainer.global_step, "seeds": batch["seed"].tolist(), "weights": weights}), file=file)
+            print(
+                json.dumps({"step": trainer.global_step, "seeds": batch["seed"].tolist(), "weights": weights}),
+                file=file,
+            )
 
 
 class Poison(Callback):

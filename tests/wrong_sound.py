@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.data.index import ClipIndex
 from lipsync_lightning.media.audio import decode_flac, encode_flac
-from lipsync_lightning.preparation.shards import FinishedClip, find_shards, write_shard
+from lipsync_lightning.shards.format import FinishedClip, find_shards, write_shard
+from lipsync_lightning.shards.reader import ClipIndex
 from lipsync_lightning.synthetic.corpus import write_corpus
 from tiny_media import FPS, RATE_HZ, prepared
 
@@ -19,7 +19,16 @@ Sounds = list[np.ndarray]
 
 def talking_faces(folder: Path, clip: ClipSpec) -> Path:
     """Return a data set of one clip of 50 frames of each of `NUM_CLIPS` people."""
-    write_corpus(out=folder / "raw", num_people=NUM_CLIPS, clips_per_person=1, seconds=2.0, seed=1, leak=0.0, num_workers=1, size=96)
+    write_corpus(
+        out=folder / "raw",
+        num_people=NUM_CLIPS,
+        clips_per_person=1,
+        seconds=2.0,
+        seed=1,
+        leak=0.0,
+        num_workers=1,
+        size=96,
+    )
     prepared(folder / "raw", folder / "shards", clip, sources_per_shard=16, max_seconds=3.0)
     return folder / "shards"
 

@@ -16,14 +16,18 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from lipsync_lightning.entry import entry_point
+from lipsync_lightning.claims_tmp.claim_figures import save_curves, save_scatter
+from lipsync_lightning.claims_tmp.claims import Expectation, Run, expectations_table, read_run, steps_table, table
+from lipsync_lightning.cli import entry_point
 from lipsync_lightning.errors import StepFailed, WouldOverwrite
+from lipsync_lightning.files import CONF_DIR, write_atomically
 from lipsync_lightning.modules.weights import RUN_CONFIG
-from lipsync_lightning.paths import CONF_DIR, write_atomically
-from lipsync_lightning.reporting.claim_figures import save_curves, save_scatter
-from lipsync_lightning.reporting.claims import Expectation, Run, expectations_table, read_run, steps_table, table
 
-TRAINED = {"syncnet": "syncnet", "stage1": "unet", "stage2": "unet"}  # what a finished run of each kind leaves in its folder
+TRAINED = {
+    "syncnet": "syncnet",
+    "stage1": "unet",
+    "stage2": "unet",
+}  # what a finished run of each kind leaves in its folder
 OTHERWISE_JUDGED = ":"  # between an experiment and the way it is judged, where that is not the usual one
 TIMES = "commands.jsonl"
 Command = list[str]
@@ -49,9 +53,13 @@ def run_logged(command: Command, root: Path, log: str) -> None:
     with path.open("a") as file:
         file.write(f"$ python -m {shlex.join(command)}\n")
         file.flush()
-        done = subprocess.run([sys.executable, "-m", *command], stdout=file, stderr=subprocess.STDOUT, env=os.environ | one_core)
+        done = subprocess.run(
+            [sys.executable, "-m", *command], stdout=file, stderr=subprocess.STDOUT, env=os.environ | one_core
+        )
     if done.returncode != 0:
-        raise StepFailed(f"python -m {shlex.join(command)} failed; {path} says why, and the same command goes on from here")
+        raise StepFailed(
+            f"python -m {shlex.join(command)} failed; {path} says why, and the same command goes on from here"
+        )
     with (root / TIMES).open("a") as file:
         file.write(json.dumps({"command": shlex.join(command), "seconds": monotonic() - started}) + "\n")
 
@@ -62,7 +70,9 @@ def run_step(name: str, commands: Sequence[Command], root: Path) -> None:
     wanted = "\n".join(shlex.join(command) for command in commands)
     if done.is_file():
         if done.read_text() != wanted:
-            raise WouldOverwrite(f"{root} was made by other commands: {done.read_text()}; choose another out=, or delete {root}")
+            raise WouldOverwrite(
+                f"{root} was made by other commands: {done.read_text()}; choose another out=, or delete {root}"
+            )
         return
     print(name, flush=True)
     for command in commands:
@@ -97,12 +107,17 @@ def planned(experiment: str, config: DictConfig) -> Planned:
     """Return what an experiment needs. Not for several threads at once: Hydra composes for the whole process."""
     root = Path(config.out) / "ablation"
     folders = {int(seed): (root / experiment / f"seed_{seed}").resolve() for seed in config.seeds}
-    ways = [row.partition(OTHERWISE_JUDGED)[2] for row in compared(config) if row.split(OTHERWISE_JUDGED)[0] == experiment]
+    ways = [
+        row.partition(OTHERWISE_JUDGED)[2] for row in compared(config) if row.split(OTHERWISE_JUDGED)[0] == experiment
+    ]
     commands = {scores_file(way): judge_overrides(config, way) for way in ways if TRAINED[kind(experiment)] == "unet"}
     return Planned(
         experiment=experiment,
         network=TRAINED[kind(experiment)],
-        runs={seed: (folder, composed("train", train_overrides(experiment, seed, config, folder))) for seed, folder in folders.items()},
+        runs={
+            seed: (folder, composed("train", train_overrides(experiment, seed, config, folder)))
+            for seed, folder in folders.items()
+        },
         judgements={file: (command, composed("judge", ["run=any", *command])) for file, command in commands.items()},
     )
 
@@ -114,7 +129,11 @@ def train_overrides(experiment: str, seeds: object, config: DictConfig, run_dir:
 
 def judge_overrides(config: DictConfig, way: str) -> Command:
     """Return how a run is judged, `way` being one of `judged_as`, or empty for the usual one."""
-    return [*map(str, config.judged_as.usually), *(map(str, config.judged_as[way]) if way else []), f"scores={scores_file(way)}"]
+    return [
+        *map(str, config.judged_as.usually),
+        *(map(str, config.judged_as[way]) if way else []),
+        f"scores={scores_file(way)}",
+    ]
 
 
 def scores_file(way: str) -> str:
@@ -127,9 +146,13 @@ def is_trained(folder: Path, network: str, wanted: Settings) -> bool:
     if not stored.is_file():
         return False
     found: Settings = OmegaConf.to_container(OmegaConf.load(stored), resolve=True)  # pyright: ignore[reportAssignmentType]
-    differing = sorted(key for key in wanted.keys() | found.keys() if key != "ckpt_path" and wanted.get(key) != found.get(key))
+    differing = sorted(
+        key for key in wanted.keys() | found.keys() if key != "ckpt_path" and wanted.get(key) != found.get(key)
+    )
     if differing:
-        raise WouldOverwrite(f"{folder} was trained with another {', '.join(differing)}; choose another out=, or delete that folder")
+        raise WouldOverwrite(
+            f"{folder} was trained with another {', '.join(differing)}; choose another out=, or delete that folder"
+        )
     return (folder / network).is_dir()
 
 
@@ -138,7 +161,9 @@ def is_judged(folder: Path, network: str, file: str, wanted: Settings) -> bool:
     scores = folder / file
     if not scores.is_file() or scores.stat().st_mtime < (folder / network).stat().st_mtime:
         return False
-    return json.loads(scores.read_text()).get("settings") == {key: value for key, value in wanted.items() if key != "run"}
+    return json.loads(scores.read_text()).get("settings") == {
+        key: value for key, value in wanted.items() if key != "run"
+    }
 
 
 def train_and_judge(plan: Planned, config: DictConfig) -> None:
@@ -156,7 +181,9 @@ def train_and_judge(plan: Planned, config: DictConfig) -> None:
     if stopped:
         raise StepFailed(f"{', '.join(stopped)}: training was stopped; the same command goes on from here")
     for file, (command, wanted) in plan.judgements.items():
-        unjudged = [str(folder) for folder, _ in plan.runs.values() if not is_judged(folder, plan.network, file, wanted)]
+        unjudged = [
+            str(folder) for folder, _ in plan.runs.values() if not is_judged(folder, plan.network, file, wanted)
+        ]
         if unjudged:
             run_logged(["lipsync_lightning.judge", "-m", f"run={','.join(unjudged)}", *command], root, plan.experiment)
 
@@ -209,7 +236,11 @@ def closing_lines(runs: Mapping[str, Sequence[Run]], root: Path) -> list[str]:
             f"Untouched videos score {ceilings[0]['sync_confidence_real']:.3f} sync confidence with their own speech, and their mouths "
             f"follow it at {ceilings[0]['mouth_correlation_real']:.3f}."
         )
-    seconds = [json.loads(line)["seconds"] for line in (root / TIMES).read_text().splitlines()] if (root / TIMES).is_file() else []
+    seconds = (
+        [json.loads(line)["seconds"] for line in (root / TIMES).read_text().splitlines()]
+        if (root / TIMES).is_file()
+        else []
+    )
     return [*lines, f"All commands together took {sum(seconds) / 3600:.1f} hours of one CPU core each."]
 
 
@@ -218,7 +249,11 @@ def write_report(config: DictConfig) -> Path:
     report, root = Path(config.report), Path(config.out) / "ablation"
     claims: dict[str, Any] = OmegaConf.to_container(config.claims, resolve=True)  # pyright: ignore[reportAssignmentType]
     runs = read_all(config)
-    text = [config.introduction.rstrip(), *claim_sections(claims, runs, report.with_suffix("")), *closing_lines(runs, root)]
+    text = [
+        config.introduction.rstrip(),
+        *claim_sections(claims, runs, report.with_suffix("")),
+        *closing_lines(runs, root),
+    ]
     write_atomically(report, ("\n".join(text) + "\n").encode())
     return report
 

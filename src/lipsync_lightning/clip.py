@@ -47,7 +47,9 @@ class ClipSpec:
         """
         names = {field.name for field in fields(cls)}
         if set(values) != names:
-            raise ClipMismatch(f"{source}: a clip needs the keys {sorted(names)}, found {sorted(values)}; make it again")
+            raise ClipMismatch(
+                f"{source}: a clip needs the keys {sorted(names)}, found {sorted(values)}; make it again"
+            )
         return cls(**{name: int(values[name]) for name in names})
 
     def require_equal(self, other: "ClipSpec", mine: object, others: object) -> None:
@@ -76,7 +78,9 @@ class WindowBatch(TypedDict):
     id: list[str]  # shard id of the clip each row comes from
     first_frame: Tensor  # (B,), int64: where in that clip the target window starts
     seed: Tensor  # (B,), int64: of what is drawn for this window, another one each epoch
-    mel_around: NotRequired[Tensor]  # (B, 2K+1, 1, M, L): as `mel`, K frames earlier to K later; all NaN where the clip lacks some of it
+    mel_around: NotRequired[
+        Tensor
+    ]  # (B, 2K+1, 1, M, L): as `mel`, K frames earlier to K later; all NaN where the clip lacks some of it
 
 
 class ClipBatch(WindowBatch):

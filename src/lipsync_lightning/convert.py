@@ -11,9 +11,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from lipsync_lightning.cli import build, entry_point
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.entry import build, entry_point
 from lipsync_lightning.errors import BadConfig, MissingWeights, WrongWeights
+from lipsync_lightning.files import require_space, weights_dir, whole_file, whole_folder
 from lipsync_lightning.models import latentsync
 from lipsync_lightning.models.checkpoint_file import read_file, require_undamaged, weights_of
 from lipsync_lightning.models.frozen import pretrained
@@ -24,7 +25,6 @@ from lipsync_lightning.models.released import whisper_of
 from lipsync_lightning.models.released_configs import VIDEOMAE_CONFIG, syncnet_config_of, unet_config_of
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.unet import LipSyncUNet
-from lipsync_lightning.paths import require_space, weights_dir, whole_file, whole_folder
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline
 
 FILE_SUFFIXES = (".pt", ".pth", ".pkl", ".model", ".ckpt", ".bin", ".safetensors")  # no hub id ends so
@@ -67,7 +67,9 @@ KINDS = {
     "whisper": Kind(hub_file="whisper/tiny.pt", network=lambda content, path, _: whisper_of(content, path)),
     "videomae": Kind(
         hub_file="auxiliary/vit_g_hybrid_pt_1200e_ssv2_ft.pth",
-        network=lambda content, path, section: latentsync.videomae_from_reference(weights_of(content, path), section or VIDEOMAE_CONFIG),
+        network=lambda content, path, section: latentsync.videomae_from_reference(
+            weights_of(content, path), section or VIDEOMAE_CONFIG
+        ),
     ),
     "judge_syncnet": Kind(
         hub_file="auxiliary/syncnet_v2.model",
@@ -79,8 +81,12 @@ KINDS = {
     ),
 }
 WAYS_BACK = {
-    "latentsync": WayBack(network=LipSyncUNet, folder="unet", named=latentsync.unet_to_reference, file_name="latentsync_unet.pt"),
-    "syncnet": WayBack(network=StableSyncNet, folder="syncnet", named=latentsync.syncnet_to_reference, file_name="stable_syncnet.pt"),
+    "latentsync": WayBack(
+        network=LipSyncUNet, folder="unet", named=latentsync.unet_to_reference, file_name="latentsync_unet.pt"
+    ),
+    "syncnet": WayBack(
+        network=StableSyncNet, folder="syncnet", named=latentsync.syncnet_to_reference, file_name="stable_syncnet.pt"
+    ),
 }
 
 
@@ -111,10 +117,14 @@ def read_section(model_config: str | None) -> Section | None:
     if model_config is None:
         return None
     if not Path(model_config).is_file():
-        raise BadConfig(f"model_config={model_config} is not a file; give the YAML that the checkpoint was trained with, or leave it out")
+        raise BadConfig(
+            f"model_config={model_config} is not a file; give the YAML that the checkpoint was trained with, or leave it out"
+        )
     content = OmegaConf.to_container(OmegaConf.load(model_config), resolve=True)
     if not isinstance(content, dict):
-        raise BadConfig(f"model_config={model_config} holds no mapping; give the YAML that the checkpoint was trained with")
+        raise BadConfig(
+            f"model_config={model_config} holds no mapping; give the YAML that the checkpoint was trained with"
+        )
     return content.get("model", content)
 
 
@@ -122,7 +132,9 @@ def export_network(config: DictConfig) -> None:
     """Write the network of a released file to `out`, as an export of the whole pipeline if it is a U-Net."""
     out = Path(config.out)
     is_unet = config.kind == "latentsync"
-    with whole_folder(out) as folder:  # first: what is wrong with `out` is said before anything large is fetched or read
+    with whole_folder(
+        out
+    ) as folder:  # first: what is wrong with `out` is said before anything large is fetched or read
         if "fetch" in config:
             fetch_release(config)
         parts = pipeline_parts(config) if is_unet else {}
@@ -137,7 +149,9 @@ def export_network(config: DictConfig) -> None:
     print(f"{out}: {type(network).__name__}, {network.num_parameters():,} parameters, from {source}")
     if is_unet:
         size = config.clip.resolution
-        print(f"for faces of {size}x{size} pixels; weights trained on others want another clip=, such as clip=512px_25fps for 1.6")
+        print(
+            f"for faces of {size}x{size} pixels; weights trained on others want another clip=, such as clip=512px_25fps for 1.6"
+        )
 
 
 def pipeline_parts(config: DictConfig) -> dict[str, Any]:
@@ -160,19 +174,25 @@ def write_original(config: DictConfig) -> None:
     Raises: BadConfig, if there is no way back for this kind; WouldOverwrite, if `out` exists; MissingWeights, WrongWeights for the source.
     """
     if config.kind not in WAYS_BACK:
-        raise BadConfig(f"kind={config.kind} does not go back: part of its file was left out; only {sorted(WAYS_BACK)} do")
+        raise BadConfig(
+            f"kind={config.kind} does not go back: part of its file was left out; only {sorted(WAYS_BACK)} do"
+        )
     way = WAYS_BACK[config.kind]
     out, folder = Path(config.out), Path(config.source)
     if out.suffix != ".pt":
         raise BadConfig(f"to=latentsync writes one file: give out=<folder>/{way.file_name}")
     if not folder.is_dir():
-        raise MissingWeights(f"source={folder} is no folder; give an export, a run with a saved {way.folder}, or the network's own folder")
+        raise MissingWeights(
+            f"source={folder} is no folder; give an export, a run with a saved {way.folder}, or the network's own folder"
+        )
     inside = folder / way.folder
     if not inside.is_dir() and (folder / "model_index.json").is_file():
         raise WrongWeights(f"source={folder} is an export without a {way.folder}; use kind=latentsync for its U-Net")
     with whole_file(out) as part:
         path = str(inside if inside.is_dir() else folder)
-        network = pretrained(network=way.network, path=path, get_with="python -m lipsync_lightning.export run=<run> out=<folder>")
+        network = pretrained(
+            network=way.network, path=path, get_with="python -m lipsync_lightning.export run=<run> out=<folder>"
+        )
         weights = way.named(network)
         require_space(out, sum(tensor.nbytes for tensor in weights.values()))
         torch.save({"global_step": 0, "state_dict": weights}, part)

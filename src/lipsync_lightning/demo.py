@@ -11,9 +11,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lipsync_lightning.entry import entry_point
+from lipsync_lightning.cli import entry_point
 from lipsync_lightning.errors import WouldOverwrite
-from lipsync_lightning.paths import write_atomically
+from lipsync_lightning.files import write_atomically
 
 STEPS_FILE = "steps.json"  # what was done, how long it took, what it needed
 
@@ -41,14 +41,24 @@ def run_step(name: str, arguments: list[str], leaves: Path | None) -> dict[str, 
         process.wait()
         raise SystemExit(130) from None
     if status != 0:
-        print(f"error: step {name} failed; the same command goes on from here once the cause is mended", file=sys.stderr)
+        print(
+            f"error: step {name} failed; the same command goes on from here once the cause is mended", file=sys.stderr
+        )
         raise SystemExit(os.waitstatus_to_exitcode(status))
     if leaves is not None and not leaves.exists():
-        print(f"error: step {name} was stopped before it left {leaves}; the same command goes on from here", file=sys.stderr)
+        print(
+            f"error: step {name} was stopped before it left {leaves}; the same command goes on from here",
+            file=sys.stderr,
+        )
         raise SystemExit(1)
     # Linux counts kilobytes, macOS bytes.
     peak_memory_mb = usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
-    return {"step": name, "command": shlex.join(command), "seconds": time.monotonic() - started, "peak_memory_mb": peak_memory_mb}
+    return {
+        "step": name,
+        "command": shlex.join(command),
+        "seconds": time.monotonic() - started,
+        "peak_memory_mb": peak_memory_mb,
+    }
 
 
 @entry_point("demo")

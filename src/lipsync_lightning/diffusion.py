@@ -45,7 +45,9 @@ def training_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, time
         case "v_prediction":
             return scheduler.get_velocity(clean, noise, timesteps)  # pyright: ignore[reportArgumentType]
         case other:
-            raise BadConfig(f"prediction_type must be epsilon or v_prediction, not {other!r}; change the scheduler's YAML")
+            raise BadConfig(
+                f"prediction_type must be epsilon or v_prediction, not {other!r}; change the scheduler's YAML"
+            )
 
 
 def predict_clean(scheduler: DDIMScheduler, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
@@ -92,7 +94,9 @@ def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> 
 
 
 @torch.no_grad()
-def sample(predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, scheduler: DDIMScheduler, num_steps: int) -> Tensor:
+def sample(
+    predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, scheduler: DDIMScheduler, num_steps: int
+) -> Tensor:
     """Return clean latents, by DDIM from `noise`.
 
     Args:

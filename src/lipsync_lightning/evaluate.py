@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from lipsync_lightning.cli import build, entry_point
 from lipsync_lightning.clip import ClipSpec, WindowBatch
 from lipsync_lightning.data.datamodule import ClipDataModule
-from lipsync_lightning.entry import build, entry_point
 from lipsync_lightning.errors import BadConfig, BadMedia
+from lipsync_lightning.evaluation.suite import CONDITIONS, Judge, Row, Speech, TestVideo, mean_of, test_videos
+from lipsync_lightning.evaluation.sync_pairs import heldout_accuracy
+from lipsync_lightning.files import write_atomically
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.strips import film_strip, save_png
-from lipsync_lightning.metrics.suite import CONDITIONS, Judge, Row, Speech, TestVideo, mean_of, test_videos
-from lipsync_lightning.metrics.sync_pairs import heldout_accuracy
-from lipsync_lightning.paths import write_atomically
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
 
 
@@ -31,7 +31,9 @@ def judge_real(judge: Judge, tests: list[TestVideo]) -> list[Row]:
     ]
 
 
-def judge_system(name: str, pipeline: LipSyncPipeline, conditions: list[str], judge: Judge, tests: list[TestVideo], out: Path) -> list[Row]:
+def judge_system(
+    name: str, pipeline: LipSyncPipeline, conditions: list[str], judge: Judge, tests: list[TestVideo], out: Path
+) -> list[Row]:
     """Lip-sync every test video under every condition, and return the scores. Videos and film strips go to `out/evaluation`."""
     rows = []
     for condition, test in product(conditions, tests):
@@ -78,7 +80,9 @@ def headline(rows: list[Row], systems: list[str]) -> dict[str, float]:
             figures[key + suffix] = mean_of(rows, column, system=system, condition=condition)
     figures = {key: value for key, value in figures.items() if value is not None}
     if {"mouth_correlation_cross", "mouth_correlation_real"} <= set(figures):
-        figures["mouth_correlation_cross_share"] = figures["mouth_correlation_cross"] / figures["mouth_correlation_real"]
+        figures["mouth_correlation_cross_share"] = (
+            figures["mouth_correlation_cross"] / figures["mouth_correlation_real"]
+        )
     return figures
 
 
@@ -86,7 +90,9 @@ def chosen_videos(folder: Path, num_videos: int) -> list[Path]:
     """Return `num_videos` videos of a folder, evenly spread over their sorted names."""
     videos = sorted(folder.glob("*.mp4"))
     if len(videos) < num_videos:
-        raise BadMedia(f"videos={folder}: {num_videos} mp4 files wanted, {len(videos)} there; give another folder or num_videos=")
+        raise BadMedia(
+            f"videos={folder}: {num_videos} mp4 files wanted, {len(videos)} there; give another folder or num_videos="
+        )
     return [videos[int(position)] for position in np.linspace(0, len(videos), num_videos, endpoint=False)]
 
 
@@ -102,7 +108,12 @@ def main(config: DictConfig) -> None:
     data: ClipDataModule = build(config.data)
     data.require_shards("train", "heldout")
     pipelines = {str(name): load_checked(path, clip).to(config.device) for name, path in config.models.items()}
-    judge = Judge(syncnet=build(config.syncnet).to(config.device), lpips_network=build(config.lpips), faces=build(config.faces), clip=clip)
+    judge = Judge(
+        syncnet=build(config.syncnet).to(config.device),
+        lpips_network=build(config.lpips),
+        faces=build(config.faces),
+        clip=clip,
+    )
     tests = test_videos(chosen_videos(Path(config.videos), config.num_videos), out / "evaluation", clip.sample_rate_hz)
     training, heldout = float_batches(data, data.train_dataloader()), float_batches(data, data.val_dataloader())
     figures = heldout_accuracy(judge.syncnet, training, heldout, config.num_threshold_batches)

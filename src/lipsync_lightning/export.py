@@ -4,11 +4,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from lipsync_lightning.cli import build, entry_point
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.entry import build, entry_point
 from lipsync_lightning.errors import BadConfig, MissingWeights, WrongWeights
+from lipsync_lightning.files import whole_folder
 from lipsync_lightning.modules.weights import RUN_CONFIG, network_weights
-from lipsync_lightning.paths import whole_folder
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline
 
 
@@ -19,11 +19,15 @@ def run_config(run: Path) -> DictConfig:
     """
     path = run / RUN_CONFIG
     if not path.is_file():
-        raise MissingWeights(f"run={run} holds no training run (no {path.relative_to(run)}); give the run_dir of a training")
+        raise MissingWeights(
+            f"run={run} holds no training run (no {path.relative_to(run)}); give the run_dir of a training"
+        )
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     if "module" not in config:
-        raise MissingWeights(f"run={run} holds no training run ({path} configures something else); give the run_dir of a training")
+        raise MissingWeights(
+            f"run={run} holds no training run ({path} configures something else); give the run_dir of a training"
+        )
     if "unet" not in config.module:
         name = config.module._target_.split(".")[-1]
         raise BadConfig(
@@ -39,7 +43,9 @@ def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float, 
     try:
         unet.load_state_dict(network_weights(str(run), "unet"))
     except RuntimeError as error:
-        raise WrongWeights(f"run={run}: its weights are not those of the U-Net it configures ({str(error).splitlines()[0]})") from error
+        raise WrongWeights(
+            f"run={run}: its weights are not those of the U-Net it configures ({str(error).splitlines()[0]})"
+        ) from error
     clip: ClipSpec = build(config.clip)
     return LipSyncPipeline(
         unet=unet.eval(),
@@ -50,7 +56,9 @@ def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float, 
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         reference=reference,
-        mask=OmegaConf.select(config, "data.samples.mask", default="released"),  # runs from before there was a choice have the released one
+        mask=OmegaConf.select(
+            config, "data.samples.mask", default="released"
+        ),  # runs from before there was a choice have the released one
     )
 
 

@@ -4,7 +4,7 @@ import diffusers
 import torch
 from omegaconf import DictConfig
 
-from lipsync_lightning.entry import build, entry_point
+from lipsync_lightning.cli import build, entry_point
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.pipeline.lipsync import load_pipeline
 
@@ -35,7 +35,9 @@ def main(config: DictConfig) -> None:
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
     )
-    print(f"{result.path}: {result.num_synced} of {result.num_frames} frames lip-synced, {result.sound_seconds:.2f} s of sound")
+    print(
+        f"{result.path}: {result.num_synced} of {result.num_frames} frames lip-synced, {result.sound_seconds:.2f} s of sound"
+    )
 
 
 if __name__ == "__main__":

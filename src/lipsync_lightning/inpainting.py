@@ -57,13 +57,23 @@ class Inpainter:
             unet_input = torch.cat([diffusion.unet_input(latents, mask, masked, shown)] * len(branches))
             prediction = self.unet(unet_input.to(self.unet.dtype), timestep.expand(len(unet_input)), tokens).float()
             predictions = rearrange(prediction, "(k b) c t h w -> k b t c h w", k=len(branches))
-            return predictions[0] if len(branches) == 1 else diffusion.guide(predictions[0], predictions[1], guidance_scale)
+            return (
+                predictions[0]
+                if len(branches) == 1
+                else diffusion.guide(predictions[0], predictions[1], guidance_scale)
+            )
 
         latents = diffusion.sample(predict, noise, self.scheduler, num_inference_steps)
-        generated = self.autoencoder.decode(rearrange(latents, "b t c h w -> (b t) c h w").to(self.autoencoder.dtype)).float().clamp(-1, 1)
+        generated = (
+            self.autoencoder.decode(rearrange(latents, "b t c h w -> (b t) c h w").to(self.autoencoder.dtype))
+            .float()
+            .clamp(-1, 1)
+        )
         return frames * keep + rearrange(generated, "(b t) c h w -> b t c h w", b=len(frames)) * (1 - keep)
 
     def _encode(self, pictures: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
         of_frames = None if generators is None else [own for own in generators for _ in range(pictures.shape[1])]
-        latents = self.autoencoder.encode(rearrange(pictures, "b t c h w -> (b t) c h w").to(self.autoencoder.dtype), of_frames)
+        latents = self.autoencoder.encode(
+            rearrange(pictures, "b t c h w -> (b t) c h w").to(self.autoencoder.dtype), of_frames
+        )
         return rearrange(latents.float(), "(b t) c h w -> b t c h w", b=len(pictures))

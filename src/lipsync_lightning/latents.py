@@ -4,8 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from lipsync_lightning.cli import build, entry_point
 from lipsync_lightning.data.encode import ClipEncoder, EncodedSoFar, encode_shards
-from lipsync_lightning.entry import build, entry_point
 
 
 @entry_point("latents")

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lipsync_lightning.entry import entry_point
+from lipsync_lightning.cli import entry_point
 from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.evaluation.page import render
+from lipsync_lightning.evaluation.run_folder import read_run
+from lipsync_lightning.evaluation.training_page import render_training
+from lipsync_lightning.evaluation.training_run import OF_A_ROAD, is_training_run, read_training_run
+from lipsync_lightning.files import write_atomically
 from lipsync_lightning.modules.weights import RUN_CONFIG
-from lipsync_lightning.paths import write_atomically
-from lipsync_lightning.reporting.page import render
-from lipsync_lightning.reporting.run_folder import read_run
-from lipsync_lightning.reporting.training_page import render_training
-from lipsync_lightning.reporting.training_run import OF_A_ROAD, is_training_run, read_training_run
 
 _MOST_NAMED = 4
 

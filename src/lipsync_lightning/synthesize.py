@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lipsync_lightning.entry import entry_point
+from lipsync_lightning.cli import entry_point
 from lipsync_lightning.synthetic.corpus import write_corpus
 
 

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch.distributed import DistError
 
 from lipsync_lightning.callbacks.stop_cleanly import StopCleanly
-from lipsync_lightning.entry import build, entry_point, one_sentence
+from lipsync_lightning.cli import build, entry_point, one_sentence
 from lipsync_lightning.errors import BadConfig, LipSyncError, WouldOverwrite
 from lipsync_lightning.modules.weights import (
     RUN_CONFIG,
@@ -47,7 +47,9 @@ def checkpoint_to_resume(ckpt_path: str | None, run_dir: Path) -> Path | None:
             raise BadConfig(f"ckpt_path={ckpt_path} is not a file; give a checkpoint of this run, or ckpt_path=last")
         return Path(ckpt_path)
     if newest is not None:
-        raise WouldOverwrite(f"{run_dir} already holds a run ({newest.name}); continue it with ckpt_path=last, or choose another run_dir=")
+        raise WouldOverwrite(
+            f"{run_dir} already holds a run ({newest.name}); continue it with ckpt_path=last, or choose another run_dir="
+        )
     return None
 
 
@@ -91,10 +93,14 @@ def told_of_another_target(init_from: str, config: DictConfig) -> str | None:
 
 def leave_if_stopped(trainer: Trainer) -> None:
     """End the process where a signal ended the training: with status 0 after SIGTERM and SIGUSR1, as schedulers expect, else 130."""
-    stopped_by = next((callback.stopped_by for callback in trainer.callbacks if isinstance(callback, StopCleanly)), None)  # pyright: ignore[reportAttributeAccessIssue]
+    stopped_by = next(
+        (callback.stopped_by for callback in trainer.callbacks if isinstance(callback, StopCleanly)), None
+    )  # pyright: ignore[reportAttributeAccessIssue]
     if stopped_by is not None:
         if trainer.is_global_zero:
-            print(f"stopped by {stopped_by.name} after step {trainer.global_step}; the same command with ckpt_path=last goes on")
+            print(
+                f"stopped by {stopped_by.name} after step {trainer.global_step}; the same command with ckpt_path=last goes on"
+            )
         raise SystemExit(128 + stopped_by if stopped_by == signal.SIGINT else 0)
 
 
@@ -182,7 +188,9 @@ def main(config: DictConfig) -> None:
     trainer = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
     require_processes_of_its_own(trainer)
     if trainer.accumulate_grad_batches < 1:
-        raise BadConfig(f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: give the batches of a step, 1 or more")
+        raise BadConfig(
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: give the batches of a step, 1 or more"
+        )
     try:
         with told_when_another_rank_is_gone():
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)

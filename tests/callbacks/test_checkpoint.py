@@ -31,7 +31,9 @@ class FailAt(Callback):
             raise OSError("the disk is gone")
 
 
-def train(run_dir: Path, steps: int, *more: Callback, every: int = 3, kept: int = 2, ckpt_path: Path | None = None) -> list[str]:
+def train(
+    run_dir: Path, steps: int, *more: Callback, every: int = 3, kept: int = 2, ckpt_path: Path | None = None
+) -> list[str]:
     trainer = Trainer(
         max_steps=steps,
         accelerator="cpu",

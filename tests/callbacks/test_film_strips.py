@@ -137,7 +137,9 @@ def test_a_strip_shows_real_masked_and_generated_from_top_to_bottom(train, tiny_
     assert real[mouth].std() > 2 * generated[mouth].std() > 0
 
 
-def test_scores_come_from_the_judge_and_the_control_hears_the_next_clip(train, tiny_clip, judge, tmp_path, make_clip_batch):
+def test_scores_come_from_the_judge_and_the_control_hears_the_next_clip(
+    train, tiny_clip, judge, tmp_path, make_clip_batch
+):
     trainer = train(Painter(tiny_clip), strips(tmp_path, judge=judge))
     rows = table(tmp_path)[2:]
     for name in ("sync_real", "sync_generated", "sync_control", "psnr_mouth"):
@@ -256,7 +258,9 @@ def test_new_clips_are_those_not_known_each_where_it_first_stands():
 
 def test_a_network_in_pieces_has_no_samples_and_one_warning_says_so(make_clip_batch, tiny_clip, tmp_path, monkeypatch):
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    monkeypatch.setattr(trainer._accelerator_connector, "strategy", FSDPStrategy())  # which Lightning allows on GPUs only
+    monkeypatch.setattr(
+        trainer._accelerator_connector, "strategy", FSDPStrategy()
+    )  # which Lightning allows on GPUs only
     module, callback = Painter(tiny_clip), strips(tmp_path)
     monkeypatch.setattr(module, "generate", lambda batch: pytest.fail("parameters are in pieces"))
     with warnings.catch_warnings(record=True) as caught:
@@ -273,5 +277,7 @@ def test_a_network_in_pieces_has_no_samples_and_one_warning_says_so(make_clip_ba
 
 
 def test_a_module_that_generates_nothing_is_refused(tmp_path):
-    with pytest.raises(BadConfig, match=r"LightningModule does not; take it out of the callbacks \(~callbacks.film_strips\)"):
+    with pytest.raises(
+        BadConfig, match=r"LightningModule does not; take it out of the callbacks \(~callbacks.film_strips\)"
+    ):
         strips(tmp_path).setup(Trainer(accelerator="cpu", logger=False), LightningModule(), "fit")

@@ -43,9 +43,18 @@ def new_watch(**changes: Any) -> PlateauWatch:
     return PlateauWatch(**{"patience_steps": PATIENCE, "margin": 0.05, **changes})
 
 
-def fed(watch: PlateauWatch, losses: Iterable[float], *, first_step: int = 0, objective: Any = CONTRASTIVE, **changes: Any) -> list[str]:
+def fed(
+    watch: PlateauWatch, losses: Iterable[float], *, first_step: int = 0, objective: Any = CONTRASTIVE, **changes: Any
+) -> list[str]:
     """Show a watch these losses, one a step, as a trainer would, and return what it warned of."""
-    facts = {"is_global_zero": True, "world_size": 1, "accumulate_grad_batches": 1, "datamodule": None, "num_pairs": NUM_PAIRS, "lr": 5e-4}
+    facts = {
+        "is_global_zero": True,
+        "world_size": 1,
+        "accumulate_grad_batches": 1,
+        "datamodule": None,
+        "num_pairs": NUM_PAIRS,
+        "lr": 5e-4,
+    }
     trainer = SimpleNamespace(**{**facts, **changes}, global_step=first_step)
     trainer.optimizers = [SimpleNamespace(param_groups=[{"lr": trainer.lr}])]
     module: Any = SimpleNamespace(objective=objective)
@@ -152,7 +161,9 @@ def test_state_survives_a_checkpoint_wherever_it_is_written():
         assert fed(before, losses[:stop]) == []
         after.load_state_dict(before.state_dict())
         (told,) = fed(after, losses[stop:], first_step=stop)
-        assert f"for {int(told.split('step ')[1].split(':')[0])} steps" in told  # every step since the first has counted
+        assert (
+            f"for {int(told.split('step ')[1].split(':')[0])} steps" in told
+        )  # every step since the first has counted
         again = new_watch()
         again.load_state_dict(after.state_dict())
         assert fed(again, losses, first_step=200) == []
@@ -161,7 +172,10 @@ def test_state_survives_a_checkpoint_wherever_it_is_written():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda sounds: [late(sound, 6) for sound in sounds], "offset between lips and sound (found): the sound comes 6 frames late in 32"),
+        (
+            lambda sounds: [late(sound, 6) for sound in sounds],
+            "offset between lips and sound (found): the sound comes 6 frames late in 32",
+        ),
         (
             lambda sounds: [late(sound, -6) for sound in sounds],
             "offset between lips and sound (found): the sound comes 6 frames early in 32",
@@ -170,12 +184,18 @@ def test_state_survives_a_checkpoint_wherever_it_is_written():
             lambda sounds: [late(sound, 5 * number % 29 - 14) for number, sound in enumerate(sounds)],
             "offset between lips and sound (suspected): differs from clip to clip",
         ),
-        (all_the_same, "wrong sound in the samples (found): of 32 clips 32 hold the same sound as another id, 0 are silent"),
+        (
+            all_the_same,
+            "wrong sound in the samples (found): of 32 clips 32 hold the same sound as another id, 0 are silent",
+        ),
         (
             lambda sounds: [0 * sound for sound in sounds],
             "wrong sound in the samples (found): of 32 clips 0 hold the same sound as another id, 32 are silent",
         ),
-        (swapped, "wrong sound in the samples (suspected): of 32 clips 0 hold the same sound as another id, 0 are silent, but in "),
+        (
+            swapped,
+            "wrong sound in the samples (suspected): of 32 clips 0 hold the same sound as another id, 0 are silent, but in ",
+        ),
         (lambda sounds: sounds, "batch too small (possible): 16 pairs"),
     ],
     ids=["late", "early", "late or early", "one sound", "silence", "swapped", "right"],
@@ -210,7 +230,14 @@ def validated(watch: PlateauWatch, auc: float, offset: float | None, **changes: 
     """Show a watch the figures of a validation and return what it warned of."""
     metrics = {"val/auc": torch.tensor(auc)} | ({} if offset is None else {"val/offset_frames": torch.tensor(offset)})
     trainer: Any = SimpleNamespace(
-        **{"is_global_zero": True, "sanity_checking": False, "global_step": 50, "callback_metrics": metrics, "datamodule": None, **changes}
+        **{
+            "is_global_zero": True,
+            "sanity_checking": False,
+            "global_step": 50,
+            "callback_metrics": metrics,
+            "datamodule": None,
+            **changes,
+        }
     )
     trainer.optimizers = []
     with warnings.catch_warnings(record=True) as caught:
@@ -219,12 +246,17 @@ def validated(watch: PlateauWatch, auc: float, offset: float | None, **changes: 
     return [str(warning.message) for warning in caught]
 
 
-@pytest.mark.parametrize(("offset", "told"), [(-3.0, "the sound comes 3 frames late"), (2.0, "the sound comes 2 frames early")])
+@pytest.mark.parametrize(
+    ("offset", "told"), [(-3.0, "the sound comes 3 frames late"), (2.0, "the sound comes 2 frames early")]
+)
 def test_a_syncnet_whose_best_match_lies_elsewhere_is_told_once_and_with_the_right_sign(offset, told):
     watch = new_watch()
     assert validated(watch, 0.8, offset) == [], "one validation of a few clips may be chance"
     (report,) = validated(watch, 0.8, offset)
-    assert f"(held-out AUC 0.80), but what belongs to the lips it hears elsewhere: in your held-out clips {told} (median)" in report
+    assert (
+        f"(held-out AUC 0.80), but what belongs to the lips it hears elsewhere: in your held-out clips {told} (median)"
+        in report
+    )
     assert "run `prepare` again" in report
     assert validated(watch, 0.8, offset) == []
     resumed = new_watch()
@@ -251,7 +283,10 @@ def test_a_network_that_memorises_is_told_by_its_held_out_clips():
     watch = new_watch()
     assert [validated(watch, 0.53, None, global_step=step) for step in (0, 20, 30)] == [[]] * 3
     (report,) = validated(watch, 0.46, None, global_step=PATIENCE)
-    assert "SyncNet learns nothing. Its held-out AUC, 0.46 now, has stayed near the 0.50 of guessing since step 0" in report
+    assert (
+        "SyncNet learns nothing. Its held-out AUC, 0.46 now, has stayed near the 0.50 of guessing since step 0"
+        in report
+    )
     assert validated(watch, 0.5, None, global_step=400) == []
 
 
@@ -267,12 +302,16 @@ def test_validations_before_training_and_of_other_ranks_do_not_count():
         assert [validated(watch, 0.5, None, global_step=step, **change) for step in (0, 400)] == [[]] * 2
 
 
-@pytest.mark.parametrize(("frames", "told"), [(6, "the sound comes 6 frames late"), (-6, "the sound comes 6 frames early")])
+@pytest.mark.parametrize(
+    ("frames", "told"), [(6, "the sound comes 6 frames late"), (-6, "the sound comes 6 frames early")]
+)
 def test_an_offset_that_syncnet_takes_for_sync_is_found_in_the_clips_and_told_once(shards, tmp_path, frames, told):
     data = data_of(with_sounds(shards, tmp_path, CLIP, lambda sounds: [late(sound, frames) for sound in sounds]))
     watch = new_watch()
     (report,) = validated(watch, 0.8, 0.0, datamodule=data)
-    assert f"what it takes for sync is none: offset between lips and sound (found): {told} in 32 clips together" in report
+    assert (
+        f"what it takes for sync is none: offset between lips and sound (found): {told} in 32 clips together" in report
+    )
     assert "run `prepare` again" in report
     assert validated(watch, 0.8, 0.0, datamodule=data) == []
 
@@ -291,14 +330,21 @@ def test_other_ranks_do_not_tell_of_a_best_match():
 
 
 def test_another_module_is_refused():
-    with pytest.raises(BadConfig, match="needs a SyncNetModule whose objective has `chance`, got LightningModule with NoneType"):
+    with pytest.raises(
+        BadConfig, match="needs a SyncNetModule whose objective has `chance`, got LightningModule with NoneType"
+    ):
         new_watch().setup(SimpleNamespace(), LightningModule(), "fit")  # pyright: ignore[reportArgumentType]
 
 
 def trained(shards: Path, syncnet: Any, arguments: dict[str, Any], folder: Path) -> tuple[PlateauWatch, list[str]]:
     watch = new_watch(patience_steps=30)
     module = SyncNetModule(syncnet=syncnet, objective=ContrastiveObjective(initial_temperature=0.07), **arguments)
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     trainer = Trainer(max_steps=60, max_epochs=-1, accelerator="cpu", limit_val_batches=0, callbacks=[watch], **quiet)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -307,7 +353,9 @@ def trained(shards: Path, syncnet: Any, arguments: dict[str, Any], folder: Path)
     return watch, [str(warning.message) for warning in caught if "SyncNet learns nothing" in str(warning.message)]
 
 
-def test_training_on_swapped_sound_is_told_and_training_on_right_sound_is_not(shards, tmp_path, make_syncnet, training_arguments):
+def test_training_on_swapped_sound_is_told_and_training_on_right_sound_is_not(
+    shards, tmp_path, make_syncnet, training_arguments
+):
     arguments = {**training_arguments, "clip": CLIP, "optimizer": partial(torch.optim.AdamW, lr=1e-3)}
     wrong = with_sounds(shards, tmp_path / "wrong", CLIP, swapped)
     watch, told = trained(wrong, make_syncnet(), arguments, tmp_path)

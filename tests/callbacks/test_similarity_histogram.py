@@ -45,7 +45,12 @@ def train(module: LightningModule, run_dir: Path) -> list[dict[str, str]]:
 
 def test_each_validation_leaves_its_own_similarities_of_both_kinds(tmp_path):
     rows = train(Judge(), tmp_path)
-    assert [(row["step"], row["kind"]) for row in rows] == [("2", "matching"), ("2", "foreign"), ("4", "matching"), ("4", "foreign")]
+    assert [(row["step"], row["kind"]) for row in rows] == [
+        ("2", "matching"),
+        ("2", "foreign"),
+        ("4", "matching"),
+        ("4", "foreign"),
+    ]
     assert [row["0.90"] for row in rows] == ["2", "0", "4", "0"]
     assert [row["-0.30"] for row in rows] == ["0", "2", "0", "4"]
 
@@ -59,5 +64,7 @@ def test_every_possible_similarity_has_a_bin():
 
 def test_a_module_without_similarities_is_refused(tmp_path):
     trainer = Trainer(accelerator="cpu", logger=False)
-    with pytest.raises(BadConfig, match=r"got LightningModule; take it out of the callbacks \(~callbacks.similarity_histogram\)"):
+    with pytest.raises(
+        BadConfig, match=r"got LightningModule; take it out of the callbacks \(~callbacks.similarity_histogram\)"
+    ):
         SimilarityHistogram(run_dir=str(tmp_path)).setup(trainer, LightningModule(), "fit")

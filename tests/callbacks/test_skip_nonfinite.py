@@ -28,7 +28,9 @@ def batches(factors: list[float]) -> list[dict]:
     return [{"factor": torch.tensor(factor), "id": [f"clip {number}"]} for number, factor in enumerate(factors)]
 
 
-def trained(folder: Path, factors: list[float], most_in_a_row: int = 2, accumulate: int = 1) -> tuple[Line, SkipNonfinite, Trainer]:
+def trained(
+    folder: Path, factors: list[float], most_in_a_row: int = 2, accumulate: int = 1
+) -> tuple[Line, SkipNonfinite, Trainer]:
     torch.manual_seed(0)
     module, callback = Line(), SkipNonfinite(most_in_a_row=most_in_a_row)
     trainer = Trainer(
@@ -41,7 +43,9 @@ def trained(folder: Path, factors: list[float], most_in_a_row: int = 2, accumula
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_changes_nothing_and_is_named_and_counted(tmp_path, bad):
-    with pytest.warns(UserWarning, match=r"step 1: the gradient is not finite, the step is left out \(clips clip 1 on rank 0\)"):
+    with pytest.warns(
+        UserWarning, match=r"step 1: the gradient is not finite, the step is left out \(clips clip 1 on rank 0\)"
+    ):
         module, callback, trainer = trained(tmp_path, [1.0, bad, 1.0])
     assert torch.equal(module.seen[1], module.seen[2])
     assert not torch.equal(module.seen[0], module.seen[1])

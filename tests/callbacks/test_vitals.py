@@ -80,7 +80,9 @@ class Failing(Learner):
         raise OSError("the device is gone")
 
 
-def fitted(module: LightningModule, batches: Any, peak_tflops: float | None = None, callbacks: int = 1, **changes: Any) -> Trainer:
+def fitted(
+    module: LightningModule, batches: Any, peak_tflops: float | None = None, callbacks: int = 1, **changes: Any
+) -> Trainer:
     trainer = Trainer(
         max_steps=8, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[Vitals(every_num_batches=4, peak_tflops=peak_tflops) for _ in range(callbacks)], **changes,
@@ -128,7 +130,14 @@ class SlowToConvert(ClipDataModule):
 def test_work_on_a_batch_that_is_there_is_not_waiting(tiny_clip):
     samples = SyncNetSamples(clip=tiny_clip, windows_per_clip=1, min_gap_frames=1)
     data = SlowToConvert(
-        shards="none", clip=tiny_clip, samples=samples, batch_size=2, num_workers=0, seed=1, shuffle_buffer=1, max_bad_clips=0
+        shards="none",
+        clip=tiny_clip,
+        samples=samples,
+        batch_size=2,
+        num_workers=0,
+        seed=1,
+        shuffle_buffer=1,
+        max_bad_clips=0,
     )
     assert logged(fitted(Slow(0.01), data))["vitals/data_wait_share"] < 0.2
 
@@ -166,8 +175,15 @@ def test_no_share_is_logged_where_the_peak_is_unknown():
 def test_a_gpu_s_peak_is_asked_for_at_the_precision_of_the_run(monkeypatch):
     asked = []
     monkeypatch.setattr(vitals, "get_available_flops", lambda device, dtype: asked.append((device, dtype)) or 1e15)
-    for precision, device in (("bf16-mixed", "cuda:1"), ("32-true", "cuda:0"), ("transformer-engine", "cuda:0"), ("32-true", "cpu")):
-        trainer: Any = type("T", (), {"precision": precision, "strategy": type("S", (), {"root_device": torch.device(device)})})()
+    for precision, device in (
+        ("bf16-mixed", "cuda:1"),
+        ("32-true", "cuda:0"),
+        ("transformer-engine", "cuda:0"),
+        ("32-true", "cpu"),
+    ):
+        trainer: Any = type(
+            "T", (), {"precision": precision, "strategy": type("S", (), {"root_device": torch.device(device)})}
+        )()
         known_peak_flops(trainer)
     assert asked == [(torch.device("cuda:1"), torch.bfloat16), (torch.device("cuda:0"), torch.float32)]
 
@@ -191,7 +207,10 @@ def test_the_first_batch_is_counted_and_not_timed():
             return super().training_step(batch, batch_idx)
 
     module = FirstIsSlow()
-    assert logged(fitted(module, batches_of_vectors(5), limit_train_batches=5, max_epochs=1))["vitals/windows_per_second"] > 4 * BATCH / 0.5
+    assert (
+        logged(fitted(module, batches_of_vectors(5), limit_train_batches=5, max_epochs=1))["vitals/windows_per_second"]
+        > 4 * BATCH / 0.5
+    )
 
 
 def test_a_first_batch_that_fails_leaves_no_counter_behind():

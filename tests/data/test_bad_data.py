@@ -19,13 +19,13 @@ from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data import datamodule
 from lipsync_lightning.data.bad_data import BadClip, BadData, what_changed
 from lipsync_lightning.data.datamodule import ClipDataModule
-from lipsync_lightning.data.index import MEMBERS
-from lipsync_lightning.data.remote import RemoteAccess
 from lipsync_lightning.data.samples import Window
-from lipsync_lightning.data.shard_store import Found, Survey, common_faults
 from lipsync_lightning.errors import BadConfig, BrokenShard, MissingShards
-from lipsync_lightning.preparation.shard_faults import Reason, ShardFault
-from lipsync_lightning.preparation.shards import FinishedClip, checked_shard, read_sidecar, sidecar_path, write_shard
+from lipsync_lightning.shards.faults import Reason, ShardFault
+from lipsync_lightning.shards.format import FinishedClip, checked_shard, read_sidecar, sidecar_path, write_shard
+from lipsync_lightning.shards.reader import MEMBERS
+from lipsync_lightning.shards.remote import RemoteAccess
+from lipsync_lightning.shards.store import Found, Survey, common_faults
 
 CLIP = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 CLIPS_PER_SHARD = 4
@@ -76,10 +76,17 @@ def path_of(shards: Path, number: int) -> Path:
     return shards / "train" / f"{number:06d}.tar"
 
 
-def data_of(shards: Path | str, *, max_bad_shards: int = 0, max_bad_clips: int = 0, num_workers: int = 0, **more: Any) -> ClipDataModule:
+def data_of(
+    shards: Path | str, *, max_bad_shards: int = 0, max_bad_clips: int = 0, num_workers: int = 0, **more: Any
+) -> ClipDataModule:
     settings: dict[str, Any] = {"clip": CLIP, "samples": Ids(), "batch_size": 2, "seed": 1, "shuffle_buffer": 8}
     return ClipDataModule(
-        shards=str(shards), max_bad_shards=max_bad_shards, max_bad_clips=max_bad_clips, num_workers=num_workers, **settings, **more
+        shards=str(shards),
+        max_bad_shards=max_bad_shards,
+        max_bad_clips=max_bad_clips,
+        num_workers=num_workers,
+        **settings,
+        **more,
     )
 
 
@@ -167,7 +174,9 @@ def test_a_shard_that_is_gone_or_another_one_on_one_rank_is_read_by_none(
         return {name: content for name, content in {**mine[0], **there}.items() if content is not None}, mine[1]
 
     monkeypatch.setattr(datamodule, "on_all_ranks", beside(theirs))
-    with pytest.warns(UserWarning, match=rf"left out, missing: train/000002\.tar: .*{told}; copy the same shards to all nodes"):
+    with pytest.warns(
+        UserWarning, match=rf"left out, missing: train/000002\.tar: .*{told}; copy the same shards to all nodes"
+    ):
         keys = keys_of_a_pass(data_of(shards, max_bad_shards=1), 8)
     assert {key[:3] for key in keys} == {"d/0", "d/1"}
     with pytest.raises(BrokenShard, match=rf"{told}.*\(1 bad shards, 0 allowed"):
@@ -228,7 +237,9 @@ def test_a_gap_in_the_numbers_is_no_fault(shards: Path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_bad_clips_are_reported_after_each_pass_and_logged_and_never_reach_the_module(shards: Path, tmp_path: Path, num_workers: int):
+def test_bad_clips_are_reported_after_each_pass_and_logged_and_never_reach_the_module(
+    shards: Path, tmp_path: Path, num_workers: int
+):
     break_clip(shards, 1, clip=2)
     break_clip(shards, 2, clip=0)
     break_clip(shards, 2, clip=3)
@@ -287,10 +298,16 @@ def figures_in(folder: Path) -> list[tuple[float, float]]:
 def test_what_was_bad_in_an_unfinished_pass_is_told_at_the_end(shards: Path):
     data = data_of(shards)
     data.on_after_batch_transfer(
-        {"id": ["d/0"], "first_frame": torch.zeros(1), "bad": [BadClip("train/000001.tar", "corrupt", "d/1", 3, False)]}, 0
+        {
+            "id": ["d/0"],
+            "first_frame": torch.zeros(1),
+            "bad": [BadClip("train/000001.tar", "corrupt", "d/1", 3, False)],
+        },
+        0,
     )
     with pytest.warns(
-        UserWarning, match=r"at the end, on rank 0: train/000001\.tar, corrupt: 1 clips, others stood in for their 3 windows"
+        UserWarning,
+        match=r"at the end, on rank 0: train/000001\.tar, corrupt: 1 clips, others stood in for their 3 windows",
     ):
         data.teardown("fit")
 
@@ -298,7 +315,11 @@ def test_what_was_bad_in_an_unfinished_pass_is_told_at_the_end(shards: Path):
 def test_clips_are_counted_once_and_windows_each_time():
     bad = BadData()
     bad.add(
-        [BadClip("a", "corrupt", "one", 2, False), BadClip("a", "corrupt", "one", 1, False), BadClip("a", "truncated", "two", 1, False)]
+        [
+            BadClip("a", "corrupt", "one", 2, False),
+            BadClip("a", "corrupt", "one", 1, False),
+            BadClip("a", "truncated", "two", 1, False),
+        ]
     )
     assert bad.num_clips == 2
     assert bad.merged().lines() == [
@@ -321,7 +342,9 @@ def resumed(data: ClipDataModule, state: dict[str, Any]) -> ClipDataModule:
     return data
 
 
-def test_a_run_that_goes_on_with_the_same_shards_elsewhere_says_nothing(shards: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder):
+def test_a_run_that_goes_on_with_the_same_shards_elsewhere_says_nothing(
+    shards: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+):
     state = state_after(data_of(shards), 2)
     shutil.copytree(shards, tmp_path / "elsewhere")
     whole = keys_of_a_pass(data_of(shards), EPOCH)
@@ -336,7 +359,9 @@ def test_a_run_that_goes_on_with_other_shards_says_which(shards: Path):
     write_shard(path_of(shards, 1), [FinishedClip("d/x", 10, {"mp4": b"", "flac": b"", "json": b""})], clip=CLIP)
     lose(shards, 2)
     lose_sidecar(shards, 2)
-    expected = r"no longer there: train/000002\.tar; new: train/000007\.tar; with other content: train/000001\.tar\).*another"
+    expected = (
+        r"no longer there: train/000002\.tar; new: train/000007\.tar; with other content: train/000001\.tar\).*another"
+    )
     with pytest.warns(UserWarning, match=expected):
         resumed(data_of(shards), state).train_dataloader()
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lipsync_lightning.cli import one_sentence
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.samples import HeldoutSyncNetSamples, SyncNetSamples, UNetSamples
-from lipsync_lightning.entry import one_sentence
 from lipsync_lightning.errors import BadMedia, BrokenShard, ClipMismatch, ClipTooShort, MissingShards
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from tiny_media import prepared, sound_of, write_video
@@ -60,7 +60,11 @@ def test_validation_reads_the_heldout_clips_once_and_the_same_every_time(shards:
     one, other = list(loader), list(loader)
     assert [len(batch["id"]) for batch in one] == [1]
     assert torch.equal(one[0]["frames"], other[0]["frames"])
-    training = {key for batch, _ in zip(data_of(shards, tiny_clip).train_dataloader(), range(6), strict=False) for key in batch["id"]}
+    training = {
+        key
+        for batch, _ in zip(data_of(shards, tiny_clip).train_dataloader(), range(6), strict=False)
+        for key in batch["id"]
+    }
     assert len(training) == 3
     assert one[0]["id"][0] not in training
 
@@ -112,7 +116,10 @@ def test_a_resumed_run_reads_what_the_first_would_have_read_next(shards: Path, t
     _, _, third, fourth = islice(fresh.train_dataloader(), 4)
     for expected, batch in zip((third, fourth), resumed.train_dataloader(), strict=False):
         assert batch["id"] == expected["id"]
-        assert all(torch.equal(batch[key], expected[key]) for key in ("frames", "reference", "audio", "mel", "first_frame", "seed"))
+        assert all(
+            torch.equal(batch[key], expected[key])
+            for key in ("frames", "reference", "audio", "mel", "first_frame", "seed")
+        )
 
 
 def test_a_data_set_of_clips_that_are_all_too_short_is_refused(shards: Path, tiny_clip: ClipSpec):

@@ -5,7 +5,7 @@ import pytest
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.diagnosis import MAX_LAG, offset_histogram, sound_duplicates
-from lipsync_lightning.data.index import ClipIndex
+from lipsync_lightning.shards.reader import ClipIndex
 from tiny_media import prepared, sound_of, write_video
 from wrong_sound import NUM_CLIPS, all_the_same, index_of, late, swapped, talking_faces, with_sounds
 
@@ -50,7 +50,9 @@ def test_a_constant_shift_is_found_to_the_frame(changed, frames):
 
 def test_a_shift_of_its_own_for_each_clip_fits_but_is_not_common(changed):
     shifts = np.array([5 * number % 29 - 14 for number in range(NUM_CLIPS)])
-    offsets = offset_histogram(changed(lambda sounds: [late(*pair) for pair in zip(sounds, shifts, strict=True)]), CLIP, 64)
+    offsets = offset_histogram(
+        changed(lambda sounds: [late(*pair) for pair in zip(sounds, shifts, strict=True)]), CLIP, 64
+    )
     assert offsets.fits
     assert not offsets.is_clear
     assert (np.abs(offsets.offsets + shifts) <= 1).mean() >= 0.9

@@ -11,10 +11,10 @@ import pytest
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
-from lipsync_lightning.data.index import ClipIndex
 from lipsync_lightning.data.samples import SyncNetSamples
 from lipsync_lightning.data.windows import _seed
-from lipsync_lightning.preparation.shards import find_shards
+from lipsync_lightning.shards.format import find_shards
+from lipsync_lightning.shards.reader import ClipIndex
 from tiny_media import prepared, sound_of, write_video
 
 CLIP = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
@@ -38,7 +38,11 @@ class Part(NamedTuple):
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("elastic shards")
     for index in range(NUM_CLIPS):
-        write_video(folder / "raw" / f"person {index}.mp4", 26 + index % 3, sound_of(26 + index % 3, loud=range(index, index + 4)))
+        write_video(
+            folder / "raw" / f"person {index}.mp4",
+            26 + index % 3,
+            sound_of(26 + index % 3, loud=range(index, index + 4)),
+        )
     prepared(folder / "raw", folder / "shards", CLIP, sources_per_shard=2)
     return folder / "shards"
 
@@ -65,7 +69,9 @@ def data_of(shards: Path, workers: int, state: dict[str, Any] | None, trainer: A
     return data
 
 
-def read(shards: Path, part: Part, state: dict[str, Any] | None, window_of_seed: dict) -> tuple[list[tuple], dict[str, Any]]:
+def read(
+    shards: Path, part: Part, state: dict[str, Any] | None, window_of_seed: dict
+) -> tuple[list[tuple], dict[str, Any]]:
     """Return the windows that all ranks read, step after step, and the state that the checkpoint after them holds."""
     begun_at = state["global_step"] if state else 0
     batches, states = [], []

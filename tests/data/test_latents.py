@@ -17,18 +17,20 @@ from lipsync_lightning.data import encode
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.encode import ClipEncoder, EncodedSoFar, encode_shards
 from lipsync_lightning.data.frame_arrays import read_frames, stored_array
-from lipsync_lightning.data.index import ClipIndex
 from lipsync_lightning.data.latent_samples import LatentSamples
 from lipsync_lightning.data.samples import Samples, UNetSamples
 from lipsync_lightning.errors import BadConfig, BrokenShard, ClipMismatch, WouldOverwrite
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
-from lipsync_lightning.preparation.shard_faults import ClipFault
-from lipsync_lightning.preparation.shards import FinishedClip, checked_shard, read_sidecar, write_shard
+from lipsync_lightning.shards.faults import ClipFault
+from lipsync_lightning.shards.format import FinishedClip, checked_shard, read_sidecar, write_shard
+from lipsync_lightning.shards.reader import ClipIndex
 from tiny_media import prepared, sound_of, write_video
 
 AUDIO_ENCODER = LogMelAudioEncoder(num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=80, num_mels=80)
-OTHER_AUDIO_ENCODER = LogMelAudioEncoder(num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=100, num_mels=80)
+OTHER_AUDIO_ENCODER = LogMelAudioEncoder(
+    num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=100, num_mels=80
+)
 CLIP = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 
 
@@ -52,7 +54,13 @@ def fitted(network: LinearAutoencoder, seed: int = 0) -> LinearAutoencoder:
 
 
 def encoder(**changes: Any) -> ClipEncoder:
-    settings: dict[str, Any] = {"clip": CLIP, "audio_encoder": AUDIO_ENCODER, "mask": "released", "batch_size": 5, "device": "cpu"}
+    settings: dict[str, Any] = {
+        "clip": CLIP,
+        "audio_encoder": AUDIO_ENCODER,
+        "mask": "released",
+        "batch_size": 5,
+        "device": "cpu",
+    }
     return ClipEncoder(**{**settings, "autoencoder": autoencoder(), **changes})
 
 
@@ -126,13 +134,19 @@ def test_what_half_precision_cannot_hold_is_refused():
 
 def test_windows_are_those_of_the_online_way_and_hold_what_it_would_compute(shards: Path, encoded: Path):
     network = autoencoder()
-    for online, stored in zip(first_batches(shards, from_pixels()), first_batches(encoded, from_latents()), strict=True):
+    for online, stored in zip(
+        first_batches(shards, from_pixels()), first_batches(encoded, from_latents()), strict=True
+    ):
         for key in ("id", "first_frame", "seed"):
             assert list(online[key]) == list(stored[key])
         assert torch.equal(online["keep_mask"], stored["keep_mask"])
         torch.testing.assert_close(stored["audio"], online["audio"], atol=2e-3, rtol=1e-3)
         masked = online["frames"] * online["keep_mask"][:, None]
-        for key, frames in (("latents", online["frames"]), ("masked_latents", masked), ("reference_latents", online["reference"])):
+        for key, frames in (
+            ("latents", online["frames"]),
+            ("masked_latents", masked),
+            ("reference_latents", online["reference"]),
+        ):
             mean, std = network.posterior(frames.flatten(0, 1))
             torch.testing.assert_close(stored[key][:, :, 0].flatten(0, 1), mean, atol=2e-2, rtol=1e-3)
             torch.testing.assert_close(stored[key][:, :, 1].flatten(0, 1), std)
@@ -179,10 +193,15 @@ def test_two_processes_at_once_leave_the_bytes_of_one(shards: Path, tmp_path: Pa
     for number in range(2, 16):
         for suffix in (".tar", ".json"):
             shutil.copy(many / "train" / f"000001{suffix}", many / "train" / f"{number:06d}{suffix}")
-    importable = encoder(autoencoder=fitted(LinearAutoencoder(patch=4, latent_channels=4)))  # by other processes, unlike this file
+    importable = encoder(
+        autoencoder=fitted(LinearAutoencoder(patch=4, latent_channels=4))
+    )  # by other processes, unlike this file
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=spawn, initializer=spawn.Barrier(2).wait) as pool:
-        for outs in (("alone", "alone too"), ("both", "both")):  # in the second round neither has anything to import, so they meet
+        for outs in (
+            ("alone", "alone too"),
+            ("both", "both"),
+        ):  # in the second round neither has anything to import, so they meet
             for future in [pool.submit(encode_shards, str(many), tmp_path / out, importable) for out in outs]:
                 future.result()
     expected = contents(tmp_path / "alone" / "train")
@@ -217,10 +236,17 @@ def test_a_shard_whose_source_was_remade_is_encoded_anew_and_no_other(shards: Pa
     untouched = (out / "train" / "000000.tar").stat().st_mtime_ns
     remade = source / "train" / "000001.tar"
     index = ClipIndex([checked_shard(remade, CLIP)])
-    clips = [{key: content for key, content in index.read(clip).items() if not key.startswith("__")} for clip in range(len(index))]
-    write_shard(remade, [FinishedClip(f"remade/{number}", 15, members) for number, members in enumerate(clips)], clip=CLIP)
+    clips = [
+        {key: content for key, content in index.read(clip).items() if not key.startswith("__")}
+        for clip in range(len(index))
+    ]
+    write_shard(
+        remade, [FinishedClip(f"remade/{number}", 15, members) for number, members in enumerate(clips)], clip=CLIP
+    )
     encode_shards(str(source), out, encoder())
-    assert read_sidecar(out / "train" / "000001.tar").keys.tolist() == [f"remade/{number}" for number in range(len(clips))]
+    assert read_sidecar(out / "train" / "000001.tar").keys.tolist() == [
+        f"remade/{number}" for number in range(len(clips))
+    ]
     assert (out / "train" / "000000.tar").stat().st_mtime_ns == untouched
 
 

@@ -24,7 +24,9 @@ def row(num_windows: int, position: int = 0, **changes: int) -> list[tuple[int, 
 
 
 def test_an_epoch_holds_every_window_once():
-    assert Counter(row(19)) == Counter((0, clip, number) for clip, count in enumerate(WINDOWS) for number in range(count))
+    assert Counter(row(19)) == Counter(
+        (0, clip, number) for clip, count in enumerate(WINDOWS) for number in range(count)
+    )
 
 
 def test_the_row_goes_on_with_the_next_epoch_in_another_order():

@@ -32,7 +32,13 @@ def shard_sample(num_frames: int, sound: np.ndarray | None = None, side: int = 3
     heard = sound_of(num_frames, loud=LOUD) if sound is None else sound
     video = encode_clip(numbered_frames(num_frames, side), fps=25)
     facts = json.dumps({"num_frames": num_frames}).encode()
-    return {"__key__": "d/clip/0000", "__url__": "train/000000.tar", "mp4": video, "flac": encode_flac(heard, 16000), "json": facts}
+    return {
+        "__key__": "d/clip/0000",
+        "__url__": "train/000000.tar",
+        "mp4": video,
+        "flac": encode_flac(heard, 16000),
+        "json": facts,
+    }
 
 
 @pytest.fixture
@@ -50,7 +56,9 @@ def frame_numbers(frames: torch.Tensor) -> list[int]:
     return [round((float(frame.float().median()) - 20) / 3) for frame in frames]
 
 
-def test_frames_are_those_of_the_window_and_equal_decoding_from_the_start(unet_samples: UNetSamples, tiny_clip: ClipSpec):
+def test_frames_are_those_of_the_window_and_equal_decoding_from_the_start(
+    unet_samples: UNetSamples, tiny_clip: ClipSpec
+):
     sample = shard_sample(40)
     straight = decode_window(sample["mp4"], 0, 40)
     for window in unet_samples(sample, np.random.default_rng(1), range(6)):
@@ -67,7 +75,9 @@ def test_target_and_reference_never_overlap_in_the_pictures(unet_samples: UNetSa
 
 
 def test_mel_and_audio_tokens_are_those_heard_during_the_target(unet_samples: UNetSamples, tiny_clip: ClipSpec):
-    windows = [window for seed in range(8) for window in unet_samples(shard_sample(40), np.random.default_rng(seed), range(6))]
+    windows = [
+        window for seed in range(8) for window in unet_samples(shard_sample(40), np.random.default_rng(seed), range(6))
+    ]
     heard = 0
     for window in windows:
         first = window["first_frame"]
@@ -124,9 +134,13 @@ def test_heldout_windows_are_those_of_training_with_the_sound_around_them(
     assert 0 < num_whole < 16
 
 
-def test_heldout_windows_need_their_sound_decoded_once(heldout_samples: HeldoutSyncNetSamples, monkeypatch: pytest.MonkeyPatch):
+def test_heldout_windows_need_their_sound_decoded_once(
+    heldout_samples: HeldoutSyncNetSamples, monkeypatch: pytest.MonkeyPatch
+):
     decoded: list[bytes] = []
-    monkeypatch.setattr("lipsync_lightning.data.samples.decode_flac", lambda sound: decoded.append(sound) or decode_flac(sound))
+    monkeypatch.setattr(
+        "lipsync_lightning.data.samples.decode_flac", lambda sound: decoded.append(sound) or decode_flac(sound)
+    )
     sample = shard_sample(40)
     heldout_samples(sample, np.random.default_rng(0), range(4))
     assert decoded == [sample["flac"]]
@@ -164,7 +178,10 @@ def test_a_clip_gives_as_many_windows_as_it_says_and_those_that_are_wanted(
 ):
     sample = shard_sample(num_frames)
     for samples in (unet_samples, syncnet_samples):
-        starts = [window["first_frame"] for window in samples(sample, np.random.default_rng(2), range(samples.num_windows(num_frames)))]
+        starts = [
+            window["first_frame"]
+            for window in samples(sample, np.random.default_rng(2), range(samples.num_windows(num_frames)))
+        ]
         assert len(starts) == samples.num_windows(num_frames)
         for number, start in enumerate(starts):
             (window,) = samples(sample, np.random.default_rng(2), range(number, number + 1))
@@ -214,5 +231,7 @@ def test_spread_starts_keep_the_gap_and_stay_inside(num_frames: int):
 def test_the_path_of_a_sample_is_of_no_matter(tmp_path: Path, syncnet_samples: SyncNetSamples):
     """The same clip and the same draw give the same windows, wherever the shard lies."""
     sample = shard_sample(30)
-    one, other = (syncnet_samples(sample | {"__url__": url}, np.random.default_rng(5), range(4)) for url in ("a.tar", "b.tar"))
+    one, other = (
+        syncnet_samples(sample | {"__url__": url}, np.random.default_rng(5), range(4)) for url in ("a.tar", "b.tar")
+    )
     assert [window["first_frame"] for window in one] == [window["first_frame"] for window in other]

@@ -9,12 +9,12 @@ import pytest
 from torch.utils.data import DataLoader
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.data.index import ClipIndex, open_local
 from lipsync_lightning.data.order import Visit, WindowOrder
 from lipsync_lightning.data.samples import Window
-from lipsync_lightning.data.windows import ClipWindows, EndlessBatches, OnePass, collate
+from lipsync_lightning.data.windows import ClipWindows, OnePass, ResumableBatchSampler, collate
 from lipsync_lightning.errors import BadMedia, BrokenShard
-from lipsync_lightning.preparation.shards import FinishedClip, find_shards, write_shard
+from lipsync_lightning.shards.format import FinishedClip, find_shards, write_shard
+from lipsync_lightning.shards.reader import ClipIndex, open_local
 
 CLIPS_PER_SHARD = (5, 3, 4)
 BAD = "d/1_1"
@@ -44,7 +44,9 @@ def index(tmp_path: Path, tiny_clip: ClipSpec) -> ClipIndex:
     return ClipIndex(find_shards(tmp_path, "train", tiny_clip))
 
 
-def windows_of(index: ClipIndex, samples: Ids | None = None, max_bad_clips: int = 0, max_bad_shards: int = 0) -> ClipWindows:
+def windows_of(
+    index: ClipIndex, samples: Ids | None = None, max_bad_clips: int = 0, max_bad_shards: int = 0
+) -> ClipWindows:
     allowed = {"max_bad_clips": max_bad_clips, "max_bad_shards": max_bad_shards}
     return ClipWindows(index=index, samples=samples or Ids(), num_windows=index.num_frames // 10, seed=1, **allowed)
 
@@ -54,16 +56,27 @@ def order_of(index: ClipIndex) -> WindowOrder:
 
 
 def read(
-    index: ClipIndex, num_batches: int, *, position: int = 0, batch_size: int = 4, rank: int = 0, ranks: int = 1, workers: int = 0
+    index: ClipIndex,
+    num_batches: int,
+    *,
+    position: int = 0,
+    batch_size: int = 4,
+    rank: int = 0,
+    ranks: int = 1,
+    workers: int = 0,
 ) -> Any:
-    batches = EndlessBatches(order=order_of(index), position=position, batch_size=batch_size, rank=rank, world_size=ranks)
+    batches = ResumableBatchSampler(
+        order=order_of(index), position=position, batch_size=batch_size, rank=rank, world_size=ranks
+    )
     loader = DataLoader(windows_of(index), batch_sampler=batches, collate_fn=collate, num_workers=workers)
     return list(islice(loader, num_batches))
 
 
 def rows(batches: list[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
     return [
-        row for batch in batches for row in zip(*(list(map(_plain, batch[key])) for key in ("id", "number", "draw", "seed")), strict=True)
+        row
+        for batch in batches
+        for row in zip(*(list(map(_plain, batch[key])) for key in ("id", "number", "draw", "seed")), strict=True)
     ]
 
 
@@ -84,12 +97,21 @@ def test_ranks_share_out_the_row_without_gap_or_overlap(index: ClipIndex, ranks:
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3), (3, 2)])
-def test_on_another_number_of_ranks_an_epoch_is_finished_without_a_window_twice_or_lost(index: ClipIndex, before: int, after: int):
+def test_on_another_number_of_ranks_an_epoch_is_finished_without_a_window_twice_or_lost(
+    index: ClipIndex, before: int, after: int
+):
     """The epoch has 22 windows: 12 are read by the first ranks, the rest and the beginning of the next epoch by the others."""
     first = [read(index, 12 // (2 * before), batch_size=2, rank=rank, ranks=before) for rank in range(before)]
-    then = [read(index, 12 // (2 * after), position=12, batch_size=2, rank=rank, ranks=after, workers=1) for rank in range(after)]
+    then = [
+        read(index, 12 // (2 * after), position=12, batch_size=2, rank=rank, ranks=after, workers=1)
+        for rank in range(after)
+    ]
     seen = [row[:2] for batches in (*first, *then) for row in rows(batches)]
-    whole = {(str(index.keys[clip]), number) for clip in range(len(index)) for number in range(int(index.num_frames[clip]) // 10)}
+    whole = {
+        (str(index.keys[clip]), number)
+        for clip in range(len(index))
+        for number in range(int(index.num_frames[clip]) // 10)
+    }
     assert len(whole) == 22
     assert set(seen) == whole
     assert sorted(Counter(seen).values()) == [1] * 20 + [2] * 2  # the last two windows belong to the next epoch
@@ -134,11 +156,16 @@ def test_a_clip_that_cannot_be_read_is_stood_in_for_and_named(index: ClipIndex, 
     assert collate([found])["bad"] == [("train/000001.tar", "undecodable", BAD, 2, False)]
 
 
-def test_what_stands_in_depends_on_nothing_but_the_window(index: ClipIndex, unreadable: Ids, bad: int, recwarn: pytest.WarningsRecorder):
+def test_what_stands_in_depends_on_nothing_but_the_window(
+    index: ClipIndex, unreadable: Ids, bad: int, recwarn: pytest.WarningsRecorder
+):
     together = windows_of(index, unreadable, max_bad_clips=1)[Visit(5, bad, 0, 2)]
     other_worker = windows_of(index, unreadable, max_bad_clips=1)
     first = other_worker[Visit(5, bad, 1, 2)], other_worker[Visit(5, bad, 0, 1)]
-    assert [{**window, "bad": None} for window in together] == [{**first[1][0], "bad": None}, {**first[0][0], "bad": None}]
+    assert [{**window, "bad": None} for window in together] == [
+        {**first[1][0], "bad": None},
+        {**first[0][0], "bad": None},
+    ]
     assert len({windows_of(index, unreadable, 1)[Visit(epoch, bad, 0, 1)][0]["id"] for epoch in range(9)}) > 3
 
 
@@ -151,14 +178,18 @@ def test_more_bad_clips_than_allowed_are_an_error_that_says_so(index: ClipIndex,
         windows_of(index, unreadable)[Visit(epoch=0, clip=bad, first=0, last=1)]
 
 
-def test_a_shard_that_is_lost_later_is_one_bad_shard_not_many_bad_clips(index: ClipIndex, recwarn: pytest.WarningsRecorder):
+def test_a_shard_that_is_lost_later_is_one_bad_shard_not_many_bad_clips(
+    index: ClipIndex, recwarn: pytest.WarningsRecorder
+):
     index.shards[1].path.unlink()
     windows = windows_of(index, max_bad_shards=1)
     batch = collate([windows[Visit(0, clip, 0, 1)] for clip in range(len(index))])
     assert [bad.key for bad in batch["bad"]] == ["d/1_0", "d/1_1", "d/1_2"]
     assert {(bad.reason, bad.of_bad_shard) for bad in batch["bad"]} == {("missing", True)}
     assert len(recwarn) == 1
-    with pytest.raises(BrokenShard, match=r"000001\.tar cannot be opened: .* \(bad shard number 1, 0 allowed by data\.max_bad_shards\)"):
+    with pytest.raises(
+        BrokenShard, match=r"000001\.tar cannot be opened: .* \(bad shard number 1, 0 allowed by data\.max_bad_shards\)"
+    ):
         windows_of(index)[Visit(0, 5, 0, 1)]
 
 
@@ -175,7 +206,13 @@ def test_a_shard_that_proved_bad_is_not_opened_again(index: ClipIndex, recwarn: 
 def test_shards_left_out_before_count_against_what_is_allowed(index: ClipIndex):
     index.shards[1].path.unlink()
     windows = ClipWindows(
-        index=index, samples=Ids(), num_windows=index.num_frames // 10, seed=1, max_bad_clips=9, max_bad_shards=2, num_bad_shards=2
+        index=index,
+        samples=Ids(),
+        num_windows=index.num_frames // 10,
+        seed=1,
+        max_bad_clips=9,
+        max_bad_shards=2,
+        num_bad_shards=2,
     )
     with pytest.raises(BrokenShard, match=r"bad shard number 3, 2 allowed"):
         windows[Visit(0, 5, 0, 1)]

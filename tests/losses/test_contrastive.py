@@ -33,7 +33,9 @@ def test_both_directions_count_the_same():
 def test_the_initial_temperature_divides_similarities():
     vision, audio = (functional.normalize(torch.randn(8, 5), dim=1) for _ in range(2))
     scaled = vision @ audio.T / 0.07
-    expected = (functional.cross_entropy(scaled, torch.arange(8)) + functional.cross_entropy(scaled.T, torch.arange(8))) / 2
+    expected = (
+        functional.cross_entropy(scaled, torch.arange(8)) + functional.cross_entropy(scaled.T, torch.arange(8))
+    ) / 2
     torch.testing.assert_close(objective()(vision, audio), expected)
 
 

@@ -42,7 +42,9 @@ def test_another_network_than_vgg_is_refused(tmp_path):
 
 
 def test_vgg_weights_are_taken_over_under_torchvisions_names(tmp_path):
-    stored = {"features." + name.split(".", 1)[1]: tensor for name, tensor in untrained_lpips().net.state_dict().items()}
+    stored = {
+        "features." + name.split(".", 1)[1]: tensor for name, tensor in untrained_lpips().net.state_dict().items()
+    }
     torch.save({**stored, "classifier.0.bias": torch.zeros(2)}, tmp_path / "vgg16.pth")
     loaded = vgg_lpips(path=str(tmp_path / "vgg16.pth")).net.state_dict()
     assert all(torch.equal(tensor, stored["features." + name.split(".", 1)[1]]) for name, tensor in loaded.items())

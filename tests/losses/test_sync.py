@@ -21,7 +21,9 @@ class BrightnessSyncNet(nn.Module):
     def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         self.seen = frames
         brightness_BT = rearrange(frames, "b (t c) h w -> b t (c h w)", c=3).mean(dim=2)
-        return functional.normalize(self.gain * brightness_BT, dim=1), functional.normalize(mel[:, 0, 0, : brightness_BT.shape[1]], dim=1)
+        return functional.normalize(self.gain * brightness_BT, dim=1), functional.normalize(
+            mel[:, 0, 0, : brightness_BT.shape[1]], dim=1
+        )
 
     def log_probability(self, similarity: Tensor, lowest: float) -> Tensor:
         return similarity.clamp(lowest, 1.0).log()

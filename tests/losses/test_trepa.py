@@ -14,7 +14,14 @@ REFERENCE_VALUE = 0.000163928561960347  # of the reference's code with the weigh
 @pytest.fixture
 def loss(tiny_clip) -> TREPALoss:
     features = VideoMAEFeatures(
-        image_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, mlp_width=32, num_frames=tiny_clip.num_frames, tubelet_size=2
+        image_size=16,
+        patch_size=8,
+        embed_dim=16,
+        depth=1,
+        num_heads=2,
+        mlp_width=32,
+        num_frames=tiny_clip.num_frames,
+        tubelet_size=2,
     )
     return TREPALoss(features)
 
@@ -66,7 +73,10 @@ def test_the_value_is_the_references():
         image_size=56, patch_size=14, embed_dim=32, depth=3, num_heads=4, mlp_width=139, num_frames=16, tubelet_size=2
     )
     network.load_state_dict(fill_state_dict(network.state_dict()))
-    generated, real = (rearrange(torch.from_numpy(uniform(name, (2, 3, 16, 56, 56))).float(), "b c t h w -> b t c h w") for name in VIDEOS)
+    generated, real = (
+        rearrange(torch.from_numpy(uniform(name, (2, 3, 16, 56, 56))).float(), "b c t h w -> b t c h w")
+        for name in VIDEOS
+    )
     assert TREPALoss(network)(generated, real).item() == pytest.approx(REFERENCE_VALUE, abs=1e-9)
 
 

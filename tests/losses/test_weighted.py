@@ -60,11 +60,15 @@ def test_every_second_frame_leaves_the_others_out():
 
 def test_frames_cannot_be_left_out_of_what_is_no_video():
     losses = WeightedLosses(terms={"noise": WeightedLoss(weight=1.0, loss=nn.L1Loss(), every_nth_frame=2)})
-    with pytest.raises(BadConfig, match=r"every_nth_frame=2 needs videos \(B, T, C, H, W\) only, this term reads \[\(3,\), \(3,\)\]"):
+    with pytest.raises(
+        BadConfig, match=r"every_nth_frame=2 needs videos \(B, T, C, H, W\) only, this term reads \[\(3,\), \(3,\)\]"
+    ):
         losses({"noise": one_and_zero})
 
 
-@pytest.mark.parametrize(("timesteps", "expected"), [([0, 999], 6.0), ([0, 500], 5.5), ([500, 500], 6.0), ([501, 999], 7.0), ([0, 4], 0.0)])
+@pytest.mark.parametrize(
+    ("timesteps", "expected"), [([0, 999], 6.0), ([0, 500], 5.5), ([500, 500], 6.0), ([501, 999], 7.0), ([0, 4], 0.0)]
+)
 def test_only_clips_in_the_range_of_timesteps_count(timesteps, expected):
     losses = WeightedLosses(terms={"noise": WeightedLoss(weight=1.0, loss=nn.L1Loss(), timesteps=timesteps)})
     inputs = videos()
@@ -96,7 +100,9 @@ def test_checkpointing_gives_the_same_gradient_and_keeps_nothing_of_what_a_term_
     losses, kept, gradients = WeightedLosses(terms={"noise": WeightedLoss(weight=2.0, loss=Wide())}), [], []
     for losses.checkpointing in (False, True):
         inputs, sizes = videos(), []
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor):  # noqa: B023
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor
+        ):
             total, _ = losses({"noise": lambda: inputs})  # noqa: B023
         total.backward()
         kept.append(sum(sizes))
@@ -109,7 +115,10 @@ def test_clips_that_may_not_be_looked_at_do_not_count():
     losses = WeightedLosses(terms={"a": mean_square(1.0), "b": mean_square(1.0)})
     counting = {"a": torch.tensor([False, True, False])}
     _, terms = losses({"a": videos, "b": videos}, counting=counting)
-    assert terms["a"].item() == WeightedLosses(terms={"a": mean_square(1.0)})({"a": lambda: tuple(v[1:2] for v in videos())})[0].item()
+    assert (
+        terms["a"].item()
+        == WeightedLosses(terms={"a": mean_square(1.0)})({"a": lambda: tuple(v[1:2] for v in videos())})[0].item()
+    )
     assert terms["b"].item() == WeightedLosses(terms={"b": mean_square(1.0)})({"b": videos})[0].item()
 
 

@@ -34,7 +34,9 @@ def write_wav(path: Path, waveform: np.ndarray, sample_rate_hz: int) -> Path:
     return path
 
 
-def write_media(path: Path, codec: str, waveform: np.ndarray, *, sound_at_s: float = 0, video_at_s: float | None = None) -> Path:
+def write_media(
+    path: Path, codec: str, waveform: np.ndarray, *, sound_at_s: float = 0, video_at_s: float | None = None
+) -> Path:
     """A file of 48 kHz stereo sound and, if `video_at_s` is given, 25 grey frames; the two may start apart."""
     with av.open(str(path), "w") as container:
         sound: Any = container.add_stream(codec, rate=48000)
@@ -69,7 +71,9 @@ def loudest_s(waveform: np.ndarray) -> float:
     return int(np.argmax(np.abs(waveform))) / 16000
 
 
-@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "aac"), ("a.mkv", "aac"), ("a.mp3", "libmp3lame"), ("a.ogg", "libopus")])
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mp4", "aac"), ("a.mkv", "aac"), ("a.mp3", "libmp3lame"), ("a.ogg", "libopus")]
+)
 def test_a_click_sits_where_it_was_made_in_spite_of_encoder_delay(tmp_path, name, codec):
     assert loudest_s(read_audio(write_media(tmp_path / name, codec, click()))) == pytest.approx(CLICK_S, abs=1e-3)
 
@@ -144,7 +148,8 @@ def test_flac_is_exact_to_sixteen_bits_and_in_length(num_samples):
 
 def test_flac_clips_what_is_too_loud():
     np.testing.assert_array_equal(
-        decode_flac(encode_flac(np.array([2, -2, 0.5], np.float32), 16000)), np.array([32767 / 32768, -1, 0.5], np.float32)
+        decode_flac(encode_flac(np.array([2, -2, 0.5], np.float32), 16000)),
+        np.array([32767 / 32768, -1, 0.5], np.float32),
     )
 
 

@@ -117,7 +117,9 @@ class ScriptedMesh:
         return mesh + np.array([rectangle.x, rectangle.y]) + self.offset, float(self.has_face(rectangle))
 
 
-def scripted_tracker(monkeypatch: pytest.MonkeyPatch, detections: list[Detection]) -> tuple[MeshTracker, ScriptedMesh, list[int]]:
+def scripted_tracker(
+    monkeypatch: pytest.MonkeyPatch, detections: list[Detection]
+) -> tuple[MeshTracker, ScriptedMesh, list[int]]:
     mesh, calls = ScriptedMesh(), []
 
     class ScriptedDetector:
@@ -134,7 +136,9 @@ def scripted_tracker(monkeypatch: pytest.MonkeyPatch, detections: list[Detection
 
 
 def detection(score: float, left: float, side: float) -> Detection:
-    return Detection(score=score, box=np.array([left, 0, left + side, side]), eyes=np.array([[left, 0], [left + side, 0]]))
+    return Detection(
+        score=score, box=np.array([left, 0, left + side, side]), eyes=np.array([[left, 0], [left + side, 0]])
+    )
 
 
 FRAME = np.zeros((10, 10, 3), np.uint8)

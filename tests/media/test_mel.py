@@ -33,10 +33,17 @@ def test_silence_is_the_lowest_value() -> None:
 
 
 @pytest.mark.parametrize(("sample_rate_hz", "mel_hz", "num_mels"), [(16000, 100, 40), (8000, 80, 20), (48000, 80, 80)])
-def test_other_rates_keep_one_column_per_hop_and_put_a_tone_in_the_same_place(sample_rate_hz: int, mel_hz: int, num_mels: int) -> None:
+def test_other_rates_keep_one_column_per_hop_and_put_a_tone_in_the_same_place(
+    sample_rate_hz: int, mel_hz: int, num_mels: int
+) -> None:
     seconds = torch.arange(sample_rate_hz) / sample_rate_hz
     low, high = (
-        log_mel(0.5 * torch.sin(2 * torch.pi * hz * seconds), sample_rate_hz=sample_rate_hz, mel_hz=mel_hz, num_mels=num_mels)
+        log_mel(
+            0.5 * torch.sin(2 * torch.pi * hz * seconds),
+            sample_rate_hz=sample_rate_hz,
+            mel_hz=mel_hz,
+            num_mels=num_mels,
+        )
         for hz in (300, 3000)
     )
     assert low.shape == (num_mels, 1 + mel_hz)

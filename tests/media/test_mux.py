@@ -23,7 +23,9 @@ def write_muxed(path: Path, sound: Path | None, num_frames: int = 20) -> Path:
 
 def noise(seconds: float, sample_rate_hz: int, num_channels: int = 2) -> np.ndarray:
     """(N, channels) 16-bit noise with one full-scale click at 0.3 s."""
-    levels = np.random.default_rng(0).integers(-2000, 2000, (round(seconds * sample_rate_hz), num_channels)).astype(np.int16)
+    levels = (
+        np.random.default_rng(0).integers(-2000, 2000, (round(seconds * sample_rate_hz), num_channels)).astype(np.int16)
+    )
     levels[round(0.3 * sample_rate_hz) :][:24] = 32767
     return levels
 
@@ -33,7 +35,9 @@ def write_wav(path: Path, levels: np.ndarray, sample_rate_hz: int, bytes_per_sam
         file.setnchannels(levels.shape[1])
         file.setsampwidth(bytes_per_sample)
         file.setframerate(sample_rate_hz)
-        file.writeframes(np.ascontiguousarray(levels.astype("<i4")).view(np.uint8).reshape(-1, 4)[:, :bytes_per_sample].tobytes())
+        file.writeframes(
+            np.ascontiguousarray(levels.astype("<i4")).view(np.uint8).reshape(-1, 4)[:, :bytes_per_sample].tobytes()
+        )
     return path
 
 
@@ -68,12 +72,24 @@ def sound_of(path: Path) -> tuple[str, int, list[bytes], np.ndarray]:
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
     planar = frames[0].shape[0] == num_channels and num_channels > 1
-    return name, rate, packets, np.concatenate([frame.T if planar else frame.reshape(-1, num_channels) for frame in frames])
+    return (
+        name,
+        rate,
+        packets,
+        np.concatenate([frame.T if planar else frame.reshape(-1, num_channels) for frame in frames]),
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "codec"),
-    [("a.m4a", "aac"), ("a.mp3", "libmp3lame"), ("b.m4a", "alac"), ("a.flac", "flac"), ("a.mp4", "ac3"), ("a.ogg", "libopus")],
+    [
+        ("a.m4a", "aac"),
+        ("a.mp3", "libmp3lame"),
+        ("b.m4a", "alac"),
+        ("a.flac", "flac"),
+        ("a.mp4", "ac3"),
+        ("a.ogg", "libopus"),
+    ],
 )
 def test_compressed_sound_is_copied_packet_by_packet_and_stays_in_place(tmp_path, name, codec):
     sound = write_compressed(tmp_path / name, codec)
@@ -145,7 +161,11 @@ def test_sound_starts_with_the_picture_of_the_file_it_comes_from(tmp_path, codec
 def test_packets_of_picture_and_sound_lie_interleaved(tmp_path):
     muxed = write_muxed(tmp_path / "out.mp4", write_wav(tmp_path / "a.wav", noise(30, 16000), 16000), num_frames=750)
     with av.open(str(muxed)) as container:
-        times = [(packet.pos, packet.stream.type, (packet.dts or 0) * packet.time_base) for packet in container.demux() if packet.size]
+        times = [
+            (packet.pos, packet.stream.type, (packet.dts or 0) * packet.time_base)
+            for packet in container.demux()
+            if packet.size
+        ]
     latest = {"video": Fraction(0), "audio": Fraction(0)}
     for _, kind, time_s in sorted(times):
         latest[kind] = time_s

@@ -58,13 +58,16 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 
 def tracker(search_every: int = 5, most_people: int = 3, min_side: float = 30) -> PeopleTracker:
-    return MeshPeople(search_every=search_every, most_people=most_people, min_side=min_side).for_video(Path("video.mp4"))
+    return MeshPeople(search_every=search_every, most_people=most_people, min_side=min_side).for_video(
+        Path("video.mp4")
+    )
 
 
 def places(tracker: PeopleTracker) -> dict[int, float]:
     """Where everyone is in the next frame."""
     return {
-        person: round(points[2, 0] - Head(0).mesh()[[5, 129, 358, 4]].mean(axis=0)[0]) for person, points in tracker.people(FRAME).items()
+        person: round(points[2, 0] - Head(0).mesh()[[5, 129, 358, 4]].mean(axis=0)[0])
+        for person, points in tracker.people(FRAME).items()
     }
 
 
@@ -181,7 +184,11 @@ def test_small_faces_are_passed_over_and_lost_where_they_become_small(scene: Sce
 @pytest.mark.parametrize("setting", ["search_every", "most_people", "min_side"])
 def test_every_setting_is_part_of_the_version(setting: str):
     settings = {"search_every": 5, "most_people": 3, "min_side": 30}
-    versions = {MeshPeople(**settings).version, MeshPeople(**(settings | {setting: 7})).version, SidecarPeople().version}
+    versions = {
+        MeshPeople(**settings).version,
+        MeshPeople(**(settings | {setting: 7})).version,
+        SidecarPeople().version,
+    }
     assert len(versions) == 3
 
 
@@ -227,7 +234,8 @@ def test_a_cut_numbers_the_people_of_a_sidecar_anew(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "content", [{"key": 1}, [], 3, {"points": [[[1, 2]]]}, {"points": 3}, {"people": [3]}, {"people": [[[[1, 2], [3], [4, 5]]]]}]
+    "content",
+    [{"key": 1}, [], 3, {"points": [[[1, 2]]]}, {"points": 3}, {"people": [3]}, {"people": [[[[1, 2], [3], [4, 5]]]]}],
 )
 def test_a_broken_sidecar_is_named(tmp_path: Path, content: object):
     with pytest.raises(BadMedia, match=r"talk\.one\.json.*people"):

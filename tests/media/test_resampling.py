@@ -63,7 +63,9 @@ def test_the_grid_of_a_part_begins_with_the_part(tmp_path):
 def test_parts_that_meet_hold_every_frame_once(tmp_path):
     path = write_timed(tmp_path / "a.mkv", AT_30)
     first, middle, last = ({"stop_s": 1 / 3}, {"start_s": 1 / 3, "stop_s": 1.2}, {"start_s": 1.2})
-    assert [number for part in (first, middle, last) for number in numbers_of(read_frames(path, **part))] == list(range(60))
+    assert [number for part in (first, middle, last) for number in numbers_of(read_frames(path, **part))] == list(
+        range(60)
+    )
 
 
 def test_what_lies_before_a_part_is_not_decoded(tmp_path):

@@ -34,7 +34,9 @@ def write_numbered(path: Path, num_frames: int = 30, fps: float = 25, **sizes) -
     return path
 
 
-def write_timed(path: Path, times_ms: list[int], rotation: int | None = None, hflip: bool = False, picture=None) -> Path:
+def write_timed(
+    path: Path, times_ms: list[int], rotation: int | None = None, hflip: bool = False, picture=None
+) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "10", "bf": "0"})
         stream.codec_context.width, stream.codec_context.height = 64, 48
@@ -107,7 +109,9 @@ def test_rotation_metadata_is_applied(tmp_path, rotation, hflip):
     assert np.abs(frame[centres].astype(int) - expected[centres]).max() < 12
 
 
-@pytest.mark.parametrize("colour", [(200, 60, 40), (40, 180, 60), (30, 60, 210), (224, 172, 140), (0, 0, 0), (255, 255, 255)])
+@pytest.mark.parametrize(
+    "colour", [(200, 60, 40), (40, 180, 60), (30, 60, 210), (224, 172, 140), (0, 0, 0), (255, 255, 255)]
+)
 def test_a_flat_colour_survives_writing_and_reading(tmp_path, colour):
     frame = np.full((64, 64, 3), colour, np.uint8)
     with VideoWriter(tmp_path / "a.mp4", width=64, height=64, fps=25) as writer:
@@ -139,7 +143,12 @@ def test_the_file_is_tagged_bt709_and_limited_range(tmp_path):
 def test_odd_sizes_are_kept(tmp_path):
     path = write_numbered(tmp_path / "a.mp4", 3, width=63, height=47)
     assert next(read_frames(path)).shape == (47, 63, 3)
-    assert decode_window(encode_clip((numbered_frame(k, 63, 47) for k in range(3)), fps=25), 1, 1).shape == (1, 47, 63, 3)
+    assert decode_window(encode_clip((numbered_frame(k, 63, 47) for k in range(3)), fps=25), 1, 1).shape == (
+        1,
+        47,
+        63,
+        3,
+    )
 
 
 def write_two_sizes(path: Path) -> None:
@@ -158,7 +167,10 @@ def test_an_exception_leaves_the_former_file_and_no_part(tmp_path):
 
 
 def test_a_writer_without_frames_leaves_nothing(tmp_path):
-    with pytest.raises(BadMedia, match="no frame to write"), VideoWriter(tmp_path / "a.mp4", width=64, height=48, fps=25):
+    with (
+        pytest.raises(BadMedia, match="no frame to write"),
+        VideoWriter(tmp_path / "a.mp4", width=64, height=48, fps=25),
+    ):
         pass
     assert list(tmp_path.iterdir()) == []
 

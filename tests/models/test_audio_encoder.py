@@ -78,7 +78,9 @@ def test_whisper_tokens_are_the_reference_states_around_each_frame(reference):
 def test_whisper_log_mel_is_that_of_transformers_without_its_padding():
     waveform, network = speechlike(3.0), whisper(50)
     extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=3)
-    expected = torch.from_numpy(extractor(waveform.numpy(), sampling_rate=RATE, return_tensors="np")["input_features"][0])
+    expected = torch.from_numpy(
+        extractor(waveform.numpy(), sampling_rate=RATE, return_tensors="np")["input_features"][0]
+    )
     ours = whisper_log_mel(waveform, network.mel_filters, columns_per_step=77)
     assert ours.shape == (80, 300)
     # The last columns differ: transformers sees the zeros it pads with where OpenAI's code reflects the sound.

@@ -113,7 +113,12 @@ def test_stable_diffusion_latents_are_scaled_samples_of_the_posterior(stable_dif
     latents = stable_diffusion.encode(frames, torch.Generator().manual_seed(3))
     noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(latents, 0.18215 * (posterior.mean + posterior.std * noise))
-    assert latents.shape == (2, stable_diffusion.latent_channels, 32 // stable_diffusion.downscale, 32 // stable_diffusion.downscale)
+    assert latents.shape == (
+        2,
+        stable_diffusion.latent_channels,
+        32 // stable_diffusion.downscale,
+        32 // stable_diffusion.downscale,
+    )
 
 
 def test_stable_diffusion_decoding_undoes_the_scale(stable_diffusion: StableDiffusionAutoencoder):

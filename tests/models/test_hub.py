@@ -18,12 +18,12 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from fake_hub import FakeHub
-from lipsync_lightning.entry import build, one_sentence
+from lipsync_lightning.cli import build, one_sentence
 from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite, WrongWeights
+from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.models import hub as hub_module
 from lipsync_lightning.models.hub import fetch, pinned_now
 from lipsync_lightning.models.hub_pins import HubFile, HubSource
-from lipsync_lightning.paths import CONF_DIR
 
 REPO, REVISION = "owner/name", "0123456789abcdef0123456789abcdef01234567"
 FILES = {"unet.pt": b"unet" * 1000, "whisper/tiny.pt": b"whisper" * 1000}
@@ -47,7 +47,11 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    without = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and name != "TRANSFORMERS_OFFLINE"}
+    without = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("HF_") and name != "TRANSFORMERS_OFFLINE"
+    }
     return {**without, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
@@ -74,9 +78,16 @@ def started(
     folder: Path, environment: dict[str, str], endpoint: str, files: dict[str, bytes] = FILES, **more: str
 ) -> subprocess.Popen[str]:
     """A process of its own that fetches, told of the hub as users tell theirs."""
-    asked = {"repo": REPO, "revision": REVISION, "folder": str(folder), "files": [vars(pinned(*file)) for file in files.items()]}
+    asked = {
+        "repo": REPO,
+        "revision": REVISION,
+        "folder": str(folder),
+        "files": [vars(pinned(*file)) for file in files.items()],
+    }
     command = [sys.executable, "-c", FETCH, json.dumps(asked)]
-    return subprocess.Popen(command, env={**environment, "HF_ENDPOINT": endpoint, **more}, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env={**environment, "HF_ENDPOINT": endpoint, **more}, stderr=subprocess.PIPE, text=True
+    )
 
 
 def found(folder: Path) -> dict[str, bytes]:
@@ -198,10 +209,14 @@ def test_a_token_goes_to_the_hub_and_not_to_the_storage_it_points_to(hub, folder
 def test_a_file_is_pinned_to_the_commit_the_hub_has_now(hub, folder):
     hub.branches["main"] = REVISION
     pin = pinned_now(REPO, "unet.pt", str(folder), endpoint=hub.endpoint)
-    assert pin == HubSource(repo=REPO, revision=REVISION, folder=str(folder), files=[pinned("unet.pt", FILES["unet.pt"])])
+    assert pin == HubSource(
+        repo=REPO, revision=REVISION, folder=str(folder), files=[pinned("unet.pt", FILES["unet.pt"])]
+    )
 
 
-@pytest.mark.parametrize(("repo", "path", "message"), [(REPO, "other.pt", "no file other.pt"), ("no/one", "unet.pt", "does not exist")])
+@pytest.mark.parametrize(
+    ("repo", "path", "message"), [(REPO, "other.pt", "no file other.pt"), ("no/one", "unet.pt", "does not exist")]
+)
 def test_what_the_hub_has_not_cannot_be_pinned(hub, folder, repo, path, message):
     hub.branches["main"] = REVISION
     with pytest.raises(MissingWeights, match=message):
@@ -265,7 +280,10 @@ def test_a_download_of_another_length_than_announced_is_not_kept(length, hub, fo
     ],
 )
 def test_a_pin_that_the_hub_contradicts_is_refused_before_anything_is_downloaded(change, message, hub, folder):
-    right, wrong = pinned("whisper/tiny.pt", FILES["whisper/tiny.pt"]), replace(pinned("unet.pt", FILES["unet.pt"]), **change)
+    right, wrong = (
+        pinned("whisper/tiny.pt", FILES["whisper/tiny.pt"]),
+        replace(pinned("unet.pt", FILES["unet.pt"]), **change),
+    )
     with pytest.raises(WrongWeights, match=message):
         fetch([replace(source(folder), files=[right, wrong])], endpoint=hub.endpoint)
     assert {request.method for request in hub.requests} == {"HEAD"}
@@ -305,11 +323,23 @@ def test_without_a_network_one_sentence_names_all_that_is_missing(folder):
     ("status", "headers", "message"),
     [
         (401, {"X-Error-Code": "RepoNotFound"}, r"owner/name does not exist or is private \(401\): .* HF_TOKEN"),
-        (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, r"refused the token \(401\): renew HF_TOKEN"),
-        (403, {"X-Error-Code": "GatedRepo"}, r"owner/name is gated \(403\): accept its terms at http\S+/owner/name and set HF_TOKEN"),
+        (
+            401,
+            {"X-Error-Message": "Invalid credentials in Authorization header"},
+            r"refused the token \(401\): renew HF_TOKEN",
+        ),
+        (
+            403,
+            {"X-Error-Code": "GatedRepo"},
+            r"owner/name is gated \(403\): accept its terms at http\S+/owner/name and set HF_TOKEN",
+        ),
         (403, {}, r"forbids reading owner/name \(403\): check HF_TOKEN's permissions"),
         (404, {"X-Error-Code": "RevisionNotFound"}, rf"owner/name has no commit {REVISION} \(404\): check the pin"),
-        (404, {"X-Error-Code": "EntryNotFound"}, rf"owner/name has no file whisper/tiny\.pt at commit {REVISION} \(404\)"),
+        (
+            404,
+            {"X-Error-Code": "EntryNotFound"},
+            rf"owner/name has no file whisper/tiny\.pt at commit {REVISION} \(404\)",
+        ),
         (503, {}, r"answered 503 for owner/name/whisper/tiny\.pt at 01234567: try again later"),
     ],
 )
@@ -337,7 +367,10 @@ def test_a_page_that_is_no_hub_is_not_taken_for_one(hub, folder):
 
 def test_too_little_space_is_told_before_the_hub_is_asked(hub, folder, monkeypatch):
     monkeypatch.setattr(hub_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_999))
-    with pytest.raises(MissingWeights, match=r"not enough space: missing: .*unet\.pt.*tiny\.pt.*, 0\.0 MB in all, and .* free; make room"):
+    with pytest.raises(
+        MissingWeights,
+        match=r"not enough space: missing: .*unet\.pt.*tiny\.pt.*, 0\.0 MB in all, and .* free; make room",
+    ):
         fetch([source(folder)], endpoint=hub.endpoint)
     assert hub.requests == []
     monkeypatch.setattr(hub_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=11_000))
@@ -356,7 +389,9 @@ def test_a_revision_that_can_move_is_refused(revision, folder):
         source(folder, revision=revision)
 
 
-@pytest.mark.parametrize("change", [{"path": "../unet.pt"}, {"path": "/unet.pt"}, {"path": ""}, {"size": 0}, {"sha256": "abc"}])
+@pytest.mark.parametrize(
+    "change", [{"path": "../unet.pt"}, {"path": "/unet.pt"}, {"path": ""}, {"size": 0}, {"sha256": "abc"}]
+)
 def test_a_pin_that_cannot_be_checked_or_leaves_the_folder_is_refused(change):
     with pytest.raises(BadConfig):
         HubFile(**{"path": "unet.pt", "size": 1, "sha256": "0" * 64, **change})
@@ -421,7 +456,10 @@ def test_a_release_is_pinned_whole_and_says_where_it_lies(release, converting):
     vae = {f"weights/sd-vae-ft-mse/{name}" for name in ("config.json", "diffusion_pytorch_model.safetensors")}
     assert inference == vae | {f"weights/{release}/latentsync_unet.pt", f"weights/{release}/whisper/tiny.pt"}
     auxiliary = ["vgg16-397923af.pth", "vit_g_hybrid_pt_1200e_ssv2_ft.pth", "koniq_pretrained.pkl", "syncnet_v2.model"]
-    assert training == {f"weights/{release}/stable_syncnet.pt", *(f"weights/{release}/auxiliary/{name}" for name in auxiliary)}
+    assert training == {
+        f"weights/{release}/stable_syncnet.pt",
+        *(f"weights/{release}/auxiliary/{name}" for name in auxiliary),
+    }
 
 
 def test_the_networks_of_the_configuration_find_what_was_fetched(converting):

@@ -31,8 +31,12 @@ def normalised_images() -> Tensor:
 def images() -> Tensor:
     """The middle of three uint8 frames, each coarse patches of its own strength under noise of its own strength, in [0, 1]."""
     coarse = repeat(uniform("iqa_coarse", (3, 8, 8, 3)), "b h w c -> b (h h2) (w w2) c", h2=32, w2=32)
-    coarse_strength, fine_strength = (rearrange(np.array(values), "b -> b 1 1 1") for values in ([96, 48, 16], [8, 64, 24]))
-    levels = np.floor(128 + coarse_strength * coarse + fine_strength * uniform("iqa_fine", (3, 256, 256, 3))).clip(0, 255)
+    coarse_strength, fine_strength = (
+        rearrange(np.array(values), "b -> b 1 1 1") for values in ([96, 48, 16], [8, 64, 24])
+    )
+    levels = np.floor(128 + coarse_strength * coarse + fine_strength * uniform("iqa_fine", (3, 256, 256, 3))).clip(
+        0, 255
+    )
     return torch.from_numpy(rearrange(levels[:, 16:240, 16:240], "b h w c -> b c h w")).float() / 255
 
 
@@ -59,11 +63,19 @@ def test_distortions_are_those_of_the_reference_backbone(network):
 
 
 def test_the_layers_made_for_each_image_are_those_of_the_reference_network(network):
-    mean, std = (rearrange(torch.tensor(values), "c -> c 1 1") for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    mean, std = (
+        rearrange(torch.tensor(values), "c -> c 1 1") for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
     distortions, content = network.res((images() - mean) / std)
     assert_within(distortions, EXPECTED["distortions"])
     layers = network.target_layers(content)
-    assert [tuple(weight.shape) for weight, _ in layers] == [(3, 112, 224), (3, 56, 112), (3, 28, 56), (3, 14, 28), (3, 1, 14)]
+    assert [tuple(weight.shape) for weight, _ in layers] == [
+        (3, 112, 224),
+        (3, 56, 112),
+        (3, 28, 56),
+        (3, 14, 28),
+        (3, 1, 14),
+    ]
     for number, (weight, bias) in enumerate(layers, start=1):
         assert_within(bias, EXPECTED[f"bias{number}"])
         if number in (4, 5):
@@ -79,9 +91,14 @@ def test_an_image_alone_has_the_score_it_has_in_a_batch_and_keeps_its_dimension(
 def test_keys_shapes_and_types_are_those_of_the_released_network():
     with torch.device("meta"):
         weights = HyperIQA().state_dict()
-    lines = sorted(f"{name} {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in weights.items())
+    lines = sorted(
+        f"{name} {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in weights.items()
+    )
     assert len(lines) == 355
-    assert sha256("\n".join(lines).encode()).hexdigest() == "58bbc4a89a51519c86c2af31d9c9e927623246756c61817d2936037b158a4e9f"
+    assert (
+        sha256("\n".join(lines).encode()).hexdigest()
+        == "58bbc4a89a51519c86c2af31d9c9e927623246756c61817d2936037b158a4e9f"
+    )
 
 
 def test_a_network_made_without_memory_works_once_it_is_given_weights(network):

@@ -24,7 +24,9 @@ def network() -> JudgeSyncNet:
 
 
 def lips() -> Tensor:
-    values = torch.from_numpy(uniform("lips", (1, 3, 5, 224, 224))).float()  # as the reference had them: rounded before the floor
+    values = torch.from_numpy(
+        uniform("lips", (1, 3, 5, 224, 224))
+    ).float()  # as the reference had them: rounded before the floor
     return torch.floor((values + 1) * 127.5)
 
 
@@ -60,9 +62,14 @@ def test_a_window_alone_is_embedded_as_in_a_batch(network):
 def test_keys_shapes_and_types_are_those_of_the_released_network():
     with torch.device("meta"):
         weights = JudgeSyncNet().state_dict()
-    lines = sorted(f"{name} {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in weights.items())
+    lines = sorted(
+        f"{name} {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in weights.items()
+    )
     assert len(lines) == 102
-    assert sha256("\n".join(lines).encode()).hexdigest() == "3c599dfcbd48905ea1c16a4f40c1a25c9d005b07478f203f285429ddf8044210"
+    assert (
+        sha256("\n".join(lines).encode()).hexdigest()
+        == "3c599dfcbd48905ea1c16a4f40c1a25c9d005b07478f203f285429ddf8044210"
+    )
 
 
 def test_a_network_made_without_memory_works_once_it_is_given_weights(network):
@@ -76,7 +83,9 @@ def test_a_network_made_without_memory_works_once_it_is_given_weights(network):
 
 def test_a_saved_network_loads_with_the_same_embeddings(network, tmp_path):
     network.save_pretrained(tmp_path)
-    for actual, expected in zip(JudgeSyncNet.from_pretrained(tmp_path)(lips(), sound()), network(lips(), sound()), strict=True):
+    for actual, expected in zip(
+        JudgeSyncNet.from_pretrained(tmp_path)(lips(), sound()), network(lips(), sound()), strict=True
+    ):
         assert_within(actual, expected, 0)
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lipsync_lightning.errors import BadConfig, WrongWeights
+from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.models.audio_encoder import WhisperAudioEncoder
 from lipsync_lightning.models.hyperiqa import HyperIQA
 from lipsync_lightning.models.judge_syncnet import JudgeSyncNet
@@ -27,11 +28,16 @@ from lipsync_lightning.models.latentsync import (
 from lipsync_lightning.models.matching import load_matching
 from lipsync_lightning.models.reference_unet import unet_arguments_from_reference
 from lipsync_lightning.models.reference_whisper import named_as_openai
-from lipsync_lightning.models.released_configs import SYNCNET_CONFIGS, VIDEOMAE_CONFIG, syncnet_config_of, unet_config, unet_config_of
+from lipsync_lightning.models.released_configs import (
+    SYNCNET_CONFIGS,
+    VIDEOMAE_CONFIG,
+    syncnet_config_of,
+    unet_config,
+    unet_config_of,
+)
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.models.videomae import VideoMAEFeatures
-from lipsync_lightning.paths import CONF_DIR
 from oracle import fill_state_dict
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -126,7 +132,9 @@ def test_one_timestep_for_all_and_a_single_frame_give_the_references_output(moti
     sample, audio = inputs["sample"], inputs["encoder_hidden_states"]
     with torch.no_grad():
         assert_within(unet(sample, 500, audio)[..., ::4, ::4], expected["out_t500"])
-        assert_within(unet(sample[:, :, :1], inputs["timestep"], audio[:, :1])[..., ::2, ::2], expected["out_one_frame"])
+        assert_within(
+            unet(sample[:, :, :1], inputs["timestep"], audio[:, :1])[..., ::2, ::2], expected["out_one_frame"]
+        )
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
@@ -143,7 +151,9 @@ def test_full_size_names_and_shapes_are_the_released_ones_in_both_directions(mot
     config = reference_config(motion, full_size=True)
     with torch.device("meta"):
         named = unet_to_reference(LipSyncUNet(**unet_arguments_from_reference(config)))
-    lines = sorted(f"{name} {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in named.items())
+    lines = sorted(
+        f"{name} {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in named.items()
+    )
     assert len(lines) == num_entries
     assert sha256("\n".join(lines).encode()).hexdigest() == digest
     assert sum(parameter.numel() for parameter in unet_from_reference(named, config).parameters()) == num_parameters
@@ -200,7 +210,10 @@ def test_a_second_table_of_positions_that_differs_is_not_dropped():
 
 def test_weights_of_a_wrapped_network_load_without_the_wrapper():
     wrapped = {f"module.{name}": tensor for name, tensor in reference_weights("none").items()}
-    assert torch.equal(unet_from_reference(wrapped, reference_config("none")).conv_in.weight, reference_weights("none")["conv_in.weight"])
+    assert torch.equal(
+        unet_from_reference(wrapped, reference_config("none")).conv_in.weight,
+        reference_weights("none")["conv_in.weight"],
+    )
 
 
 STRANGERS = {
@@ -215,7 +228,9 @@ STRANGERS = {
 @pytest.mark.parametrize("owner", STRANGERS)
 def test_weights_of_another_project_are_refused_by_whose_they_are(owner):
     weights = {name: torch.zeros(shape) for name, shape in STRANGERS[owner].items()}
-    with pytest.raises(WrongWeights, match=rf"they look like {owner}( \(kind=\w+\))?, wanted is a U-Net of Stable Diffusion's shape"):
+    with pytest.raises(
+        WrongWeights, match=rf"they look like {owner}( \(kind=\w+\))?, wanted is a U-Net of Stable Diffusion's shape"
+    ):
         unet_from_reference(weights, reference_config("all"))
 
 
@@ -267,7 +282,9 @@ def test_temporal_modules_added_to_stage_one_change_nothing_at_first(inputs):
 
 def listing(weights: dict[str, Tensor]) -> str:
     """The beginning of the sha256 of all names, shapes and types."""
-    lines = sorted(f"{name} {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in weights.items())
+    lines = sorted(
+        f"{name} {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in weights.items()
+    )
     return sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -284,7 +301,15 @@ SYNCNETS = {
     "25_pixel": "018326b40ed5abae",
 }
 WHISPER_TINY = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": 384, "n_audio_head": 6, "n_audio_layer": 4}
-VIT_G = {"image_size": 224, "patch_size": 14, "embed_dim": 1408, "depth": 40, "num_heads": 16, "mlp_width": 6144, "num_frames": 16}
+VIT_G = {
+    "image_size": 224,
+    "patch_size": 14,
+    "embed_dim": 1408,
+    "depth": 40,
+    "num_heads": 16,
+    "mlp_width": 6144,
+    "num_frames": 16,
+}
 
 
 @pytest.mark.parametrize("name", SYNCNETS)
@@ -309,7 +334,9 @@ def test_full_size_whisper_tiny_is_the_released_one_without_its_decoder():
     assert listing(weights) == "8440a4cf907653b2"
     with_decoder = {**weights, "decoder.token_embedding.weight": torch.empty(51865, 384, device="meta")}
     loaded = whisper_encoder_from_reference(with_decoder, {**WHISPER_TINY, "n_vocab": 51865})
-    assert sum(parameter.numel() for parameter in loaded.parameters()) - 1500 * 384 == 7_632_384  # positions are no parameter there
+    assert (
+        sum(parameter.numel() for parameter in loaded.parameters()) - 1500 * 384 == 7_632_384
+    )  # positions are no parameter there
 
 
 def test_full_size_videomae_is_the_released_one_without_its_classifier():
@@ -323,7 +350,10 @@ def test_full_size_videomae_is_the_released_one_without_its_classifier():
 
 @pytest.mark.parametrize(
     ("load", "network", "digest"),
-    [(judge_syncnet_from_reference, JudgeSyncNet, "3c599dfcbd48905e"), (hyperiqa_from_reference, HyperIQA, "58bbc4a89a51519c")],
+    [
+        (judge_syncnet_from_reference, JudgeSyncNet, "3c599dfcbd48905e"),
+        (hyperiqa_from_reference, HyperIQA, "58bbc4a89a51519c"),
+    ],
 )
 def test_judges_are_the_released_ones(load, network, digest):
     weights = on_meta(network)
@@ -342,10 +372,18 @@ def test_the_released_configurations_are_what_the_reference_states():
         section = unet_config(motion)
         assert (section["attention_head_dim"], section["norm_num_groups"], section["layers_per_block"]) == (8, 32, 2)
         assert section["motion_module_kwargs"] == {"num_attention_heads": 8, "temporal_position_encoding_max_len": 24}
-        assert unet_arguments_from_reference(section) == unet_arguments_from_reference(reference_config(motion, full_size=True))
+        assert unet_arguments_from_reference(section) == unet_arguments_from_reference(
+            reference_config(motion, full_size=True)
+        )
     assert (VIDEOMAE_CONFIG["num_heads"], VIDEOMAE_CONFIG["all_frames"], VIDEOMAE_CONFIG["tubelet_size"]) == (16, 16, 2)
     assert int(VIDEOMAE_CONFIG["embed_dim"] * VIDEOMAE_CONFIG["mlp_ratio"]) == 6144
-    fixed = {"qkv_bias": True, "use_mean_pooling": True, "layer_norm_eps": 1e-6, "num_classes": 174, "drop_path_rate": 0.3}
+    fixed = {
+        "qkv_bias": True,
+        "use_mean_pooling": True,
+        "layer_norm_eps": 1e-6,
+        "num_classes": 174,
+        "drop_path_rate": 0.3,
+    }
     weights = on_meta(lambda: VideoMAEFeatures(**VIT_G, tubelet_size=2))
     assert videomae_from_reference(weights, {**VIDEOMAE_CONFIG, **fixed}).config["num_heads"] == 16
 
@@ -354,7 +392,7 @@ def test_the_released_configurations_are_what_the_reference_states():
 def test_the_configured_unets_are_the_released_ones(motion):
     stage = {"none": "stage1", "all": "stage2", "up": "stage2_efficient"}[motion]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        configured = OmegaConf.to_container(compose(f"network/unet/{stage}").network.unet)
+        configured = OmegaConf.to_container(compose(f"models/unet/{stage}").network.unet)
     released = unet_arguments_from_reference(unet_config(motion))
     assert {key: configured[key] for key in configured if key != "_target_"} == {
         key: list(value) if isinstance(value, tuple) else value for key, value in released.items() if key in configured
@@ -388,7 +426,8 @@ LOADERS = {
 @pytest.mark.parametrize("network", LOADERS)
 def test_every_network_refuses_a_unets_weights_by_whose_they_are(network):
     with pytest.raises(
-        WrongWeights, match=rf"do not fit {network}: they look like a U-Net of Stable Diffusion's shape \(kind=latentsync\)"
+        WrongWeights,
+        match=rf"do not fit {network}: they look like a U-Net of Stable Diffusion's shape \(kind=latentsync\)",
     ):
         LOADERS[network](reference_weights("none"))
 
@@ -396,15 +435,33 @@ def test_every_network_refuses_a_unets_weights_by_whose_they_are(network):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: syncnet_from_reference({}, {"model": {}}), r"configured by audio_encoder and visual_encoder, found \['model'\]"),
+        (
+            lambda: syncnet_from_reference({}, {"model": {}}),
+            r"configured by audio_encoder and visual_encoder, found \['model'\]",
+        ),
         (lambda: whisper_encoder_from_reference({}, {"n_mels": 80}), r"dims lack \['n_audio_ctx'"),
-        (lambda: videomae_from_reference({}, {**VIDEOMAE_CONFIG, "qkv_bias": False}), "qkv_bias is False, must be True"),
+        (
+            lambda: videomae_from_reference({}, {**VIDEOMAE_CONFIG, "qkv_bias": False}),
+            "qkv_bias is False, must be True",
+        ),
         (lambda: videomae_from_reference({}, {**VIDEOMAE_CONFIG, "depht": 3}), "depht is unknown"),
         (lambda: videomae_from_reference({}, {"depth": 3}), "embed_dim is missing"),
-        (lambda: videomae_from_reference({}, {**VIDEOMAE_CONFIG, "num_heads": 5}), "num_heads 5 does not divide embed_dim 1408"),
-        (lambda: syncnet_from_reference({}, {"audio_encoder": {}, "visual_encoder": {}}), "no such network can be made"),
-        (lambda: unet_from_reference({}, {**reference_config("all"), "attention_head_dim": [4]}), "no such network can be made"),
-        (lambda: whisper_encoder_from_reference({}, {**WHISPER_TINY, "n_audio_head": 5}), "no such network can be made"),
+        (
+            lambda: videomae_from_reference({}, {**VIDEOMAE_CONFIG, "num_heads": 5}),
+            "num_heads 5 does not divide embed_dim 1408",
+        ),
+        (
+            lambda: syncnet_from_reference({}, {"audio_encoder": {}, "visual_encoder": {}}),
+            "no such network can be made",
+        ),
+        (
+            lambda: unet_from_reference({}, {**reference_config("all"), "attention_head_dim": [4]}),
+            "no such network can be made",
+        ),
+        (
+            lambda: whisper_encoder_from_reference({}, {**WHISPER_TINY, "n_audio_head": 5}),
+            "no such network can be made",
+        ),
     ],
 )
 def test_a_configuration_of_something_else_is_refused(call, message):

@@ -28,30 +28,40 @@ def test_load_matching_copies_the_weights_and_names_those_it_keeps(unet):
 
 
 @pytest.mark.parametrize(
-    ("name", "tensor", "message"), [("conv_out.bias", None, "1 missing: conv_out.bias"), ("extra", torch.zeros(1), "1 unexpected: extra")]
+    ("name", "tensor", "message"),
+    [("conv_out.bias", None, "1 missing: conv_out.bias"), ("extra", torch.zeros(1), "1 unexpected: extra")],
 )
 def test_load_matching_refuses_what_it_was_not_told_to_allow_and_loads_nothing(unet, name, tensor, message):
     weights = without_motion(unet)
-    weights = {**weights, name: tensor} if tensor is not None else {key: value for key, value in weights.items() if key != name}
+    weights = (
+        {**weights, name: tensor}
+        if tensor is not None
+        else {key: value for key, value in weights.items() if key != name}
+    )
     before = unet.conv_in.weight.clone()
     with pytest.raises(WrongWeights, match=message):
         load_matching(unet, weights)
     assert torch.equal(unet.conv_in.weight, before)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+)
 def test_a_wrappers_prefix_before_every_name_is_left_out(prefix):
     plain = plain_weights({prefix + name: tensor for name, tensor in WEIGHTS.items()})
     assert set(plain) == set(WEIGHTS)
 
 
 def test_a_prefix_before_some_names_only_is_refused_with_the_cause():
-    with pytest.raises(WrongWeights, match=r"1 of 2 names start with 'module\.' and the others do not, as if two checkpoints"):
+    with pytest.raises(
+        WrongWeights, match=r"1 of 2 names start with 'module\.' and the others do not, as if two checkpoints"
+    ):
         plain_weights({"module.a": torch.zeros(1), "b": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(
-    ("given", "becomes"), [("float16", "float32"), ("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")]
+    ("given", "becomes"),
+    [("float16", "float32"), ("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")],
 )
 def test_half_precision_becomes_single_without_a_change_of_value_and_double_stays(given, becomes):
     tensor = torch.tensor([0.1, -3.0, 60000.0]).to(getattr(torch, given))

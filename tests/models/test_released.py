@@ -28,7 +28,9 @@ TINY_VIDEOMAE = {
 
 
 def test_a_missing_file_is_refused_with_the_command_that_gets_it(tmp_path):
-    with pytest.raises(MissingWeights, match=r"tiny\.pt; get them with: python -m lipsync_lightning\.convert fetch=latentsync-1\.6$"):
+    with pytest.raises(
+        MissingWeights, match=r"tiny\.pt; get them with: python -m lipsync_lightning\.convert fetch=latentsync-1\.6$"
+    ):
         released.whisper(path=str(tmp_path / "weights" / "whisper" / "tiny.pt"))
 
 
@@ -40,7 +42,9 @@ def test_another_checkpoint_is_no_whisper(tmp_path):
 
 def test_videomae_comes_frozen_and_without_its_classifier(tmp_path):
     weights = VideoMAEFeatures(**TINY_VIDEOMAE).state_dict()
-    torch.save({"module": {**weights, "head.weight": torch.zeros(3, 16), "head.bias": torch.zeros(3)}}, tmp_path / "vit.pth")
+    torch.save(
+        {"module": {**weights, "head.weight": torch.zeros(3, 16), "head.bias": torch.zeros(3)}}, tmp_path / "vit.pth"
+    )
     loaded = released.videomae(path=str(tmp_path / "vit.pth"), num_frames=4, config=TINY_CONFIG)
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in weights.items())

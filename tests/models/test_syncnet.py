@@ -14,7 +14,9 @@ from oracle import fill_state_dict, uniform
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
-def encoder(in_channels: int, channels: list[int], factors: list[Any], attn_blocks: list[int], **more: int) -> dict[str, Any]:
+def encoder(
+    in_channels: int, channels: list[int], factors: list[Any], attn_blocks: list[int], **more: int
+) -> dict[str, Any]:
     return {
         "in_channels": in_channels,
         "block_out_channels": channels,
@@ -57,8 +59,12 @@ RELEASED = {
 
 def demo_syncnet(**more: int) -> StableSyncNet:
     return StableSyncNet(
-        audio_encoder=encoder(1, [8, 8, 16, 16, 32], [2, 2, 2, 2, [5, 4]], [0, 0, 0, 1, 0], norm_num_groups=4, attention_heads=2, **more),
-        visual_encoder=encoder(48, [8, 8, 16, 16, 32], [2, 2, 2, 2, [2, 4]], [0, 0, 0, 1, 0], norm_num_groups=4, attention_heads=2, **more),
+        audio_encoder=encoder(
+            1, [8, 8, 16, 16, 32], [2, 2, 2, 2, [5, 4]], [0, 0, 0, 1, 0], norm_num_groups=4, attention_heads=2, **more
+        ),
+        visual_encoder=encoder(
+            48, [8, 8, 16, 16, 32], [2, 2, 2, 2, [2, 4]], [0, 0, 0, 1, 0], norm_num_groups=4, attention_heads=2, **more
+        ),
     )
 
 

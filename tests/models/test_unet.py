@@ -37,7 +37,9 @@ def random_unet(**changes: object) -> LipSyncUNet:
     return unet
 
 
-def clip_inputs(num_clips: int = 2, num_frames: int = 3, size: tuple[int, int] = (8, 8)) -> tuple[Tensor, Tensor, Tensor]:
+def clip_inputs(
+    num_clips: int = 2, num_frames: int = 3, size: tuple[int, int] = (8, 8)
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     sample = torch.randn(num_clips, 5, num_frames, *size, generator=generator)
     timestep = torch.arange(num_clips) * 400 + 3
@@ -73,7 +75,9 @@ def test_frames_of_a_clip_share_their_norms_without_temporal_modules():
     unet, (sample, timestep, audio) = random_unet(motion="none"), clip_inputs()
     changed = sample.clone()
     changed[:, :, 2] *= 3
-    assert not torch.allclose(unet(sample, timestep, audio)[:, :, 0], unet(changed, timestep, audio)[:, :, 0], atol=1e-4)
+    assert not torch.allclose(
+        unet(sample, timestep, audio)[:, :, 0], unet(changed, timestep, audio)[:, :, 0], atol=1e-4
+    )
 
 
 def test_without_temporal_modules_the_order_of_frames_does_not_matter():
@@ -107,7 +111,9 @@ def test_clip_group_norm_is_group_norm_over_all_frames_of_a_clip():
     torch.testing.assert_close(clip_group_norm(norm, frames.flatten(0, 1), num_clips=2).unflatten(0, (2, 3)), expected)
 
 
-@pytest.mark.parametrize(("motion", "where"), [("none", set()), ("all", {"down_blocks", "up_blocks"}), ("up", {"up_blocks"})])
+@pytest.mark.parametrize(
+    ("motion", "where"), [("none", set()), ("all", {"down_blocks", "up_blocks"}), ("up", {"up_blocks"})]
+)
 def test_motion_says_where_temporal_modules_are(motion, where):
     names = [name for name, _ in tiny_unet(motion=motion).named_parameters() if "motion_modules." in name]
     assert {name.split(".")[0] for name in names} == where
@@ -172,7 +178,9 @@ def test_gradient_checkpointing_changes_neither_output_nor_gradients():
 def test_gradient_checkpointing_computes_temporal_modules_a_second_time():
     unet = random_unet().train()
     unet.enable_gradient_checkpointing()
-    temporal = [m for name, m in unet.named_modules() if "motion_modules." in name and isinstance(m, BasicTransformerBlock)]
+    temporal = [
+        m for name, m in unet.named_modules() if "motion_modules." in name and isinstance(m, BasicTransformerBlock)
+    ]
     calls = []
     for module in temporal:
         module.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -187,7 +195,9 @@ def test_gradient_checkpointing_keeps_less_than_half_the_memory_for_backward():
 
     def kept_bytes() -> int:
         sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor
+        ):
             unet(*clip_inputs(num_frames=6))
         return sum(sizes)
 
@@ -197,7 +207,9 @@ def test_gradient_checkpointing_keeps_less_than_half_the_memory_for_backward():
 
 
 def test_backward_of_full_size_stage_two_keeps_at_most_one_and_a_half_gibibytes():
-    with torch.device("meta"):  # shapes without values: the same tensors are kept as on a device, in a second instead of minutes
+    with torch.device(
+        "meta"
+    ):  # shapes without values: the same tensors are kept as on a device, in a second instead of minutes
         unet = LipSyncUNet(**unet_arguments_from_reference(unet_config("all"))).train()
         clip = torch.randn(1, 13, 16, 32, 32), torch.tensor([500]), torch.randn(1, 16, 50, 384)
 
@@ -211,7 +223,9 @@ def test_backward_of_full_size_stage_two_keeps_at_most_one_and_a_half_gibibytes(
 
         with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
             unet(*clip)
-        return sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights) / 2**30
+        return (
+            sum(tensor.untyped_storage().nbytes() for storage, tensor in kept.items() if storage not in weights) / 2**30
+        )
 
     assert kept_gibibytes() > 5
     unet.enable_gradient_checkpointing()

@@ -3,10 +3,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from lipsync_lightning.entry import build
+from lipsync_lightning.cli import build
 from lipsync_lightning.errors import ClipMismatch
+from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.models.wav2lip import Wav2LipGenerator
-from lipsync_lightning.paths import CONF_DIR
 
 NUM_TOKENS, TOKEN_WIDTH = 3, 8
 
@@ -19,7 +19,11 @@ def generator() -> Wav2LipGenerator:
 @pytest.fixture
 def clips() -> tuple[Tensor, Tensor, Tensor]:
     """Masked frames, reference and audio tokens of 2 clips of 4 frames."""
-    return torch.rand(2, 4, 3, 32, 32) * 2 - 1, torch.rand(2, 4, 3, 32, 32) * 2 - 1, torch.randn(2, 4, NUM_TOKENS, TOKEN_WIDTH)
+    return (
+        torch.rand(2, 4, 3, 32, 32) * 2 - 1,
+        torch.rand(2, 4, 3, 32, 32) * 2 - 1,
+        torch.randn(2, 4, NUM_TOKENS, TOKEN_WIDTH),
+    )
 
 
 def test_frames_come_out_as_large_as_they_went_in_and_within_their_range(generator, clips):
@@ -65,7 +69,11 @@ def test_every_parameter_takes_part(generator, clips):
     generator(*clips).square().sum().backward()
     assert [name for name, parameter in generator.named_parameters() if parameter.grad is None] == []
     # A batch norm cancels the bias in front of it.
-    idle = [name for name, parameter in generator.named_parameters() if not parameter.grad.any() and not name.endswith("conv_block.0.bias")]
+    idle = [
+        name
+        for name, parameter in generator.named_parameters()
+        if not parameter.grad.any() and not name.endswith("conv_block.0.bias")
+    ]
     assert idle == []
 
 

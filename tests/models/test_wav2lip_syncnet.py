@@ -8,16 +8,16 @@ from omegaconf import OmegaConf
 from torch.nn import functional as F
 
 from lipsync_lightning.errors import ClipMismatch
+from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.models.frozen import frozen
 from lipsync_lightning.models.wav2lip_syncnet import ConvBlock, Wav2LipSyncNet
-from lipsync_lightning.paths import CONF_DIR
 
 LATENTSYNC_FRAMES = 5  # of LatentSync's variant of the network, whose names and shapes are known
 
 
 def layers(name: str) -> dict[str, list[dict[str, Any]]]:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        config = compose(f"network/syncnet/{name}").network.syncnet
+        config = compose(f"models/syncnet/{name}").network.syncnet
     return {encoder: OmegaConf.to_container(config[encoder]) for encoder in ("audio_encoder", "visual_encoder")}  # pyright: ignore[reportReturnType]
 
 
@@ -50,7 +50,8 @@ def test_names_shapes_and_types_are_those_of_latentsyncs_variant_but_for_the_num
     with torch.device("meta"):
         network = Wav2LipSyncNet(**encoders)
     entries = {
-        key: f"{key} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for key, tensor in network.state_dict().items()
+        key: f"{key} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+        for key, tensor in network.state_dict().items()
     }
     assert (len(entries), network.num_parameters()) == (259, 65_215_360)
     assert sha256("\n".join(sorted(entries.values())).encode()).hexdigest()[:16] == "e25df77dcbc4487b"

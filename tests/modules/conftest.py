@@ -40,7 +40,9 @@ def noise_losses() -> Callable[[], WeightedLosses]:
 
 @pytest.fixture
 def all_losses(make_syncnet, tiny_clip) -> Callable[[], WeightedLosses]:
-    features = partial(VideoMAEFeatures, image_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, mlp_width=32, tubelet_size=2)
+    features = partial(
+        VideoMAEFeatures, image_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, mlp_width=32, tubelet_size=2
+    )
 
     def make() -> WeightedLosses:
         return WeightedLosses(
@@ -56,7 +58,9 @@ def all_losses(make_syncnet, tiny_clip) -> Callable[[], WeightedLosses]:
 
 
 @pytest.fixture
-def make_stage1(make_unet, tiny_autoencoder, ddim_epsilon, training_arguments, noise_losses) -> Callable[..., UNetStage1Module]:
+def make_stage1(
+    make_unet, tiny_autoencoder, ddim_epsilon, training_arguments, noise_losses
+) -> Callable[..., UNetStage1Module]:
     def make(**changes: Any) -> UNetStage1Module:
         arguments = {
             "losses": noise_losses(),
@@ -77,7 +81,9 @@ def make_stage1(make_unet, tiny_autoencoder, ddim_epsilon, training_arguments, n
 
 
 @pytest.fixture
-def make_stage2(make_unet, tiny_autoencoder, ddim_epsilon, training_arguments, all_losses) -> Callable[..., UNetStage2Module]:
+def make_stage2(
+    make_unet, tiny_autoencoder, ddim_epsilon, training_arguments, all_losses
+) -> Callable[..., UNetStage2Module]:
     def make(**changes: Any) -> UNetStage2Module:
         arguments = {
             "losses": all_losses(),

@@ -28,7 +28,9 @@ def recording(tiny_autoencoder) -> RecordingUNet:
     return RecordingUNet(tiny_autoencoder.latent_channels)
 
 
-def test_the_unet_is_given_noisy_mask_masked_and_reference_latents(make_stage1, recording, clip_batch, tiny_autoencoder):
+def test_the_unet_is_given_noisy_mask_masked_and_reference_latents(
+    make_stage1, recording, clip_batch, tiny_autoencoder
+):
     make_stage1(unet=recording).training_step(clip_batch, 0)
     masked_frame = clip_batch["frames"][:, 1] * clip_batch["keep_mask"]
     assert recording.sample.shape == (2, 13, 4, 8, 8)
@@ -70,7 +72,9 @@ def test_validation_hears_everything_and_draws_the_same_noise_every_time(make_st
 
 
 @pytest.mark.parametrize("schedule", ["ddim_epsilon", "ddim_velocity"])
-def test_a_perfect_prediction_costs_nothing_and_decodes_to_what_was_encoded(request, make_stage1, clip_batch, monkeypatch, schedule):
+def test_a_perfect_prediction_costs_nothing_and_decodes_to_what_was_encoded(
+    request, make_stage1, clip_batch, monkeypatch, schedule
+):
     module = make_stage1(scheduler=request.getfixturevalue(schedule))
     truth: dict[str, Tensor] = {}
 
@@ -151,7 +155,9 @@ def test_starting_from_a_unet_of_another_size_is_refused(make_stage1, make_unet,
         make_stage1().load_weights(str(tmp_path))
 
 
-def test_resuming_at_step_two_gives_the_same_weights_as_four_straight_steps(make_stage1, make_clip_batch, train, tmp_path):
+def test_resuming_at_step_two_gives_the_same_weights_as_four_straight_steps(
+    make_stage1, make_clip_batch, train, tmp_path
+):
     batches = [make_clip_batch(1) for _ in range(4)]
 
     def at_step(step: int) -> None:
@@ -167,7 +173,9 @@ def test_resuming_at_step_two_gives_the_same_weights_as_four_straight_steps(make
     train(straight, batches, steps=4)
     train(module_with_weights(7), batches, steps=2).save_checkpoint(tmp_path / "two.ckpt")
     resumed = module_with_weights(8)
-    later_first = batches[2:] + batches[:2]  # a resumed loader begins anew: give it the order the straight run has from step two
+    later_first = (
+        batches[2:] + batches[:2]
+    )  # a resumed loader begins anew: give it the order the straight run has from step two
     trainer = train(resumed, later_first, steps=4, checkpoint=tmp_path / "two.ckpt")
     assert trainer.global_step == 4
     for name, tensor in straight.unet.state_dict().items():

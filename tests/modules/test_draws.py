@@ -6,7 +6,9 @@ from lipsync_lightning.modules.draws import ClipDraws
 SEEDS = torch.tensor([3, 1 << 61, 7, 8])
 
 
-@pytest.mark.parametrize("draw", [lambda draws: draws.normal((2, 3)), lambda draws: draws.integers(1000), lambda draws: draws.uniform()])
+@pytest.mark.parametrize(
+    "draw", [lambda draws: draws.normal((2, 3)), lambda draws: draws.integers(1000), lambda draws: draws.uniform()]
+)
 def test_a_clip_draws_the_same_in_any_batch_and_another_clip_something_else(draw):
     whole = draw(ClipDraws(SEEDS, "cpu"))
     assert torch.equal(whole[[2, 1]], draw(ClipDraws(SEEDS[[2, 1]], "cpu")))

@@ -26,7 +26,12 @@ class RecordingSyncNet(nn.Module):
 @pytest.fixture
 def make_module(tiny_clip, tiny_autoencoder, training_arguments):
     common: dict[str, Any] = {"dropout": 0.0, "norm_num_groups": 4}
-    sound = {"in_channels": 1, "block_out_channels": [8, 16, 32], "downsample_factors": [4, 4, [5, 1]], "attn_blocks": [0] * 3}
+    sound = {
+        "in_channels": 1,
+        "block_out_channels": [8, 16, 32],
+        "downsample_factors": [4, 4, [5, 1]],
+        "attn_blocks": [0] * 3,
+    }
     latents = {
         "in_channels": 4 * tiny_clip.num_frames,
         "block_out_channels": [16, 32],
@@ -61,7 +66,9 @@ def talking(batch: ClipBatch) -> WindowBatch:
     return batch
 
 
-def test_the_network_is_shown_the_latents_of_whole_faces_frame_after_frame_in_the_channels(make_module, clip_batch, tiny_autoencoder):
+def test_the_network_is_shown_the_latents_of_whole_faces_frame_after_frame_in_the_channels(
+    make_module, clip_batch, tiny_autoencoder
+):
     syncnet = RecordingSyncNet()
     make_module(syncnet=syncnet)(clip_batch)
     expected = tiny_autoencoder.encode(rearrange(clip_batch["frames"], "b t c h w -> (b t) c h w"))
@@ -81,7 +88,9 @@ def test_latents_that_are_drawn_belong_to_the_clip_and_not_to_the_batch(make_mod
     assert not torch.allclose(syncnet.shown, together)
 
 
-def test_it_learns_four_clips_by_heart_but_not_sound_that_changes_places_every_step(make_module, make_clip_batch, train):
+def test_it_learns_four_clips_by_heart_but_not_sound_that_changes_places_every_step(
+    make_module, make_clip_batch, train
+):
     batch = talking(make_clip_batch(4))
 
     def loss_after(training: list[WindowBatch]) -> float:
@@ -95,7 +104,10 @@ def test_it_learns_four_clips_by_heart_but_not_sound_that_changes_places_every_s
 
 def test_it_is_validated_by_the_sound_around_too(make_module, make_clip_batch, train):
     batch = talking(make_clip_batch(4))
-    heldout = {**batch, "mel_around": torch.cat([torch.randn_like(batch["mel"])[:, None]] * 4 + [batch["mel"][:, None]] * 3, dim=1)}
+    heldout = {
+        **batch,
+        "mel_around": torch.cat([torch.randn_like(batch["mel"])[:, None]] * 4 + [batch["mel"][:, None]] * 3, dim=1),
+    }
     metrics = train(make_module(), [batch] * 25, steps=25, heldout=[heldout]).callback_metrics
     assert metrics["val/offset_frames"] == -1  # the first of the three that are its own
     assert metrics["val/offset_accuracy"] == 1
@@ -103,7 +115,9 @@ def test_it_is_validated_by_the_sound_around_too(make_module, make_clip_batch, t
 
 def test_only_syncnet_and_objective_learn(make_module, tiny_vae):
     module = make_module(autoencoder=tiny_vae.train())
-    optimized = [parameter for group in module.configure_optimizers()["optimizer"].param_groups for parameter in group["params"]]
+    optimized = [
+        parameter for group in module.configure_optimizers()["optimizer"].param_groups for parameter in group["params"]
+    ]
     assert len(optimized) == len([*module.syncnet.parameters(), *module.objective.parameters()])
     assert not any(part.training for part in module.autoencoder.modules())
 

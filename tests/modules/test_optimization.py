@@ -20,7 +20,9 @@ class Line(LightningModule):
         return self.layer(batch).square().sum() * 1e3
 
     def configure_optimizers(self):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return optimizer_with_schedule(self.parameters(), self.optimizer, lambda made: torch.optim.lr_scheduler.ConstantLR(made))
+        return optimizer_with_schedule(
+            self.parameters(), self.optimizer, lambda made: torch.optim.lr_scheduler.ConstantLR(made)
+        )
 
 
 def trained(optimizer, precision: str, tmp_path) -> Tensor:
@@ -36,12 +38,16 @@ def trained(optimizer, precision: str, tmp_path) -> Tensor:
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_fused_optimizer_clips_and_steps_as_the_plain_one(precision, tmp_path):
-    torch.testing.assert_close(trained(FusedAdamW, precision, tmp_path), trained(AdamW, precision, tmp_path), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        trained(FusedAdamW, precision, tmp_path), trained(AdamW, precision, tmp_path), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_settings_that_the_optimizer_refuses_are_the_users_to_mend():
     with pytest.raises(BadConfig, match=r"module\.optimizer: Invalid learning rate: -1"):
-        optimizer_with_schedule(torch.nn.Linear(4, 4).parameters(), partial(AdamW, lr=-1), lambda made: pytest.fail("made"))
+        optimizer_with_schedule(
+            torch.nn.Linear(4, 4).parameters(), partial(AdamW, lr=-1), lambda made: pytest.fail("made")
+        )
 
 
 def test_only_parameters_that_learn_are_given_to_the_optimizer():

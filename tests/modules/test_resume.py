@@ -34,7 +34,9 @@ CLIP = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_h
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards to resume from")
     for index in range(5):
-        write_video(folder / "raw" / f"person {index}.mp4", 20 + index, sound_of(20 + index, loud=range(index, index + 4)))
+        write_video(
+            folder / "raw" / f"person {index}.mp4", 20 + index, sound_of(20 + index, loud=range(index, index + 4))
+        )
     prepared(folder / "raw", folder / "shards", CLIP, sources_per_shard=2)
     return folder / "shards"
 
@@ -60,12 +62,16 @@ def interrupt(number: signal.Signals) -> Callable[[], None]:
 
 
 @pytest.fixture
-def make_module(make_stage1: Callable[..., LightningModule], make_syncnet: Callable, training_arguments: dict[str, Any]):
+def make_module(
+    make_stage1: Callable[..., LightningModule], make_syncnet: Callable, training_arguments: dict[str, Any]
+):
     def make(kind: str) -> LightningModule:
         torch.manual_seed(3)
         if kind == "stage1":
             return make_stage1(audio_dropout=0.3)
-        return SyncNetModule(syncnet=make_syncnet(), objective=ContrastiveObjective(initial_temperature=0.1), **training_arguments)
+        return SyncNetModule(
+            syncnet=make_syncnet(), objective=ContrastiveObjective(initial_temperature=0.1), **training_arguments
+        )
 
     return make
 
@@ -82,7 +88,9 @@ def data_of(shards: Path, kind: str, num_workers: int = 0, batch_size: int = 3) 
     )  # fmt: skip
 
 
-def trained(module: LightningModule, data: ClipDataModule, run: Path, *callbacks: Callback, accumulate: int = 1) -> Trainer:
+def trained(
+    module: LightningModule, data: ClipDataModule, run: Path, *callbacks: Callback, accumulate: int = 1
+) -> Trainer:
     trainer = Trainer(
         max_steps=STEPS,
         max_epochs=-1,
@@ -109,7 +117,9 @@ def trained(module: LightningModule, data: ClipDataModule, run: Path, *callbacks
 
 
 def learned(module: LightningModule) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return {
+        name: parameter.detach().clone() for name, parameter in module.named_parameters() if parameter.requires_grad
+    }
 
 
 def assert_same_weights(module: LightningModule, expected: dict[str, Tensor]) -> None:
@@ -136,7 +146,9 @@ def uninterrupted() -> dict[tuple[str, int], dict[str, Tensor]]:
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("point", KILL_POINTS)
 @pytest.mark.parametrize("kind", ["syncnet", "stage1"])
-def test_a_resumed_run_ends_with_the_weights_of_one_never_stopped(kind, point, accumulate, shards, make_module, tmp_path, uninterrupted):
+def test_a_resumed_run_ends_with_the_weights_of_one_never_stopped(
+    kind, point, accumulate, shards, make_module, tmp_path, uninterrupted
+):
     if (kind, accumulate) not in uninterrupted:
         straight = make_module(kind)
         trained(straight, data_of(shards, kind), tmp_path / "straight", accumulate=accumulate)
@@ -155,16 +167,22 @@ def test_a_resumed_run_ends_with_the_weights_of_one_never_stopped(kind, point, a
     assert_same_weights(resumed, uninterrupted[kind, accumulate])
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint_and_with_another_number_of_workers(shards, make_module, tmp_path):
+def test_a_killed_run_goes_on_from_its_last_checkpoint_and_with_another_number_of_workers(
+    shards, make_module, tmp_path
+):
     straight = make_module("syncnet")
     trained(straight, data_of(shards, "syncnet"), tmp_path / "run")
-    (tmp_path / "run" / "checkpoints" / f"step_{STEPS:08d}.ckpt").unlink()  # as after kill -9: nothing newer than step 8
+    (
+        tmp_path / "run" / "checkpoints" / f"step_{STEPS:08d}.ckpt"
+    ).unlink()  # as after kill -9: nothing newer than step 8
     resumed = make_module("syncnet")
     trained(resumed, data_of(shards, "syncnet", num_workers=2), tmp_path / "run")
     assert_same_weights(resumed, learned(straight))
 
 
-def test_a_broken_newest_checkpoint_costs_the_steps_since_the_one_before_and_nothing_else(shards, make_module, tmp_path):
+def test_a_broken_newest_checkpoint_costs_the_steps_since_the_one_before_and_nothing_else(
+    shards, make_module, tmp_path
+):
     straight = make_module("syncnet")
     trained(straight, data_of(shards, "syncnet"), tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / f"step_{STEPS:08d}.ckpt"
@@ -173,14 +191,18 @@ def test_a_broken_newest_checkpoint_costs_the_steps_since_the_one_before_and_not
     with pytest.warns(UserWarning, match=r"set aside as step_\d+\.ckpt\.broken; the checkpoint before it is taken"):
         trained(resumed, data_of(shards, "syncnet"), tmp_path / "run")
     assert_same_weights(resumed, learned(straight))
-    assert newest_readable_checkpoint(tmp_path / "run") == newest, "the broken one does not stand in the way of a good one"
+    assert newest_readable_checkpoint(tmp_path / "run") == newest, (
+        "the broken one does not stand in the way of a good one"
+    )
 
 
 def test_an_interrupted_run_without_its_data_state_would_differ(shards, make_module, tmp_path):
     """The control: what the tests above compare does depend on the order of the data."""
     straight, resumed = make_module("syncnet"), make_module("syncnet")
     trained(straight, data_of(shards, "syncnet"), tmp_path / "straight")
-    trained(make_module("syncnet"), data_of(shards, "syncnet"), tmp_path / "run", StopAt(*KILL_POINTS["ctrl-c in a step"]))
+    trained(
+        make_module("syncnet"), data_of(shards, "syncnet"), tmp_path / "run", StopAt(*KILL_POINTS["ctrl-c in a step"])
+    )
     data = data_of(shards, "syncnet")
     data.load_state_dict = lambda state_dict: None
     trained(resumed, data, tmp_path / "run")
@@ -190,9 +212,17 @@ def test_an_interrupted_run_without_its_data_state_would_differ(shards, make_mod
 
 def test_averaged_weights_resume_to_the_bit_as_well(shards, make_module, tmp_path):
     straight, resumed = make_module("stage1"), make_module("stage1")
-    trained(straight, data_of(shards, "stage1"), tmp_path / "straight", TrainedWeightsEMA(decay=0.7, update_every_n_steps=1))
+    trained(
+        straight, data_of(shards, "stage1"), tmp_path / "straight", TrainedWeightsEMA(decay=0.7, update_every_n_steps=1)
+    )
     for module, stop in ((make_module("stage1"), [StopAt(*KILL_POINTS["ctrl-c in a step"])]), (resumed, [])):
-        trained(module, data_of(shards, "stage1"), tmp_path / "run", TrainedWeightsEMA(decay=0.7, update_every_n_steps=1), *stop)
+        trained(
+            module,
+            data_of(shards, "stage1"),
+            tmp_path / "run",
+            TrainedWeightsEMA(decay=0.7, update_every_n_steps=1),
+            *stop,
+        )
     assert_same_weights(resumed, learned(straight))
 
 

@@ -66,7 +66,9 @@ def test_the_calibration_comes_from_training_pairs_and_is_none_before_any(make_m
     assert (vision @ audio.T).min() - 1 <= calibration.threshold <= (vision @ audio.T).max() + 1
 
 
-def test_training_ends_with_a_network_whose_probability_of_a_half_is_the_threshold(make_module, tiny_clip, train, tmp_path):
+def test_training_ends_with_a_network_whose_probability_of_a_half_is_the_threshold(
+    make_module, tiny_clip, train, tmp_path
+):
     module = make_module()
     assert module.syncnet.probability(torch.tensor([0.2, 0.7])).tolist() == pytest.approx([0.2, 0.7])
     train(module, [toy_batch(tiny_clip, seed, shuffled=False) for seed in range(20)], steps=20)
@@ -76,7 +78,9 @@ def test_training_ends_with_a_network_whose_probability_of_a_half_is_the_thresho
     assert module.syncnet.probability(torch.tensor(calibration.threshold)).item() == pytest.approx(0.5)
     module.syncnet.save_pretrained(tmp_path)
     loaded = type(module.syncnet).from_pretrained(tmp_path)
-    assert loaded.probability(torch.tensor(0.9)).item() == pytest.approx(module.syncnet.probability(torch.tensor(0.9)).item())
+    assert loaded.probability(torch.tensor(0.9)).item() == pytest.approx(
+        module.syncnet.probability(torch.tensor(0.9)).item()
+    )
 
 
 def test_the_objectives_temperature_learns_too(make_module, tiny_clip, train):
@@ -91,7 +95,9 @@ def test_a_run_starts_from_another_runs_syncnet(make_module, tiny_clip, train, t
     train(first, [toy_batch(tiny_clip, 0, shuffled=False)], steps=1).save_checkpoint(tmp_path / "one.ckpt")
     second.load_weights(str(tmp_path / "one.ckpt"))
     assert set(network_weights(str(tmp_path / "one.ckpt"), "syncnet")) == set(second.syncnet.state_dict())
-    assert all(torch.equal(second.syncnet.state_dict()[name], tensor) for name, tensor in first.syncnet.state_dict().items())
+    assert all(
+        torch.equal(second.syncnet.state_dict()[name], tensor) for name, tensor in first.syncnet.state_dict().items()
+    )
 
 
 class KnowsTheTime(nn.Module):
@@ -128,9 +134,19 @@ def timed_batch(tiny_clip, early: int, num_lacking: int = 0) -> WindowBatch:
     )
 
 
-def validated(syncnet: nn.Module, batches: list[WindowBatch], training_arguments) -> tuple[SyncNetModule, dict[str, float]]:
-    module = SyncNetModule(syncnet=syncnet, objective=ContrastiveObjective(initial_temperature=0.07), **training_arguments)  # pyright: ignore[reportArgumentType]
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+def validated(
+    syncnet: nn.Module, batches: list[WindowBatch], training_arguments
+) -> tuple[SyncNetModule, dict[str, float]]:
+    module = SyncNetModule(
+        syncnet=syncnet, objective=ContrastiveObjective(initial_temperature=0.07), **training_arguments
+    )  # pyright: ignore[reportArgumentType]
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
     (scores,) = trainer.validate(module, DataLoader(batches, batch_size=None), verbose=False)  # pyright: ignore[reportArgumentType]
     return module, dict(scores)
 
@@ -160,14 +176,24 @@ def test_windows_that_lack_sound_around_them_count_in_all_other_figures(tiny_cli
 
 def test_the_classic_syncnet_is_validated_by_the_sound_around_too(tiny_clip, training_arguments):
     sound = [{"in_channels": 1, "out_channels": 8, "stride": [tiny_clip.num_mels, tiny_clip.mel_columns]}]
-    lips = [{"in_channels": 3 * tiny_clip.num_frames, "out_channels": 8, "stride": [tiny_clip.resolution // 2, tiny_clip.resolution]}]
-    _, scores = validated(Wav2LipSyncNet(audio_encoder=sound, visual_encoder=lips), [timed_batch(tiny_clip, 0)], training_arguments)
+    lips = [
+        {
+            "in_channels": 3 * tiny_clip.num_frames,
+            "out_channels": 8,
+            "stride": [tiny_clip.resolution // 2, tiny_clip.resolution],
+        }
+    ]
+    _, scores = validated(
+        Wav2LipSyncNet(audio_encoder=sound, visual_encoder=lips), [timed_batch(tiny_clip, 0)], training_arguments
+    )
     assert 0 <= scores["val/offset_accuracy"] <= 1
 
 
 def test_what_every_rank_reads_is_counted_once(tiny_clip, training_arguments, monkeypatch):
     monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
-    monkeypatch.setattr("torchmetrics.metric.gather_all_tensors", lambda values, group=None: [values, values])  # as two ranks would
+    monkeypatch.setattr(
+        "torchmetrics.metric.gather_all_tensors", lambda values, group=None: [values, values]
+    )  # as two ranks would
     module, _ = validated(KnowsTheTime(), [timed_batch(tiny_clip, 0)] * 2, training_arguments)
     assert module.last_similarities is not None
     assert [len(similarities) for similarities in module.last_similarities] == [16, 16]
@@ -175,6 +201,12 @@ def test_what_every_rank_reads_is_counted_once(tiny_clip, training_arguments, mo
 
 def test_each_validation_counts_its_own_windows_only(tiny_clip, training_arguments):
     module, _ = validated(KnowsTheTime(), [timed_batch(tiny_clip, 3)], training_arguments)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
     (scores,) = trainer.validate(module, DataLoader([timed_batch(tiny_clip, 0)], batch_size=None), verbose=False)  # pyright: ignore[reportArgumentType]
     assert scores["val/offset_accuracy"] == 1

@@ -13,7 +13,8 @@ def noise_loss(module, batch) -> float:
     """Averaged over many draws of noise and timestep."""
     with torch.no_grad():
         steps = [
-            module.denoise(each, torch.ones_like(each["seed"]).bool(), ClipDraws(each["seed"], "cpu")) for each in new_draws(batch, 16)
+            module.denoise(each, torch.ones_like(each["seed"]).bool(), ClipDraws(each["seed"], "cpu"))
+            for each in new_draws(batch, 16)
         ]
     return sum(torch.nn.functional.mse_loss(step.prediction, step.target).item() for step in steps) / len(steps)
 
@@ -40,7 +41,9 @@ def test_the_loss_and_its_term_are_logged(make_stage1, clip_batch, train):
     assert trainer.callback_metrics["train/loss"] == trainer.callback_metrics["train/loss_noise"]
 
 
-def test_one_clip_can_be_learned_by_heart_and_targets_of_another_draw_cannot(make_stage1, clip_batch, train, monkeypatch):
+def test_one_clip_can_be_learned_by_heart_and_targets_of_another_draw_cannot(
+    make_stage1, clip_batch, train, monkeypatch
+):
     module = make_stage1()
     train(module, new_draws(clip_batch, STEPS), steps=STEPS)
     learned = noise_loss(module, clip_batch)
@@ -55,7 +58,12 @@ def test_one_clip_can_be_learned_by_heart_and_targets_of_another_draw_cannot(mak
 
 def shuffled(inputs):
     prediction, target = inputs["noise"]()
-    return {"noise": lambda: (prediction, target[:, :, :, torch.randperm(target.shape[3])][..., torch.randperm(target.shape[4])])}
+    return {
+        "noise": lambda: (
+            prediction,
+            target[:, :, :, torch.randperm(target.shape[3])][..., torch.randperm(target.shape[4])],
+        )
+    }
 
 
 def test_a_loss_that_looks_at_frames_is_refused(make_stage1, clip_batch):

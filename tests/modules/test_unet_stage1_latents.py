@@ -31,7 +31,17 @@ def noisy(tiny_autoencoder: LinearAutoencoder) -> NoisyAutoencoder:
 def make_latent_stage1(make_stage1) -> Any:
     def make(**changes: Any) -> LatentUNetStage1Module:
         online = make_stage1(**changes)
-        names = ("losses", "autoencoder", "unet", "scheduler", "optimizer", "schedule", "clip", "mixed_noise_alpha", "audio_dropout")
+        names = (
+            "losses",
+            "autoencoder",
+            "unet",
+            "scheduler",
+            "optimizer",
+            "schedule",
+            "clip",
+            "mixed_noise_alpha",
+            "audio_dropout",
+        )
         arguments = {name: getattr(online, name) for name in (*names, "num_inference_steps", "guidance_scale")}
         return LatentUNetStage1Module(**arguments, trainable=[""], gradient_checkpointing=False)
 
@@ -60,7 +70,9 @@ def test_the_loss_is_that_of_the_online_way(make_stage1, make_latent_stage1, cli
     expected, actual = online.training_step(clip_batch, 0), stored.training_step(as_stored(clip_batch, noisy), 0)
     torch.testing.assert_close(actual, expected, rtol=2e-3, atol=0)
     other_draws = as_stored(clip_batch, noisy) | {"seed": clip_batch["seed"] + 1}
-    assert abs(float(stored.training_step(other_draws, 0) - expected)) > 5 * abs(float(actual - expected)), "the control"
+    assert abs(float(stored.training_step(other_draws, 0) - expected)) > 5 * abs(float(actual - expected)), (
+        "the control"
+    )
 
 
 def test_latents_of_another_autoencoder_are_refused(make_latent_stage1, clip_batch, noisy):

@@ -3,8 +3,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.modules.draws import ClipDraws
-from lipsync_lightning.paths import CONF_DIR
 
 PUBLISHED = {"stage2": 674_792_320, "stage2_efficient": 284_660_480}
 
@@ -18,7 +18,9 @@ def test_the_published_parameter_groups_train_and_nothing_else(experiment, make_
     module = make_stage2(unet=unet, trainable=list(config.module.trainable))
     trained = {name: parameter.numel() for name, parameter in module.unet.named_parameters() if parameter.requires_grad}
     assert sum(trained.values()) == PUBLISHED[experiment]
-    assert sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad) == PUBLISHED[experiment]
+    assert (
+        sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad) == PUBLISHED[experiment]
+    )
 
 
 def test_parameters_outside_the_trained_groups_stay_as_they_were(make_stage2, clip_batch, train):
@@ -53,7 +55,9 @@ def test_the_gradient_of_every_term_reaches_temporal_and_attention_layers(term, 
     for group in ("motion_modules.", "attentions."):
         gradients = [p.grad for name, p in module.unet.named_parameters() if group in name and p.grad is not None]
         assert max(gradient.abs().max().item() for gradient in gradients) > 0
-    assert all(parameter.grad is None for part in (module.losses, module.autoencoder) for parameter in part.parameters())
+    assert all(
+        parameter.grad is None for part in (module.losses, module.autoencoder) for parameter in part.parameters()
+    )
 
 
 def test_frames_are_decoded_once_where_three_terms_look_at_them_and_never_where_none_does(

@@ -27,7 +27,9 @@ def make_module(all_losses, clip_batch, tiny_clip):
         del losses.terms["noise"]
         arguments = {
             "losses": losses,
-            "generator": Wav2LipGenerator(channels=[8, 16, 24], speech_channels=16, num_tokens=num_tokens, token_width=token_width),
+            "generator": Wav2LipGenerator(
+                channels=[8, 16, 24], speech_channels=16, num_tokens=num_tokens, token_width=token_width
+            ),
             "optimizer": partial(torch.optim.Adam, lr=1e-2),
             "schedule": get_constant_schedule,
             "clip": tiny_clip,
@@ -54,7 +56,9 @@ def test_the_masked_pixels_are_not_looked_at(make_module, clip_batch):
     module = make_module().eval()
     clip_batch["keep_mask"] = (clip_batch["keep_mask"] > 0.5).float()
     hole = 1 - clip_batch["keep_mask"].unsqueeze(1)
-    other_mouths = ClipBatch(**{**clip_batch, "frames": clip_batch["frames"] + hole * torch.randn_like(clip_batch["frames"])})
+    other_mouths = ClipBatch(
+        **{**clip_batch, "frames": clip_batch["frames"] + hole * torch.randn_like(clip_batch["frames"])}
+    )
     with torch.no_grad():
         assert torch.equal(module(clip_batch), module(other_mouths))
 
@@ -69,7 +73,9 @@ def test_every_named_loss_is_logged_and_the_total_is_their_weighted_sum(make_mod
 
 @pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_gradient_of_every_term_reaches_the_whole_generator_and_no_judge(term, checkpointing, make_module, clip_batch):
+def test_the_gradient_of_every_term_reaches_the_whole_generator_and_no_judge(
+    term, checkpointing, make_module, clip_batch
+):
     module = make_module(gradient_checkpointing=checkpointing)
     value = module.losses(module.loss_inputs(clip_batch))[1][term]
     value.backward()
@@ -88,7 +94,9 @@ def test_frames_are_generated_once_where_four_terms_look_at_them(make_module, cl
 
 def test_a_term_of_diffusion_is_refused(make_module, clip_batch):
     losses = WeightedLosses(terms={"noise": WeightedLoss(weight=1.0, loss=nn.MSELoss())})
-    with pytest.raises(BadConfig, match=r"\['noise'\]; this module serves \['perceptual', 'reconstruction', 'sync', 'trepa'\]"):
+    with pytest.raises(
+        BadConfig, match=r"\['noise'\]; this module serves \['perceptual', 'reconstruction', 'sync', 'trepa'\]"
+    ):
         make_module(losses=losses).training_step(clip_batch, 0)
 
 
@@ -102,7 +110,9 @@ def test_only_the_generator_learns_and_is_kept_in_checkpoints(make_module, clip_
     assert not any(part.training for term in module.losses.terms.values() for part in term.loss.children())
 
 
-def test_a_run_resumes_from_a_checkpoint_and_another_starts_from_its_generator(make_module, clip_batch, train, tmp_path):
+def test_a_run_resumes_from_a_checkpoint_and_another_starts_from_its_generator(
+    make_module, clip_batch, train, tmp_path
+):
     first = make_module()
     train(first, [clip_batch], steps=1).save_checkpoint(tmp_path / "one.ckpt")
     trained = {name: tensor.clone() for name, tensor in first.generator.state_dict().items()}
@@ -130,7 +140,9 @@ def mouth_error(module: Wav2LipModule, batch: ClipBatch) -> float:
     return (difference.sum() / (1 - batch["keep_mask"]).sum() / 12).item()  # 4 frames of 3 colours
 
 
-def test_it_learns_four_clips_by_heart_but_not_from_sound_that_changes_places_every_step(make_module, make_clip_batch, train):
+def test_it_learns_four_clips_by_heart_but_not_from_sound_that_changes_places_every_step(
+    make_module, make_clip_batch, train
+):
     batch = speaking_clips(make_clip_batch(4))
 
     def error_after(training: list[ClipBatch]) -> float:
@@ -139,6 +151,8 @@ def test_it_learns_four_clips_by_heart_but_not_from_sound_that_changes_places_ev
         train(module, training, steps=len(training))
         return mouth_error(module, batch)
 
-    shuffled = [ClipBatch(**{**batch, "audio": batch["audio"][torch.randperm(4)][:, torch.randperm(4)]}) for _ in range(30)]
+    shuffled = [
+        ClipBatch(**{**batch, "audio": batch["audio"][torch.randperm(4)][:, torch.randperm(4)]}) for _ in range(30)
+    ]
     assert error_after([batch] * 30) < 0.15  # knowing nothing of the sound leaves 0.48
     assert error_after(shuffled) > 0.35

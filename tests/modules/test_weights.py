@@ -10,7 +10,10 @@ def run(tmp_path, tiny_unet):
     """A run's folder with two checkpoints, the newer one holding the weights of `tiny_unet`."""
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
-    torch.save({"state_dict": {f"unet.{name}": tensor for name, tensor in tiny_unet.state_dict().items()}}, folder / "step_00000020.ckpt")
+    torch.save(
+        {"state_dict": {f"unet.{name}": tensor for name, tensor in tiny_unet.state_dict().items()}},
+        folder / "step_00000020.ckpt",
+    )
     torch.save({"state_dict": {"unet.old": torch.zeros(1)}}, folder / "step_00000003.ckpt")
     return tmp_path / "run"
 

@@ -14,7 +14,10 @@ from lipsync_lightning.pipeline.lipsync import LipSyncPipeline
 
 @pytest.fixture
 def pipeline(
-    make_unet: Callable[..., LipSyncUNet], tiny_autoencoder: LinearAutoencoder, ddim_velocity: DDIMScheduler, tiny_clip: ClipSpec
+    make_unet: Callable[..., LipSyncUNet],
+    tiny_autoencoder: LinearAutoencoder,
+    ddim_velocity: DDIMScheduler,
+    tiny_clip: ClipSpec,
 ) -> LipSyncPipeline:
     """A pipeline of random networks: what it makes is nonsense, but it depends on everything it should depend on."""
     unet = make_unet()
@@ -23,7 +26,9 @@ def pipeline(
     made = LipSyncPipeline(
         unet=unet.eval(),
         autoencoder=tiny_autoencoder,
-        audio_encoder=LogMelAudioEncoder(num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=80, num_mels=8),
+        audio_encoder=LogMelAudioEncoder(
+            num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=80, num_mels=8
+        ),
         scheduler=ddim_velocity,
         clip=tiny_clip.as_dict(),
         num_inference_steps=2,

@@ -10,9 +10,17 @@ import pytest
 import torch
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.errors import BadConfig, BadMedia, MissingAudio, MissingWeights, NoFace, WouldOverwrite, WrongWeights
+from lipsync_lightning.errors import (
+    BadConfig,
+    BadMedia,
+    MissingAudio,
+    MissingWeights,
+    NoFace,
+    WouldOverwrite,
+    WrongWeights,
+)
+from lipsync_lightning.media.alignment import SidecarFacePoints, patch_region
 from lipsync_lightning.media.audio import encode_flac, read_audio
-from lipsync_lightning.media.faces import SidecarFacePoints, patch_region
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.video import probe, read_frames
 from lipsync_lightning.models.unet import LipSyncUNet
@@ -52,18 +60,29 @@ def a_window(num_frames: int = 4, lost: tuple[int, ...] = ()) -> list[PlacedFram
     return list(placed_frames(pictures, lambda frame: next(points), 32))
 
 
-def spoken(pipeline: LipSyncPipeline, window: list[PlacedFrame], seed: int = 0, steps: int = 2, scale: float = 1.5) -> list[np.ndarray]:
+def spoken(
+    pipeline: LipSyncPipeline, window: list[PlacedFrame], seed: int = 0, steps: int = 2, scale: float = 1.5
+) -> list[np.ndarray]:
     audio = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        return list(pipeline._speak(window, audio, OwnFrames(), Sampling(pipeline._one_frame_of_noise(0), steps, scale)))
+        return list(
+            pipeline._speak(window, audio, OwnFrames(), Sampling(pipeline._one_frame_of_noise(0), steps, scale))
+        )
 
 
-def test_the_result_has_the_videos_frames_and_all_the_sound(pipeline: LipSyncPipeline, video: Path, speech: Path, out: Path):
+def test_the_result_has_the_videos_frames_and_all_the_sound(
+    pipeline: LipSyncPipeline, video: Path, speech: Path, out: Path
+):
     result = pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints())
     made = probe(out)
     assert (made.width, made.height, made.fps) == (SIDE, SIDE, 25)
     assert len(list(read_frames(out))) == NUM_FRAMES
-    assert (result.path, result.num_frames, result.num_synced, result.sound_seconds) == (out, NUM_FRAMES, NUM_FRAMES, 0.4)
+    assert (result.path, result.num_frames, result.num_synced, result.sound_seconds) == (
+        out,
+        NUM_FRAMES,
+        NUM_FRAMES,
+        0.4,
+    )
     np.testing.assert_array_equal(read_audio(out, 16000), read_audio(speech, 16000))
     assert not list(out.parent.glob("*.part"))
 
@@ -107,11 +126,15 @@ def test_every_frame_hears_its_own_sound(pipeline: LipSyncPipeline, make_unet: A
     sampling = Sampling(pipeline._one_frame_of_noise(0), 2, 1.5)
     changed = audio.clone()
     changed[2] += 1
-    difference = pipeline.generate(frames, frames, changed, sampling) - pipeline.generate(frames, frames, audio, sampling)
+    difference = pipeline.generate(frames, frames, changed, sampling) - pipeline.generate(
+        frames, frames, audio, sampling
+    )
     assert int(difference.abs().mean(dim=(1, 2, 3)).argmax()) == 2
 
 
-def test_the_sound_under_a_later_window_reaches_its_frames(pipeline: LipSyncPipeline, video: Path, tmp_path: Path, out: Path):
+def test_the_sound_under_a_later_window_reaches_its_frames(
+    pipeline: LipSyncPipeline, video: Path, tmp_path: Path, out: Path
+):
     sounds = []
     for name, loud in (("quiet", range(0)), ("loud", range(6, 7))):
         (tmp_path / f"{name}.flac").write_bytes(encode_flac(sound_of(NUM_FRAMES, loud=loud), 16000))
@@ -120,7 +143,9 @@ def test_the_sound_under_a_later_window_reaches_its_frames(pipeline: LipSyncPipe
     assert change[4:8].mean() > 4 * change[:4].mean()
 
 
-def test_without_guidance_and_with_it_differ_and_the_seed_repeats(pipeline: LipSyncPipeline, video: Path, speech: Path, out: Path):
+def test_without_guidance_and_with_it_differ_and_the_seed_repeats(
+    pipeline: LipSyncPipeline, video: Path, speech: Path, out: Path
+):
     first = synced(pipeline, video, speech, out)
     np.testing.assert_array_equal(synced(pipeline, video, speech, out), first)
     for change in ({"seed": 1}, {"guidance_scale": 1.0}, {"num_inference_steps": 3}):
@@ -142,15 +167,21 @@ def test_frames_without_a_face_pass_through_unchanged(pipeline: LipSyncPipeline)
     assert all(new is placed.frame for new, placed in zip(spoken(pipeline, window), window, strict=True))
 
 
-def test_a_video_that_sometimes_shows_a_face_keeps_its_length(pipeline: LipSyncPipeline, tmp_path: Path, speech: Path, out: Path):
+def test_a_video_that_sometimes_shows_a_face_keeps_its_length(
+    pipeline: LipSyncPipeline, tmp_path: Path, speech: Path, out: Path
+):
     video = write_video(tmp_path / "v.mp4", NUM_FRAMES, None, without_face=range(3, 9))
     result = pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints())
     assert (result.num_frames, result.num_synced) == (NUM_FRAMES, 4)
     made = np.stack(list(read_frames(out)))
-    assert [round(float(np.median(frame))) for frame in made[3:9]] == pytest.approx([level(k) for k in range(3, 9)], abs=2)
+    assert [round(float(np.median(frame))) for frame in made[3:9]] == pytest.approx(
+        [level(k) for k in range(3, 9)], abs=2
+    )
 
 
-def test_no_face_at_all_writes_nothing_and_keeps_a_former_result(pipeline: LipSyncPipeline, tmp_path: Path, speech: Path, out: Path):
+def test_no_face_at_all_writes_nothing_and_keeps_a_former_result(
+    pipeline: LipSyncPipeline, tmp_path: Path, speech: Path, out: Path
+):
     video = write_video(tmp_path / "v.mp4", NUM_FRAMES, None, without_face=range(NUM_FRAMES))
     with pytest.raises(NoFace, match=f"no face on any of {NUM_FRAMES} frames"):
         pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints())
@@ -162,7 +193,9 @@ def test_no_face_at_all_writes_nothing_and_keeps_a_former_result(pipeline: LipSy
     assert list(out.parent.iterdir()) == [out]
 
 
-@pytest.mark.parametrize(("num_heard", "words"), [(20, "the end is heard but not seen"), (5, "the end is shown silent")])
+@pytest.mark.parametrize(
+    ("num_heard", "words"), [(20, "the end is heard but not seen"), (5, "the end is shown silent")]
+)
 def test_sound_of_another_length_is_warned_of_and_kept_whole(
     pipeline: LipSyncPipeline, video: Path, tmp_path: Path, out: Path, num_heard: int, words: str
 ):
@@ -197,7 +230,9 @@ def test_bad_inputs_are_told_apart(pipeline: LipSyncPipeline, video: Path, speec
         assert not out.exists()
 
 
-def test_memory_does_not_grow_with_the_video(pipeline: LipSyncPipeline, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch):
+def test_memory_does_not_grow_with_the_video(
+    pipeline: LipSyncPipeline, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+):
     video, speech = write_video(tmp_path / "long.mp4", 60, None), write_speech(tmp_path / "speech.flac", 60)
     alive: weakref.WeakSet[np.ndarray] = weakref.WeakSet()
     most = 0

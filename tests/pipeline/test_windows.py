@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from lipsync_lightning.media.faces import alignment_matrices
+from lipsync_lightning.media.alignment import alignment_matrices
 from lipsync_lightning.pipeline.windows import placed_frames, windows
 from tiny_media import POINTS, numbered_frames
 

@@ -14,9 +14,9 @@ from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import MissingWeights, StepFailed
 from lipsync_lightning.preparation.executors import ended_after
 from lipsync_lightning.preparation.executors.local import LocalExecutor
+from lipsync_lightning.preparation.filters.sync import SyncFilter
 from lipsync_lightning.preparation.ledger import FAILED, KEPT, SOURCE, Row, read_ledger
 from lipsync_lightning.preparation.runner import prepare
-from lipsync_lightning.preparation.steps.sync import SyncFilter
 from preparation.executors.hanging_judge import DeadlyOrHangingJudge, hang
 from simple_judges import DeadlyJudge, FailingJudge, SteadyJudge, WeightlessJudge
 from tiny_media import folder_recipe, sound_of, write_video
@@ -47,7 +47,11 @@ def prepared_by(executor: Any, source: Path, out: Path, clip: ClipSpec, judge: A
 
 
 def made(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for folder in ("train", "ledger") for path in (out / folder).rglob("*.*")}
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for folder in ("train", "ledger")
+        for path in (out / folder).rglob("*.*")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +109,25 @@ def test_the_limit_is_for_one_source_and_not_for_all():
 def test_a_source_that_failed_is_tried_again_by_the_next_run(
     source: Path, tmp_path: Path, tiny_clip_64: ClipSpec, expected: dict[str, bytes]
 ):
-    rows = prepared_by(LocalExecutor(num_workers=0, max_hours_per_source=1), source, tmp_path, tiny_clip_64, FailingJudge())
+    rows = prepared_by(
+        LocalExecutor(num_workers=0, max_hours_per_source=1), source, tmp_path, tiny_clip_64, FailingJudge()
+    )
     assert [name for name, verdict in verdicts(rows).items() if verdict == FAILED] == ["3.mp4"]
-    rows = prepared_by(LocalExecutor(num_workers=0, max_hours_per_source=1), source, tmp_path, tiny_clip_64, SteadyJudge())
+    rows = prepared_by(
+        LocalExecutor(num_workers=0, max_hours_per_source=1), source, tmp_path, tiny_clip_64, SteadyJudge()
+    )
     assert set(verdicts(rows).values()) == {KEPT}
-    assert {name for name, data in made(tmp_path).items() if expected.get(name) == data} >= {"train/000000.tar", "train/000002.tar"}
+    assert {name for name, data in made(tmp_path).items() if expected.get(name) == data} >= {
+        "train/000000.tar",
+        "train/000002.tar",
+    }
 
 
 def test_what_every_source_would_meet_ends_the_run_at_once(source: Path, tmp_path: Path, tiny_clip_64: ClipSpec):
     with pytest.raises(MissingWeights, match="fetch it"):
-        prepared_by(LocalExecutor(num_workers=2, max_hours_per_source=1), source, tmp_path, tiny_clip_64, WeightlessJudge())
+        prepared_by(
+            LocalExecutor(num_workers=2, max_hours_per_source=1), source, tmp_path, tiny_clip_64, WeightlessJudge()
+        )
     assert not list((tmp_path / "ledger").glob("*"))
 
 
@@ -181,13 +194,17 @@ def slurm_here(folder: Path, num_jobs: int = 2) -> Any:
     )
 
 
-def test_the_same_bytes_come_out_of_a_slurm_array(source: Path, tmp_path: Path, tiny_clip_64: ClipSpec, expected: dict[str, bytes]):
+def test_the_same_bytes_come_out_of_a_slurm_array(
+    source: Path, tmp_path: Path, tiny_clip_64: ClipSpec, expected: dict[str, bytes]
+):
     """Submitit's own local jobs stand in for SLURM's: the same pickled work in processes of their own."""
     prepared_by(slurm_here(tmp_path), source, tmp_path / "out", tiny_clip_64, SteadyJudge())
     assert made(tmp_path / "out") == expected
 
 
-def test_a_slurm_job_that_dies_costs_the_source_it_dies_at_and_no_other(source: Path, tmp_path: Path, tiny_clip_64: ClipSpec):
+def test_a_slurm_job_that_dies_costs_the_source_it_dies_at_and_no_other(
+    source: Path, tmp_path: Path, tiny_clip_64: ClipSpec
+):
     rows = prepared_by(slurm_here(tmp_path, num_jobs=1), source, tmp_path / "out", tiny_clip_64, DeadlyJudge())
     assert verdicts(rows) == {f"{index}.mp4": FAILED if index == 3 else KEPT for index in range(NUM_SOURCES)}
 

@@ -6,16 +6,45 @@ from lipsync_lightning.preparation.history import History
 from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row
 
 ROWS = [
-    Row(kind=CLIP, source="a", verdict=KEPT, shard="train/000000", id="d/a/000000-0", steps={"check": "1", "sync": "1 x=3"}),
     Row(
-        kind=CLIP, source="a", verdict=REJECTED, shard="train/000000", step="sync", reason="9 frames", steps={"check": "1", "sync": "1 x=3"}
+        kind=CLIP,
+        source="a",
+        verdict=KEPT,
+        shard="train/000000",
+        id="d/a/000000-0",
+        steps={"check": "1", "sync": "1 x=3"},
+    ),
+    Row(
+        kind=CLIP,
+        source="a",
+        verdict=REJECTED,
+        shard="train/000000",
+        step="sync",
+        reason="9 frames",
+        steps={"check": "1", "sync": "1 x=3"},
     ),
     Row(kind=SOURCE, source="a", verdict=KEPT, shard="train/000000"),
-    Row(kind=SOURCE, source="b", verdict=REJECTED, shard="train/000000", step="check", reason="no sound", steps={"check": "1"}),
+    Row(
+        kind=SOURCE,
+        source="b",
+        verdict=REJECTED,
+        shard="train/000000",
+        step="check",
+        reason="no sound",
+        steps={"check": "1"},
+    ),
     Row(kind=SOURCE, source="c", verdict=FAILED, shard="train/000000", step="work", reason="it died"),
 ]
 AGAIN = [
-    Row(kind=SOURCE, source="c", verdict=REJECTED, shard="train/000001", step="check", reason="no sound", steps={"check": "1"}),
+    Row(
+        kind=SOURCE,
+        source="c",
+        verdict=REJECTED,
+        shard="train/000001",
+        step="check",
+        reason="no sound",
+        steps={"check": "1"},
+    ),
     Row(kind=CLIP, source="a", verdict=REJECTED, shard="train/000001", step="quality", reason="blurred"),
     Row(kind=SOURCE, source="a", verdict=REJECTED, shard="train/000001", step="quality", reason="blurred"),
 ]
@@ -61,12 +90,16 @@ def test_rows_are_lost_as_long_as_nothing_later_was_said_of_their_source():
     ("versions", "names"),
     [(VERSIONS, {"c"}), (VERSIONS | {"check": "2"}, {"a", "b", "c"}), (VERSIONS | {"sync": "1 x=4"}, {"a", "c"})],
 )
-def test_what_failed_and_what_a_changed_step_rejected_may_come_to_something_else(versions: dict[str, str], names: set[str]):
+def test_what_failed_and_what_a_changed_step_rejected_may_come_to_something_else(
+    versions: dict[str, str], names: set[str]
+):
     assert to_try_again(History.of(ROWS), versions) == names
 
 
 def test_what_was_kept_is_never_tried_again():
-    assert not to_try_again(History.of([row for row in ROWS if row.verdict == KEPT]), {"check": "other", "sync": "other"})
+    assert not to_try_again(
+        History.of([row for row in ROWS if row.verdict == KEPT]), {"check": "other", "sync": "other"}
+    )
 
 
 def test_an_older_shard_that_is_made_again_changes_nothing_of_what_was_said_later():

@@ -5,19 +5,26 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from lipsync_lightning.cli import build
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.entry import build
-from lipsync_lightning.paths import CONF_DIR
-from lipsync_lightning.preparation.steps.quality import NoQualityFilter, QualityFilter
-from lipsync_lightning.preparation.steps.sync import NoSyncFilter, SyncFilter
+from lipsync_lightning.files import CONF_DIR
+from lipsync_lightning.preparation.filters.quality import NoQualityFilter, QualityFilter
+from lipsync_lightning.preparation.filters.sync import NoSyncFilter, SyncFilter
 
-PARTS = sorted(path for group in ("sources", "split", "sync_filter", "quality_filter") for path in (CONF_DIR / group).glob("*.yaml"))
+PARTS = sorted(
+    path
+    for group in ("sources", "split", "sync_filter", "quality_filter")
+    for path in (CONF_DIR / group).glob("*.yaml")
+)
 
 
 def built(name: str, **settings: object):
     """As an entry point builds it: beside the clip, with values for what a user must give."""
     whole = OmegaConf.create(
-        {"clip": OmegaConf.load(CONF_DIR / "clip" / "256px_25fps.yaml"), "part": OmegaConf.load(CONF_DIR / f"{name}.yaml")}
+        {
+            "clip": OmegaConf.load(CONF_DIR / "clip" / "256px_25fps.yaml"),
+            "part": OmegaConf.load(CONF_DIR / f"{name}.yaml"),
+        }
     )
     for missing in OmegaConf.missing_keys(whole):
         OmegaConf.update(whole, missing, 1)
@@ -39,7 +46,9 @@ def test_the_filters_have_the_published_thresholds(tmp_path: Path, monkeypatch: 
     assert sync.version == "1 min_confidence=3 max_offset=6 judge=evaluation_syncnet:missing"
 
 
-@pytest.mark.parametrize("name", ["sync_filter/evaluation_syncnet", "sync_filter/own_syncnet", "quality_filter/hyperiqa"])
+@pytest.mark.parametrize(
+    "name", ["sync_filter/evaluation_syncnet", "sync_filter/own_syncnet", "quality_filter/hyperiqa"]
+)
 def test_each_worker_chooses_its_own_device(name: str):
     assert built(name).judge.wanted_device == "auto"
 

@@ -11,12 +11,12 @@ import webdataset as wds
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import MissingWeights, StepFailed
+from lipsync_lightning.evaluation.sync import EvaluationSyncScorer
 from lipsync_lightning.preparation.executors.local import LocalExecutor
+from lipsync_lightning.preparation.filters.check import Check
+from lipsync_lightning.preparation.filters.sync import SyncFilter
 from lipsync_lightning.preparation.history import History
 from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row, read_ledger
-from lipsync_lightning.preparation.steps.check import Check
-from lipsync_lightning.preparation.steps.sync import SyncFilter
-from lipsync_lightning.scoring.sync_judges import EvaluationSyncJudge
 from tiny_media import prepared, sound_of, write_video
 
 
@@ -47,7 +47,9 @@ def copy(original: Path, name: str) -> Path:
 
 
 def standings(rows: list[Row]) -> dict[str, str]:
-    return {name: KEPT if standing.num_kept else standing.verdict for name, standing in History.of(rows).sources.items()}
+    return {
+        name: KEPT if standing.num_kept else standing.verdict for name, standing in History.of(rows).sources.items()
+    }
 
 
 def kept_ids(rows: list[Row]) -> list[str]:
@@ -60,7 +62,12 @@ def last_reason(rows: list[Row], source: str) -> str:
 
 def test_a_judge_without_its_network_is_told_before_any_work(raw: Path, out: Path, tiny_clip: ClipSpec):
     video(raw / "a.mp4", 14)
-    sync = SyncFilter(judge=EvaluationSyncJudge(path=str(out / "none.model"), device="cpu"), clip=tiny_clip, min_confidence=3, max_offset=6)
+    sync = SyncFilter(
+        judge=EvaluationSyncScorer(path=str(out / "none.model"), device="cpu"),
+        clip=tiny_clip,
+        min_confidence=3,
+        max_offset=6,
+    )
     with pytest.raises(MissingWeights, match=r"none\.model"):
         run(raw, out, tiny_clip, sync=sync)
     assert not out.exists()
@@ -123,12 +130,18 @@ def test_a_duplicate_waits_for_an_original_of_which_only_the_clips_are_left(
     work = LocalExecutor.work
     with monkeypatch.context() as patch:
         patch.setattr(
-            LocalExecutor, "work", lambda self, job, tasks: work(self, job, [task for task in tasks if task.source.name != "b.mp4"])
+            LocalExecutor,
+            "work",
+            lambda self, job, tasks: work(self, job, [task for task in tasks if task.source.name != "b.mp4"]),
         )
         with pytest.raises(StepFailed):
             prepared(raw, out, tiny_clip, sources_per_shard=2)
     original.unlink()
-    assert standings(prepared(raw, out, tiny_clip, sources_per_shard=2)) == {"a.mp4": KEPT, "b.mp4": KEPT, "c.mp4": REJECTED}
+    assert standings(prepared(raw, out, tiny_clip, sources_per_shard=2)) == {
+        "a.mp4": KEPT,
+        "b.mp4": KEPT,
+        "c.mp4": REJECTED,
+    }
 
 
 def test_a_download_that_ended_late_is_a_duplicate_of_the_copy_that_was_kept(raw: Path, out: Path, tiny_clip: ClipSpec):
@@ -148,7 +161,9 @@ def test_a_duplicate_that_becomes_another_video_is_worked_on(raw: Path, out: Pat
     assert standings(run(raw, out, tiny_clip)) == {"a.mp4": KEPT, "b.mp4": KEPT}
 
 
-def test_a_copy_of_what_a_changed_video_was_is_a_duplicate_and_of_what_it_is_now_is_not(raw: Path, out: Path, tiny_clip: ClipSpec):
+def test_a_copy_of_what_a_changed_video_was_is_a_duplicate_and_of_what_it_is_now_is_not(
+    raw: Path, out: Path, tiny_clip: ClipSpec
+):
     was = video(raw / "a.mp4", 14)
     run(raw, out, tiny_clip)
     copy(was, "was.mp4")
@@ -156,7 +171,9 @@ def test_a_copy_of_what_a_changed_video_was_is_a_duplicate_and_of_what_it_is_now
     assert standings(run(raw, out, tiny_clip)) == {"a.mp4": KEPT, "was.mp4": REJECTED, "is.mp4": KEPT}
 
 
-def test_a_video_with_clips_that_is_tried_again_is_no_duplicate_of_a_new_copy(raw: Path, out: Path, tiny_clip: ClipSpec):
+def test_a_video_with_clips_that_is_tried_again_is_no_duplicate_of_a_new_copy(
+    raw: Path, out: Path, tiny_clip: ClipSpec
+):
     original = video(raw / "z.mp4", 50, without_face=[30])
     run(raw, out, tiny_clip, min_seconds=1.0)
     copy(original, "a.mp4")
@@ -173,7 +190,9 @@ def test_an_original_that_is_tried_again_is_no_duplicate_of_its_duplicate(raw: P
     assert run(raw, out, tiny_clip, min_seconds=0.4) == rows
 
 
-def test_nor_of_one_that_an_interrupted_run_has_left_waiting(raw: Path, out: Path, tiny_clip: ClipSpec, monkeypatch: pytest.MonkeyPatch):
+def test_nor_of_one_that_an_interrupted_run_has_left_waiting(
+    raw: Path, out: Path, tiny_clip: ClipSpec, monkeypatch: pytest.MonkeyPatch
+):
     copy(video(raw / "a.mp4", 50, without_face=[30]), "b.mp4")
     work = LocalExecutor.work
     with monkeypatch.context() as patch:
@@ -205,7 +224,9 @@ def test_a_damaged_shard_does_not_need_sources_that_gave_it_nothing(raw: Path, o
     assert kept_ids(prepared(raw, out, tiny_clip, sources_per_shard=2)) == before
 
 
-def test_a_clip_rejected_once_is_tried_again_even_if_the_whole_source_was_rejected_since(raw: Path, out: Path, tiny_clip: ClipSpec):
+def test_a_clip_rejected_once_is_tried_again_even_if_the_whole_source_was_rejected_since(
+    raw: Path, out: Path, tiny_clip: ClipSpec
+):
     video(raw / "a.mp4", 50, without_face=[30])
     run(raw, out, tiny_clip, min_seconds=1.0)
     strict = Check(min_seconds=9.0, min_fps=10, min_side=32, min_dbfs=-200)

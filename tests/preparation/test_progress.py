@@ -10,7 +10,8 @@ from lipsync_lightning.preparation.progress import Progress
 def of_source(*steps: str | None) -> list[Row]:
     """Rows of a source with a clip for each step that rejects it, and one that is kept for each None."""
     clips = [
-        Row(kind=CLIP, source="a", verdict=REJECTED, step=step) if step else Row(kind=CLIP, source="a", verdict=KEPT) for step in steps
+        Row(kind=CLIP, source="a", verdict=REJECTED, step=step) if step else Row(kind=CLIP, source="a", verdict=KEPT)
+        for step in steps
     ]
     return [*clips, Row(kind=SOURCE, source="a", verdict=KEPT)]
 
@@ -30,7 +31,10 @@ def test_it_tells_clips_a_second_and_which_share_each_step_rejected(screen: io.S
         bar.count(of_source(None, None, "sync", "sync"))
         bar.count(of_source(None, "sync", "quality"))
         bar.count(NO_CLIP)
-        assert bar.told(seconds=6.0) == "3 clips, 0.50/s; rejected sources: 33% check; rejected clips: 43% sync, 14% quality"
+        assert (
+            bar.told(seconds=6.0)
+            == "3 clips, 0.50/s; rejected sources: 33% check; rejected clips: 43% sync, 14% quality"
+        )
     last = screen.getvalue().split("\r")[-1]
     assert "prepare mine: 100%" in last
     assert "43% sync" in last

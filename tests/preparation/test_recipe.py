@@ -6,7 +6,7 @@ import pytest
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.preparation.recipe import clip_id
-from lipsync_lightning.preparation.shard_faults import require_safe_names
+from lipsync_lightning.shards.faults import require_safe_names
 from tiny_media import folder_recipe
 
 

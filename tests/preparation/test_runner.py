@@ -21,13 +21,13 @@ from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.media.video import count_frames, decode_window
 from lipsync_lightning.preparation import executors, runner
 from lipsync_lightning.preparation.executors.local import LocalExecutor
+from lipsync_lightning.preparation.filters.check import Check
+from lipsync_lightning.preparation.filters.shots import AdaptiveShots
+from lipsync_lightning.preparation.filters.sync import SyncFilter
 from lipsync_lightning.preparation.history import History
 from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row, piece_path, read_ledger
 from lipsync_lightning.preparation.parcels import Parcel
 from lipsync_lightning.preparation.sources import Source
-from lipsync_lightning.preparation.steps.check import Check
-from lipsync_lightning.preparation.steps.shots import AdaptiveShots
-from lipsync_lightning.preparation.steps.sync import SyncFilter
 from odd_media import MIN_FRAMES, BrightnessJudge, make_odd_folder
 from tiny_media import FPS, folder_recipe, number_of, prepared, sound_of, write_video
 
@@ -50,7 +50,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def contents(out: Path) -> dict[str, bytes]:
     """Everything that a run leaves: shards, sidecars, ledger, plan."""
     return {
-        path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file() and path.name[0] != "."
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name[0] != "."
     }
 
 
@@ -105,14 +107,18 @@ def test_a_run_that_is_killed_anywhere_goes_on_and_ends_with_the_same_bytes(
     monkeypatch.setattr(runner, "write_piece", killed_before(runner.write_piece))
     with pytest.raises(Killed):
         prepared(source, out, clip, sources_per_shard=2)
-    closed = {name: time for name, time in written_at(out).items() if piece_path(out, name.removesuffix(".tar")).is_file()}
+    closed = {
+        name: time for name, time in written_at(out).items() if piece_path(out, name.removesuffix(".tar")).is_file()
+    }
     prepared(source, out, clip, sources_per_shard=2)
     assert contents(out) == contents(whole)
     assert len(worked_on) == len(set(worked_on)) == 4, "a finished source was worked on again"
     assert {name: written_at(out)[name] for name in closed} == closed
 
 
-def test_the_ledger_knows_sources_by_their_bytes_and_kept_clips_by_their_members(source: Path, tmp_path: Path, clip: ClipSpec):
+def test_the_ledger_knows_sources_by_their_bytes_and_kept_clips_by_their_members(
+    source: Path, tmp_path: Path, clip: ClipSpec
+):
     rows = prepared(source, tmp_path / "out", clip, sources_per_shard=4)
     sources, clips = of_kind(rows, SOURCE), of_kind(rows, CLIP)
     assert all(row.sha256 == sha256((source / name).read_bytes()).hexdigest() for name, row in sources.items())
@@ -135,7 +141,9 @@ def test_half_a_parcel_is_no_parcel(source: Path, tmp_path: Path, clip: ClipSpec
 
 
 @pytest.mark.parametrize("damage", ["no shard", "no sidecar", "cut shard"])
-def test_a_closed_shard_that_was_damaged_is_made_again_and_no_other_is_touched(source: Path, tmp_path: Path, clip: ClipSpec, damage: str):
+def test_a_closed_shard_that_was_damaged_is_made_again_and_no_other_is_touched(
+    source: Path, tmp_path: Path, clip: ClipSpec, damage: str
+):
     prepared(source, tmp_path, clip, sources_per_shard=1)
     before, times = contents(tmp_path), written_at(tmp_path)
     shard = tmp_path / "train" / "000001.tar"
@@ -160,14 +168,18 @@ def test_new_sources_go_to_new_shards_and_closed_ones_stay(source: Path, tmp_pat
     assert sources_of(rows) == {KEPT: 5, REJECTED: 0, FAILED: 0}
 
 
-def test_what_was_rejected_is_tried_again_only_when_its_step_has_changed(tmp_path: Path, clip: ClipSpec, monkeypatch: pytest.MonkeyPatch):
+def test_what_was_rejected_is_tried_again_only_when_its_step_has_changed(
+    tmp_path: Path, clip: ClipSpec, monkeypatch: pytest.MonkeyPatch
+):
     raw, out = tmp_path / "raw", tmp_path / "out"
     write_video(raw / "long.mp4", 30, sound_of(30))
     write_video(raw / "short.mp4", 12, sound_of(12))
     write_video(raw / "mute.mp4", 30, None)
     worked_on: list[str] = []
     work = executors.Job.work
-    monkeypatch.setattr(executors.Job, "work", lambda job, task: (worked_on.append(task.source.name), work(job, task))[1])
+    monkeypatch.setattr(
+        executors.Job, "work", lambda job, task: (worked_on.append(task.source.name), work(job, task))[1]
+    )
 
     def run(**settings: Any) -> list[str]:
         worked_on.clear()
@@ -177,7 +189,9 @@ def test_what_was_rejected_is_tried_again_only_when_its_step_has_changed(tmp_pat
     lenient = Check(min_seconds=0.4, min_fps=10, min_side=32, min_dbfs=-200)
     assert run(min_seconds=0.6, check=lenient) == ["long.mp4", "mute.mp4", "short.mp4"]
     assert run(min_seconds=0.6, check=lenient) == []
-    assert run(min_seconds=0.4, check=lenient) == ["short.mp4"], "shorter segments may let the short one pass; the mute one failed before"
+    assert run(min_seconds=0.4, check=lenient) == ["short.mp4"], (
+        "shorter segments may let the short one pass; the mute one failed before"
+    )
     assert sources_of(read_ledger(out)) == {KEPT: 2, REJECTED: 1, FAILED: 0}
     assert run(min_seconds=0.4, check=Check(min_seconds=0.4, min_fps=5, min_side=32, min_dbfs=-200)) == ["mute.mp4"]
     assert run(min_seconds=0.4, check=Check(min_seconds=0.4, min_fps=5, min_side=32, min_dbfs=-200)) == []
@@ -189,7 +203,11 @@ def test_what_a_clip_of_a_closed_shard_shows_is_not_kept_a_second_time(tmp_path:
     raw, out = tmp_path / "raw", tmp_path / "out"
     write_video(raw / "a.mp4", 50, sound_of(50), without_face=[20, 34])
     first = prepared(raw, out, clip, sources_per_shard=1, min_seconds=0.64)
-    assert [(row.verdict, row.num_frames) for row in first if row.kind == CLIP] == [(KEPT, 20), (REJECTED, 13), (REJECTED, 15)]
+    assert [(row.verdict, row.num_frames) for row in first if row.kind == CLIP] == [
+        (KEPT, 20),
+        (REJECTED, 13),
+        (REJECTED, 15),
+    ]
     rows = prepared(raw, out, clip, sources_per_shard=1, min_seconds=0.4)
     kept = sorted(str(row.id) for row in rows if row.kind == CLIP and row.verdict == KEPT)
     assert kept == ["tiny/a%2Emp4/000000-0", "tiny/a%2Emp4/000021-0", "tiny/a%2Emp4/000035-0"]
@@ -208,7 +226,9 @@ def test_another_data_set_is_refused_and_nothing_is_touched(source: Path, tmp_pa
         assert contents(tmp_path) == before
 
 
-def test_a_damaged_shard_whose_sources_are_gone_is_told_and_its_ledger_is_kept(source: Path, tmp_path: Path, clip: ClipSpec):
+def test_a_damaged_shard_whose_sources_are_gone_is_told_and_its_ledger_is_kept(
+    source: Path, tmp_path: Path, clip: ClipSpec
+):
     shutil.copytree(source, tmp_path / "raw")
     prepared(tmp_path / "raw", tmp_path / "out", clip, sources_per_shard=2)
     (tmp_path / "out" / "train" / "000001.tar").unlink()
@@ -222,11 +242,19 @@ def test_a_damaged_shard_whose_sources_are_gone_is_told_and_its_ledger_is_kept(s
 def test_videos_that_come_later_follow_the_rule_and_move_nobody(source: Path, tmp_path: Path, clip: ClipSpec):
     shutil.copytree(source, tmp_path / "raw")
     settings: dict[str, Any] = {"sources_per_shard": 2, "num_heldout": 2}
-    before = {row.source: row.split for row in prepared(tmp_path / "raw", tmp_path / "out", clip, **settings) if row.kind == SOURCE}
+    before = {
+        row.source: row.split
+        for row in prepared(tmp_path / "raw", tmp_path / "out", clip, **settings)
+        if row.kind == SOURCE
+    }
     for number in range(6):
         write_video(tmp_path / "raw" / f"later {number}.mp4", 20 + number, sound_of(20 + number))
     (tmp_path / "raw" / "ä b" / "person 0.mp4").unlink()
-    after = {row.source: row.split for row in prepared(tmp_path / "raw", tmp_path / "out", clip, **settings) if row.kind == SOURCE}
+    after = {
+        row.source: row.split
+        for row in prepared(tmp_path / "raw", tmp_path / "out", clip, **settings)
+        if row.kind == SOURCE
+    }
     assert {name: after[name] for name in before} == before
     assert len(after) == 10
 
@@ -263,7 +291,9 @@ def test_work_that_failed_on_a_source_with_kept_clips_is_noted_and_tried_again(
     assert sum(row.kind == CLIP and row.verdict == KEPT for row in rows) == 2
 
 
-def test_an_executor_that_leaves_sources_out_loses_nothing(source: Path, tmp_path: Path, clip: ClipSpec, monkeypatch: pytest.MonkeyPatch):
+def test_an_executor_that_leaves_sources_out_loses_nothing(
+    source: Path, tmp_path: Path, clip: ClipSpec, monkeypatch: pytest.MonkeyPatch
+):
     work = LocalExecutor.work
     with monkeypatch.context() as patch:
         patch.setattr(LocalExecutor, "work", lambda *arguments: islice(work(*arguments), 1))
@@ -275,7 +305,9 @@ def test_an_executor_that_leaves_sources_out_loses_nothing(source: Path, tmp_pat
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-def test_a_clip_is_not_kept_again_because_people_were_counted_otherwise(tmp_path: Path, clip: ClipSpec, monkeypatch: pytest.MonkeyPatch):
+def test_a_clip_is_not_kept_again_because_people_were_counted_otherwise(
+    tmp_path: Path, clip: ClipSpec, monkeypatch: pytest.MonkeyPatch
+):
     raw, out = tmp_path / "raw", tmp_path / "out"
     write_video(raw / "a.mp4", 50, sound_of(50), without_face=[30])
     prepared(raw, out, clip, sources_per_shard=1, min_seconds=1.0)
@@ -356,7 +388,9 @@ def test_a_clip_holds_the_frames_and_the_sound_of_its_stretch(tmp_path: Path, cl
     for sample, each in zip(found.values(), facts, strict=True):
         assert count_frames(sample["mp4"]) == each["num_frames"]
         shown = decode_window(sample["mp4"], 0, each["num_frames"])
-        assert [number_of(picture) for picture in shown] == list(range(each["first_frame"], each["first_frame"] + each["num_frames"]))
+        assert [number_of(picture) for picture in shown] == list(
+            range(each["first_frame"], each["first_frame"] + each["num_frames"])
+        )
         waveform = decode_flac(sample["flac"])
         assert len(waveform) == each["num_frames"] * clip.sample_rate_hz // FPS
         loud = np.abs(waveform).reshape(each["num_frames"], -1).max(axis=1) > 0.1
@@ -376,7 +410,9 @@ def test_frames_past_the_sound_are_cut_off(tmp_path: Path, clip: ClipSpec):
 def test_a_lost_gpu_stops_the_run_instead_of_failing_every_source(
     source: Path, tmp_path: Path, clip: ClipSpec, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(executors.SourceWork, "outcomes", lambda self: (_ for _ in ()).throw(torch.AcceleratorError("device lost")))
+    monkeypatch.setattr(
+        executors.SourceWork, "outcomes", lambda self: (_ for _ in ()).throw(torch.AcceleratorError("device lost"))
+    )
     with pytest.raises(torch.AcceleratorError):
         prepared(source, tmp_path / "out", clip, sources_per_shard=4)
     assert not list(read_ledger(tmp_path / "out"))

@@ -5,7 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lipsync_lightning.errors import BadConfig
-from lipsync_lightning.paths import CONF_DIR
+from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.preparation.split import Split, SplitByFolder, SplitByHash, sides
 
 NAMES = [f"person_{person}/clip_{clip}.mp4" for person in range(6) for clip in range(2)]
@@ -51,7 +51,9 @@ def test_an_identity_pattern_that_does_not_match_is_refused():
 
 
 def test_a_folder_split_looks_at_the_top_folder_alone():
-    assert held(SplitByFolder(heldout_folder="heldout"), ["heldout/a", "train/heldout/b", "heldout_too/c"]) == {"heldout/a"}
+    assert held(SplitByFolder(heldout_folder="heldout"), ["heldout/a", "train/heldout/b", "heldout_too/c"]) == {
+        "heldout/a"
+    }
 
 
 def test_people_are_chosen_by_their_videos_and_all_their_files_go_with_them():

@@ -11,11 +11,21 @@ from lipsync_lightning.synthetic.corpus import ClipPlan, make_clip, write_corpus
 
 
 def plan(**changes) -> ClipPlan:
-    return ClipPlan(**{"seed": 9, "person": 1, "clip": 0, "seconds": 1.0, "leak": 0.0, "fps": 25, "size": 96, **changes})
+    return ClipPlan(
+        **{"seed": 9, "person": 1, "clip": 0, "seconds": 1.0, "leak": 0.0, "fps": 25, "size": 96, **changes}
+    )
 
 
 def write(out: Path, **changes) -> list[Path]:
-    settings = {"num_people": 1, "clips_per_person": 2, "seconds": 1.0, "seed": 9, "leak": 0.0, "num_workers": 1, "size": 96}
+    settings = {
+        "num_people": 1,
+        "clips_per_person": 2,
+        "seconds": 1.0,
+        "seed": 9,
+        "leak": 0.0,
+        "num_workers": 1,
+        "size": 96,
+    }
     return write_corpus(out=out, **{**settings, **changes})
 
 
@@ -41,7 +51,9 @@ def test_decoded_sound_and_pictures_are_in_step_with_what_was_made(tmp_path):
     made = make_clip(plan())
     pictures = decoded(path)
     with av.open(str(path)) as container:
-        sound = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])[: len(made.utterance.waveform)]
+        sound = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])[
+            : len(made.utterance.waveform)
+        ]
     assert path.name == "person_001_clip_0.mp4"
     assert pictures.shape == made.frames.shape
     assert np.abs(pictures.astype(int) - made.frames).mean() < 5

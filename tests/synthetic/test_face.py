@@ -10,7 +10,14 @@ POSES = head_motion(200, 25, 11)[::50]
 
 def test_same_arguments_give_the_same_pixels():
     first, second = (
-        draw_face(identity=Identity.from_seed([4, 2]), pose=head_motion(9, 25, 3)[5], opening=0.6, width=0.3, blink=0.5, leak=0.5)
+        draw_face(
+            identity=Identity.from_seed([4, 2]),
+            pose=head_motion(9, 25, 3)[5],
+            opening=0.6,
+            width=0.3,
+            blink=0.5,
+            leak=0.5,
+        )
         for _ in range(2)
     )
     assert first.shape == (208, 208, 3)
@@ -19,7 +26,9 @@ def test_same_arguments_give_the_same_pixels():
 
 
 def test_forty_people_look_clearly_different():
-    pictures = [draw_face(identity=Identity.from_seed([1, i]), pose=Pose(), opening=0, width=0.5, size=64) for i in range(40)]
+    pictures = [
+        draw_face(identity=Identity.from_seed([1, i]), pose=Pose(), opening=0, width=0.5, size=64) for i in range(40)
+    ]
     for i, first in enumerate(pictures):
         for second in pictures[i + 1 :]:
             assert np.abs(first.astype(int) - second).mean() > 8
@@ -46,7 +55,9 @@ def test_without_leak_nothing_outside_the_mouth_region_depends_on_the_opening(pe
     identity = Identity.from_seed([3, person])
     for pose in POSES:
         points = alignment_points(identity, pose)
-        shut, wide = (align(draw_face(identity=identity, pose=pose, opening=o, width=w), points, 256) for o, w in ((0, 0), (1, 1)))
+        shut, wide = (
+            align(draw_face(identity=identity, pose=pose, opening=o, width=w), points, 256) for o, w in ((0, 0), (1, 1))
+        )
         changed = (shut != wide).any(-1)
         assert changed.sum() > 800
         assert not (changed & kept).any()
@@ -56,14 +67,18 @@ def test_without_leak_nothing_outside_the_mouth_region_depends_on_the_opening(pe
 def test_with_leak_the_kept_region_shows_the_opening(person: int, align, kept):
     identity, pose = Identity.from_seed([3, person]), POSES[2]
     points = alignment_points(identity, pose)
-    shut, wide = (align(draw_face(identity=identity, pose=pose, opening=o, width=0.5, leak=1), points, 256) for o in (0, 1))
+    shut, wide = (
+        align(draw_face(identity=identity, pose=pose, opening=o, width=0.5, leak=1), points, 256) for o in (0, 1)
+    )
     assert ((np.abs(shut.astype(int) - wide).max(-1) > 12) & kept).sum() > 100
 
 
 def test_the_wide_open_mouth_is_dark_around_row_180_of_the_aligned_face(align):
     for i in range(20):
         identity, pose = Identity.from_seed([6, i]), POSES[i % 4]
-        aligned = align(draw_face(identity=identity, pose=pose, opening=1, width=0.5), alignment_points(identity, pose), 256)
+        aligned = align(
+            draw_face(identity=identity, pose=pose, opening=1, width=0.5), alignment_points(identity, pose), 256
+        )
         rows, columns = np.nonzero(aligned[130:245, 60:196].max(-1) < 40)
         assert abs(rows.mean() + 130 - 181) < 7
         assert abs(columns.mean() + 60 - 128) < 3

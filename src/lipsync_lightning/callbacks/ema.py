@@ -23,7 +23,9 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         self.ended = False
 
     def _averaged(self, average: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
-        count = torch.as_tensor(num_averaged, dtype=torch.float64, device=average.device)  # stays there: reading it would wait for the GPU
+        count = torch.as_tensor(
+            num_averaged, dtype=torch.float64, device=average.device
+        )  # stays there: reading it would wait for the GPU
         decay = ((1 + count) / (10 + count)).clamp(max=self.decay)
         # Torch's own average rounds, so that even weights that never change would drift.
         return torch.lerp(average, current, (1 - decay).to(average.dtype))
@@ -50,7 +52,9 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         prefixes = tuple(f"{part}." for part in _frozen_parts(pl_module))
         if "current_model_state" in checkpoint:
             current = checkpoint["current_model_state"]
-            checkpoint["current_model_state"] = {name: tensor for name, tensor in current.items() if not name.startswith(prefixes)}
+            checkpoint["current_model_state"] = {
+                name: tensor for name, tensor in current.items() if not name.startswith(prefixes)
+            }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         prefixes = tuple(f"{part}." for part in _frozen_parts(pl_module))

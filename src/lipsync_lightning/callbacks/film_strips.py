@@ -57,7 +57,9 @@ class Sample:
     def psnr_mouth(self) -> float:
         """Return the PSNR in dB of the pixels that were made and not given."""
         made = self.keep_mask[0] == 0
-        psnr = peak_signal_noise_ratio(self.generated[:, :, made].float(), self.real[:, :, made].float(), data_range=_DATA_RANGE)
+        psnr = peak_signal_noise_ratio(
+            self.generated[:, :, made].float(), self.real[:, :, made].float(), data_range=_DATA_RANGE
+        )
         return float(psnr)
 
 
@@ -99,11 +101,19 @@ class FilmStrips(Callback):
         self.samples = []
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: ClipBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         if trainer.sanity_checking or _allows_no_samples(trainer):
             return
-        rows = rows_of_new_clips(batch["id"], {sample.id for sample in self.samples})[: self.num_clips - len(self.samples)]
+        rows = rows_of_new_clips(batch["id"], {sample.id for sample in self.samples})[
+            : self.num_clips - len(self.samples)
+        ]
         if not rows:
             return
         chosen: Any = {key: [value[row] for row in rows] for key, value in batch.items()}  # pyright: ignore[reportIndexIssue]
@@ -158,7 +168,12 @@ class FilmStrips(Callback):
                     ]
                     for row in rows
                 ]
-                logger.log_table("val/film_strips", columns=["id", "strip", "video", *SAMPLE_SCORES], data=data, step=trainer.global_step)  # pyright: ignore[reportAttributeAccessIssue]
+                logger.log_table(
+                    "val/film_strips",
+                    columns=["id", "strip", "video", *SAMPLE_SCORES],
+                    data=data,
+                    step=trainer.global_step,
+                )  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _allows_no_samples(trainer: Trainer) -> bool:
@@ -182,7 +197,9 @@ def all_scores(samples: Sequence[Sample], judge: SyncLoss | None) -> list[Row]:
         {
             "sync_real": None if judge is None else probability(judge, sample.real, sample.mel),
             "sync_generated": None if judge is None else probability(judge, sample.generated, sample.mel),
-            "sync_control": None if judge is None or other is sample else probability(judge, sample.generated, other.mel),
+            "sync_control": None
+            if judge is None or other is sample
+            else probability(judge, sample.generated, other.mel),
             "psnr_mouth": sample.psnr_mouth(),
         }
         for sample, other in zip(samples, [*samples[1:], *samples[:1]], strict=True)

@@ -23,18 +23,26 @@ _SMOOTHING_STEPS = 10  # time constant of the exponential mean
 _READ_EVERY = 20  # steps whose losses wait on the device, since reading one stops it
 _TOLERATED_OFFSET = 2  # frames; a network-free estimate on real faces is no better
 _TOLERATED_SHARE = 0.1  # of clips without a sound of their own
-_ENOUGH_CLIPS = 32  # for "the sound does not fit the lips" to mean anything; on 13 real clips in step it said so wrongly
+_ENOUGH_CLIPS = (
+    32  # for "the sound does not fit the lips" to mean anything; on 13 real clips in step it said so wrongly
+)
 _PUBLISHED_BATCH = 1024  # LatentSync (arXiv 2412.09262): 1024 was best, 128 stayed at chance with cross-entropy
 _PUBLISHED_RATE = 1e-5  # the same, AdamW
-_ABOVE_CHANCE = (
-    5  # margins by which a loss that learns nothing may lie above chance: similarities that mean nothing cost more than equal ones
-)
+_ABOVE_CHANCE = 5  # margins by which a loss that learns nothing may lie above chance: similarities that mean nothing cost more than equal ones
 _CHANCE_AUC = 0.6  # held out; a handful of clips scatter that far around 0.5
 _GOOD_AUC = 0.75  # held out; a SyncNet of 0.98 came to 0.76 and 0.80 when the sound was shifted by 3 frames either way
 _WORTH_TELLING = 2  # frames between lips and the sound that fits them best
 _FEW = 3
 _SHIFT_THE_SOUND = "shift the sound of the raw videos until its offset is 0 and run `prepare` again"
-_STATE = ("smoothed", "steps_at_chance", "told", "told_of_offset", "data_measured", "heldout_at_chance_since", "match_elsewhere")
+_STATE = (
+    "smoothed",
+    "steps_at_chance",
+    "told",
+    "told_of_offset",
+    "data_measured",
+    "heldout_at_chance_since",
+    "match_elsewhere",
+)
 
 
 @runtime_checkable
@@ -108,7 +116,9 @@ class PlateauWatch(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.last_step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: WindowBatch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: WindowBatch, batch_idx: int
+    ) -> None:
         if self.told or not trainer.is_global_zero or trainer.global_step == self.last_step:
             return
         self.last_step = trainer.global_step
@@ -126,7 +136,9 @@ class PlateauWatch(Callback):
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        auc, offset = (float(trainer.callback_metrics.get(f"val/{name}", torch.nan)) for name in ("auc", "offset_frames"))
+        auc, offset = (
+            float(trainer.callback_metrics.get(f"val/{name}", torch.nan)) for name in ("auc", "offset_frames")
+        )
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         self._watch_heldout(trainer, auc)
@@ -136,7 +148,9 @@ class PlateauWatch(Callback):
         told = _told_elsewhere(offset) if was_elsewhere and self.match_elsewhere else self._common_offset(trainer)
         if told is not None:
             self.told_of_offset = True
-            warnings.warn(f"step {trainer.global_step}: SyncNet learns (held-out AUC {auc:.2f}), but {told}", stacklevel=2)
+            warnings.warn(
+                f"step {trainer.global_step}: SyncNet learns (held-out AUC {auc:.2f}), but {told}", stacklevel=2
+            )
 
     def _watch_heldout(self, trainer: Trainer, auc: float) -> None:
         if not abs(auc - 0.5) < _CHANCE_AUC - 0.5:
@@ -145,7 +159,9 @@ class PlateauWatch(Callback):
             self.heldout_at_chance_since = trainer.global_step
         elif not self.told and trainer.global_step - self.heldout_at_chance_since >= self.patience_steps:
             since = self.heldout_at_chance_since
-            self._tell(trainer, f"Its held-out AUC, {auc:.2f} now, has stayed near the 0.50 of guessing since step {since}")
+            self._tell(
+                trainer, f"Its held-out AUC, {auc:.2f} now, has stayed near the 0.50 of guessing since step {since}"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         self._read()
@@ -220,7 +236,9 @@ def _offset(data: Measured | str) -> Cause:
         return cause(Certainty.POSSIBLE, data)
     offsets = data[1]
     if offsets.num_clips == 0:
-        return cause(Certainty.POSSIBLE, f"not measured, all {offsets.num_left_out} clips looked at are too short or unreadable")
+        return cause(
+            Certainty.POSSIBLE, f"not measured, all {offsets.num_left_out} clips looked at are too short or unreadable"
+        )
     told = (
         f"{_by_frames(offsets.common)} in {offsets.num_clips} clips together, median of single clips {offsets.median:+.0f} "
         f"(clips by offset: {_histogram(offsets)}); agreement {offsets.peak:.2f} above the median offset's"
@@ -238,7 +256,9 @@ def _told_elsewhere(offset: float) -> str:
 
 
 def _batch(num_pairs: int) -> Cause:
-    certainty = Certainty.FOUND if num_pairs < 2 else Certainty.POSSIBLE if num_pairs < _PUBLISHED_BATCH else Certainty.UNLIKELY
+    certainty = (
+        Certainty.FOUND if num_pairs < 2 else Certainty.POSSIBLE if num_pairs < _PUBLISHED_BATCH else Certainty.UNLIKELY
+    )
     return Cause(
         name="batch too small",
         certainty=certainty,
@@ -277,12 +297,18 @@ def _sound(data: Measured | str) -> Cause:
             Certainty.POSSIBLE,
             f"{told}; whether it fits the lips, {offsets.num_clips} clips are too few to tell, {_ENOUGH_CLIPS} are needed",
         )
-    told += f", but {fit}; {offsets.num_clips} clips, offsets up to {MAX_LAG} frames; restless real faces can look so too)"
+    told += (
+        f", but {fit}; {offsets.num_clips} clips, offsets up to {MAX_LAG} frames; restless real faces can look so too)"
+    )
     return cause(Certainty.SUSPECTED, told)
 
 
 def _by_frames(offset: int) -> str:
-    return f"the sound comes {abs(offset)} frames {'early' if offset > 0 else 'late'}" if offset else "the sound is in step"
+    return (
+        f"the sound comes {abs(offset)} frames {'early' if offset > 0 else 'late'}"
+        if offset
+        else "the sound is in step"
+    )
 
 
 def _histogram(offsets: OffsetHistogram) -> str:

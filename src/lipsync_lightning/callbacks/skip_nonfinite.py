@@ -35,7 +35,9 @@ class SkipNonfinite(Callback):
         """Raises: Diverged, if too many steps in a row were skipped."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = get_total_norm(gradients) if gradients else torch.zeros(())
-        finite = trainer.strategy.reduce_boolean_decision(bool(norm.isfinite()), all=True)  # FSDP's ranks hold pieces of gradients
+        finite = trainer.strategy.reduce_boolean_decision(
+            bool(norm.isfinite()), all=True
+        )  # FSDP's ranks hold pieces of gradients
         if finite:
             self.in_a_row = 0
             pl_module.log("train/gradient_norm", norm)

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lipsync_lightning.paths import write_atomically
+from lipsync_lightning.files import write_atomically
 
 SAMPLES_TABLE = "samples/samples.csv"  # in a run's folder: held-out clips as a stage generated them
 SAMPLE_SCORES = ("sync_real", "sync_generated", "sync_control", "psnr_mouth")

@@ -27,7 +27,9 @@ class StopCleanly(Callback):
         for number in SIGNALS:
             signal.signal(number, self._ask)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False):
             self.stopped_by = self.asked or signal.SIGTERM  # another rank was asked
             trainer.should_stop = True

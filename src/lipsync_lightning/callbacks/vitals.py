@@ -70,7 +70,9 @@ class Vitals(Callback):
         if self.ended is not None:
             self.waited += max(0.0, self.started - self.ended)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # or the time would be that of asking for the work, not of doing it
         self.ended = perf_counter()

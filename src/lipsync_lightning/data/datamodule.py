@@ -13,15 +13,15 @@ from torch.utils.data import DataLoader, Sampler
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.bad_data import BadData, on_all_ranks, what_changed
-from lipsync_lightning.data.index import ClipIndex
 from lipsync_lightning.data.order import WindowOrder
-from lipsync_lightning.data.remote import RemoteAccess, RemoteStore, is_url
 from lipsync_lightning.data.samples import Samples, to_float
-from lipsync_lightning.data.shard_store import LocalStore, ShardStore, Survey, common_faults, survey
-from lipsync_lightning.data.windows import ClipWindows, EndlessBatches, OnePass, collate
+from lipsync_lightning.data.windows import ClipWindows, OnePass, ResumableBatchSampler, collate
 from lipsync_lightning.data.worker import prepare_worker
 from lipsync_lightning.errors import BadConfig, BrokenShard, ClipTooShort, MissingShards
-from lipsync_lightning.preparation.shards import Shard
+from lipsync_lightning.shards.format import Shard
+from lipsync_lightning.shards.reader import ClipIndex
+from lipsync_lightning.shards.remote import RemoteAccess, RemoteStore, is_url
+from lipsync_lightning.shards.store import LocalStore, ShardStore, Survey, common_faults, survey
 
 _SHORT_HASH = 16  # hexadecimal digits that tell shards apart
 
@@ -74,7 +74,10 @@ class ClipDataModule(LightningDataModule):
         self.shuffle_buffer = shuffle_buffer
         self.max_bad_clips = max_bad_clips
         self.max_bad_shards = max_bad_shards
-        self.resumed = {"windows_read": 0, "global_step": 0}  # by all ranks together, when training began or was resumed
+        self.resumed = {
+            "windows_read": 0,
+            "global_step": 0,
+        }  # by all ranks together, when training began or was resumed
         self.train_shards: dict[str, str] = {}  # content by name, as they were at the last checkpoint, then as they are
         self.bad_data = BadData()
         self.num_left_out = 0
@@ -87,7 +90,9 @@ class ClipDataModule(LightningDataModule):
             self._surveys[split] = self._survey(split)
             self._require_few_bad(self._surveys[split])
             if not self._surveys[split].good:
-                raise MissingShards(f"{self.shards} holds no {split} clips; the ledger there says what became of each source")
+                raise MissingShards(
+                    f"{self.shards} holds no {split} clips; the ledger there says what became of each source"
+                )
 
     def clip_index(self, split: str, max_shards: int) -> ClipIndex:
         """Return the clips of at most so many good shards of a split, evenly spread. Raises: MissingShards, ClipMismatch."""
@@ -101,8 +106,12 @@ class ClipDataModule(LightningDataModule):
         windows, order = self._windows(index, num_bad, self.samples, self.shuffle_buffer)
         self.num_left_out = num_bad
         self.windows_taken, self.epoch_length = self.resumed["windows_read"], order.epoch_length
-        batches = EndlessBatches(
-            order=order, position=self.resumed["windows_read"], batch_size=self.batch_size, rank=rank, world_size=world_size
+        batches = ResumableBatchSampler(
+            order=order,
+            position=self.resumed["windows_read"],
+            batch_size=self.batch_size,
+            rank=rank,
+            world_size=world_size,
         )
         return self._loader(windows, batches)
 
@@ -128,7 +137,8 @@ class ClipDataModule(LightningDataModule):
             self._count_windows(len(batch["id"]) * self.trainer.world_size)
         device = batch["first_frame"].device
         shared = {
-            key: value.to(device).expand(len(batch["id"]), *value.shape) for key, value in self._samples_in_use().same_for_all.items()
+            key: value.to(device).expand(len(batch["id"]), *value.shape)
+            for key, value in self._samples_in_use().same_for_all.items()
         }
         return {key: _as_floats(value) for key, value in batch.items() if key != "bad"} | shared
 
@@ -164,7 +174,9 @@ class ClipDataModule(LightningDataModule):
     def _index(self, split: str) -> tuple[ClipIndex, int]:
         """Return the clips of all good shards, the same on all ranks, and the number of the others. Raises: MissingShards, BrokenShard."""
         found = self._surveys.pop(split, None) or self._survey(split)
-        if len(set(on_all_ranks(found.digest))) > 1:  # else no rank has anything to tell, and tables of many shards are large
+        if (
+            len(set(on_all_ranks(found.digest))) > 1
+        ):  # else no rank has anything to tell, and tables of many shards are large
             found.bad = common_faults(on_all_ranks((found.contents, found.bad)))  # what one rank cannot read none reads
             found.good = {name: shard for name, shard in found.good.items() if name not in found.bad}
         self._require_few_bad(found)
@@ -179,7 +191,9 @@ class ClipDataModule(LightningDataModule):
     def _require_few_bad(self, found: Survey) -> None:
         if len(found.bad) > self.max_bad_shards:
             first = found.bad[min(found.bad)]
-            raise BrokenShard(f"{first} ({len(found.bad)} bad shards, {self.max_bad_shards} allowed by data.max_bad_shards)") from first
+            raise BrokenShard(
+                f"{first} ({len(found.bad)} bad shards, {self.max_bad_shards} allowed by data.max_bad_shards)"
+            ) from first
         if found.bad and not found.good:
             raise MissingShards(f"all shards at {self.shards} are bad: {found.bad[min(found.bad)]}")
 
@@ -207,10 +221,15 @@ class ClipDataModule(LightningDataModule):
             warnings.warn(f"bad data in pass {number}: {line}", stacklevel=2)
         if found.num_clips or self.num_left_out:
             for logger in self.trainer.loggers:
-                figures = {"data/bad_clips": float(found.num_clips), "data/bad_shards": float(self.num_left_out + len(found.shards))}
+                figures = {
+                    "data/bad_clips": float(found.num_clips),
+                    "data/bad_shards": float(self.num_left_out + len(found.shards)),
+                }
                 logger.log_metrics(figures, step=self.trainer.global_step)
 
-    def _windows(self, index: ClipIndex, num_bad: int, samples: Samples, shuffle_buffer: int) -> tuple[ClipWindows, WindowOrder]:
+    def _windows(
+        self, index: ClipIndex, num_bad: int, samples: Samples, shuffle_buffer: int
+    ) -> tuple[ClipWindows, WindowOrder]:
         if not len(index):
             raise MissingShards(f"{self.shards} holds no train clips; the ledger there says what became of each source")
         lengths, which = np.unique(index.num_frames, return_inverse=True)
@@ -222,7 +241,9 @@ class ClipDataModule(LightningDataModule):
                 f"{self.clip.num_frames} (the U-Net stages need two of them); prepare with longer min_seconds"
             )
         if num_short:
-            rank_zero_warn(f"{num_short} of {len(index)} clips at {self.shards} are too short for a window and are left out")
+            rank_zero_warn(
+                f"{num_short} of {len(index)} clips at {self.shards} are too short for a window and are left out"
+            )
         windows = ClipWindows(
             index=index,
             samples=samples,
@@ -232,7 +253,9 @@ class ClipDataModule(LightningDataModule):
             max_bad_shards=self.max_bad_shards,
             num_bad_shards=num_bad,
         )
-        return windows, WindowOrder(num_windows=num_windows, shard_of=index.shard_of, seed=self.seed, shuffle_buffer=shuffle_buffer)
+        return windows, WindowOrder(
+            num_windows=num_windows, shard_of=index.shard_of, seed=self.seed, shuffle_buffer=shuffle_buffer
+        )
 
     def _loader(self, windows: ClipWindows, batches: Sampler) -> DataLoader:
         return DataLoader(

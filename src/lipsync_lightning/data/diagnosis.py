@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.data.index import ClipIndex
 from lipsync_lightning.errors import BadMedia, BrokenShard, ClipTooShort
 from lipsync_lightning.media.audio import decode_flac
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.mel import log_mel
 from lipsync_lightning.media.video import decode_window
+from lipsync_lightning.shards.reader import ClipIndex
 
 MAX_LAG = 15  # frames to either side, as the public code of the evaluation SyncNet tries them
 _SILENT_DBFS = -50.0  # root mean square; real and made-up speech here lies between -30 and -18
@@ -46,7 +46,7 @@ class SoundCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class OffsetHistogram:
-    """How far lips and sound of some clips are apart. An offset of k: the sound comes k frames early, as in `AvSync`."""
+    """How far lips and sound of some clips are apart. An offset of k: the sound comes k frames early, as in `SyncScore`."""
 
     num_clips: int  # that could be measured
     num_left_out: int  # unreadable, or too short
@@ -159,7 +159,12 @@ def _dbfs(waveform: NDArray[np.float32]) -> float:
 
 def _fingerprint(waveform: NDArray[np.float32]) -> Floats:
     """Return the sound's loudness by band and column, (bands, columns), without each band's mean, so that its gain does not matter."""
-    mel = rearrange(log_mel(torch.from_numpy(waveform)), "(bands m) l -> bands m l", bands=_NUM_BANDS).mean(dim=1).double().numpy()
+    mel = (
+        rearrange(log_mel(torch.from_numpy(waveform)), "(bands m) l -> bands m l", bands=_NUM_BANDS)
+        .mean(dim=1)
+        .double()
+        .numpy()
+    )
     return mel - mel.mean(axis=1, keepdims=True)
 
 
@@ -209,7 +214,9 @@ def _lips_and_loudness(index: ClipIndex, number: int, clip: ClipSpec) -> tuple[F
     try:
         members = index.read(number)
         waveform = decode_flac(members["flac"])
-        num_frames = min(int(index.num_frames[number]), int(len(waveform) * clip.fps / clip.sample_rate_hz), _MOST_FRAMES)
+        num_frames = min(
+            int(index.num_frames[number]), int(len(waveform) * clip.fps / clip.sample_rate_hz), _MOST_FRAMES
+        )
         if num_frames < _FEWEST_FRAMES:
             return None
         frames = decode_window(members["mp4"], 0, num_frames)

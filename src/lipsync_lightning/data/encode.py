@@ -14,17 +14,26 @@ from tqdm import tqdm
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.frame_arrays import stored_array
-from lipsync_lightning.data.index import ClipIndex
 from lipsync_lightning.data.latent_samples import ENCODED, HEARD_BY, LATENTS, TOKENS
 from lipsync_lightning.data.samples import clip_waveform, frames_tensor, stated_frames, to_float
 from lipsync_lightning.errors import BadConfig, BrokenShard, WouldOverwrite
+from lipsync_lightning.files import write_atomically
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.video import decode_window
 from lipsync_lightning.models.audio_encoder import ChunkedAudioEncoder
 from lipsync_lightning.models.autoencoder import Autoencoder
 from lipsync_lightning.models.fingerprint import fingerprint, fingerprint_with_settings
-from lipsync_lightning.paths import write_atomically
-from lipsync_lightning.preparation.shards import SPLITS, FinishedClip, Shard, ShardFile, find_shards, is_whole, read_sidecar, write_shard
+from lipsync_lightning.shards.format import (
+    SPLITS,
+    FinishedClip,
+    Shard,
+    ShardFile,
+    find_shards,
+    is_whole,
+    read_sidecar,
+    write_shard,
+)
+from lipsync_lightning.shards.reader import ClipIndex
 
 _FACTS = "encoded.json"  # in the folder: what all its shards were made with
 _SOURCE = "source_sha256"  # of the shard that a clip was encoded from, in its facts
@@ -51,7 +60,11 @@ class ClipEncoder:
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"made_by": fingerprint(self.autoencoder), "mask": self.mask, HEARD_BY: fingerprint_with_settings(self.audio_encoder)}
+        return {
+            "made_by": fingerprint(self.autoencoder),
+            "mask": self.mask,
+            HEARD_BY: fingerprint_with_settings(self.audio_encoder),
+        }
 
     @torch.no_grad()
     def __call__(self, sample: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -82,9 +95,13 @@ def encode_shards(shards: str, out: Path, encoder: ClipEncoder) -> EncodedSoFar:
         raise BadConfig(f"out={out} is the data set itself; choose a folder beside it")
     facts = encoder.facts
     _claim(out, facts)
-    found = [(shard, out / split / shard.path.name) for split in SPLITS for shard in find_shards(shards, split, encoder.clip)]
+    found = [
+        (shard, out / split / shard.path.name) for split in SPLITS for shard in find_shards(shards, split, encoder.clip)
+    ]
     passed_over = [pair for pair in tqdm(found, desc="encode", unit="shard") if not _finish(*pair, encoder, facts)]
-    elsewhere = [pair for pair in passed_over if not _finish(*pair, encoder, facts)]  # meanwhile done, or let go of undone
+    elsewhere = [
+        pair for pair in passed_over if not _finish(*pair, encoder, facts)
+    ]  # meanwhile done, or let go of undone
     return EncodedSoFar(num_done=len(found) - len(elsewhere), num_elsewhere=len(elsewhere))
 
 
@@ -139,4 +156,6 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         if not path.is_file():
             write_atomically(path, json.dumps(facts).encode())
     if json.loads(path.read_text()) != facts:
-        raise WouldOverwrite(f"{out} was encoded with other networks or another mask: {path.read_text()}; choose another out=")
+        raise WouldOverwrite(
+            f"{out} was encoded with other networks or another mask: {path.read_text()}; choose another out="
+        )

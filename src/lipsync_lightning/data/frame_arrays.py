@@ -8,7 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
-from lipsync_lightning.preparation.shard_faults import ClipFault, Reason
+from lipsync_lightning.shards.faults import ClipFault, Reason
 
 _TYPE = np.dtype("<f2")  # half precision: latents and audio tokens are about of unit variance
 
@@ -28,7 +28,9 @@ def stored_array(frames: np.ndarray) -> tuple[bytes, dict[str, Any]]:
     """
     halves = np.ascontiguousarray(frames, dtype=_TYPE)
     if not np.isfinite(halves).all():
-        raise ValueError(f"an array of shape {frames.shape} has values beyond half precision, up to {np.abs(frames).max():g}")
+        raise ValueError(
+            f"an array of shape {frames.shape} has values beyond half precision, up to {np.abs(frames).max():g}"
+        )
     content = BytesIO()
     np.save(content, halves)
     return content.getvalue(), {"shape": list(halves.shape), "crc32": [crc32(frame.tobytes()) for frame in halves]}
@@ -47,5 +49,8 @@ def read_frames(part: Part, facts: Mapping[str, Any], first: int, last: int, whe
     view = memoryview(content)
     for number in range(last - first):
         if crc32(view[number * frame_size : (number + 1) * frame_size]) != facts["crc32"][first + number]:
-            raise ClipFault(f"{where}: frame {first + number} has another crc32 than was stored; encode the shard again", Reason.CORRUPT)
+            raise ClipFault(
+                f"{where}: frame {first + number} has another crc32 than was stored; encode the shard again",
+                Reason.CORRUPT,
+            )
     return np.frombuffer(content, _TYPE).reshape(last - first, *shape[1:])

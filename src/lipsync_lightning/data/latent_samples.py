@@ -16,7 +16,10 @@ from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.models.audio_encoder import ChunkedAudioEncoder
 from lipsync_lightning.models.fingerprint import fingerprint_with_settings
 
-LATENTS, TOKENS = "latents.npy", "audio.npy"  # members of a clip: (F, 2, 2, C, h, w) whole and masked, mean and deviation; (F, A, D)
+LATENTS, TOKENS = (
+    "latents.npy",
+    "audio.npy",
+)  # members of a clip: (F, 2, 2, C, h, w) whole and masked, mean and deviation; (F, A, D)
 ENCODED = "encoded"  # key of a clip's facts: who made these members, and how they are read
 HEARD_BY = "audio_encoder"  # key below it: the fingerprint of who made the tokens
 
@@ -59,13 +62,17 @@ class LatentSamples:
                 "audio_encoder; encode the shards again with this one (python -m lipsync_lightning.latents), or train with that one"
             )
         usable = usable_frames(int(facts["num_frames"]), self.clip)
-        pairs = [target_and_reference(usable, self.clip, rng) for _ in range(self.windows_per_clip)][wanted.start : wanted.stop]
+        pairs = [target_and_reference(usable, self.clip, rng) for _ in range(self.windows_per_clip)][
+            wanted.start : wanted.stop
+        ]
         return [self._window(sample, encoded, target, reference) for target, reference in pairs]
 
     def _window(self, sample: Mapping[str, Any], encoded: Mapping[str, Any], target: int, reference: int) -> Window:
         def frames(suffix: str, first: int) -> torch.Tensor:
             where = f"{sample['__key__']} in {sample['__url__']}: {suffix}"
-            return torch.from_numpy(read_frames(sample[suffix], encoded[suffix], first, first + self.clip.num_frames, where).copy())
+            return torch.from_numpy(
+                read_frames(sample[suffix], encoded[suffix], first, first + self.clip.num_frames, where).copy()
+            )
 
         whole_and_masked = frames(LATENTS, target)
         return {

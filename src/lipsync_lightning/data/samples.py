@@ -28,7 +28,9 @@ class Samples(Protocol):
 
     members: Sequence[str]  # suffixes of what it reads of a clip, whole
     parts: Sequence[str]  # suffixes of what it reads in parts
-    same_for_all: Mapping[str, Tensor]  # what every window has besides, without a batch dimension: made once, on the device
+    same_for_all: Mapping[
+        str, Tensor
+    ]  # what every window has besides, without a batch dimension: made once, on the device
 
     def num_windows(self, num_frames: int) -> int:
         """Return how many windows a clip of so many frames gives; 0 where it is too short."""
@@ -63,11 +65,15 @@ class SyncNetSamples:
         """Return windows: `frames` (T, 3, H, W) uint8, `mel` (1, M, L), `id`, `first_frame`. Raises: BadMedia, ClipTooShort."""
         return self.windows_with(clip_mel(sample, self.clip), sample, rng, wanted)
 
-    def windows_with(self, mel: Tensor, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
+    def windows_with(
+        self, mel: Tensor, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range
+    ) -> list[Window]:
         """Return what a call returns, given the (M, L) log-mel of the sample's whole sound."""
         num_frames = stated_frames(sample)
         last_start = usable_frames(num_frames, self.clip) - self.clip.num_frames
-        starts = spread_starts(last_start, self.num_windows(num_frames), self.min_gap_frames, rng)[wanted.start : wanted.stop]
+        starts = spread_starts(last_start, self.num_windows(num_frames), self.min_gap_frames, rng)[
+            wanted.start : wanted.stop
+        ]
         windows = decode_windows(sample["mp4"], starts, self.clip.num_frames)
         return [
             {
@@ -120,7 +126,9 @@ class UNetSamples:
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
         """Return rows of every key of `ClipBatch` but `same_for_all`, frames as uint8. Raises: BadMedia, ClipTooShort."""
         usable = usable_frames(stated_frames(sample), self.clip)
-        pairs = [target_and_reference(usable, self.clip, rng) for _ in range(self.windows_per_clip)][wanted.start : wanted.stop]
+        pairs = [target_and_reference(usable, self.clip, rng) for _ in range(self.windows_per_clip)][
+            wanted.start : wanted.stop
+        ]
         mel = clip_mel(sample, self.clip)
         tokens = self.audio_encoder.tokens(clip_waveform(sample), usable, fps=float(self.clip.fps))
         windows = iter(decode_windows(sample["mp4"], [start for pair in pairs for start in pair], self.clip.num_frames))
@@ -154,7 +162,9 @@ def clip_waveform(sample: Mapping[str, Any]) -> Tensor:
 
 def clip_mel(sample: Mapping[str, Any], clip: ClipSpec) -> Tensor:
     """Return the (M, L) log-mel of a sample's whole sound."""
-    return log_mel(clip_waveform(sample), sample_rate_hz=clip.sample_rate_hz, mel_hz=clip.mel_hz, num_mels=clip.num_mels)
+    return log_mel(
+        clip_waveform(sample), sample_rate_hz=clip.sample_rate_hz, mel_hz=clip.mel_hz, num_mels=clip.num_mels
+    )
 
 
 def stated_frames(sample: Mapping[str, Any]) -> int:
@@ -166,7 +176,9 @@ def usable_frames(num_frames: int, clip: ClipSpec) -> int:
     """Return how many frames of a clip have a full mel window as well."""
     num_columns = 1 + clip.num_samples(num_frames) // (clip.sample_rate_hz // clip.mel_hz)
     last_column = num_columns - clip.mel_columns
-    last_start = ((last_column + 1) * clip.fps - 1) // clip.mel_hz  # the greatest f with clip.mel_start(f) <= last_column
+    last_start = (
+        (last_column + 1) * clip.fps - 1
+    ) // clip.mel_hz  # the greatest f with clip.mel_start(f) <= last_column
     return min(num_frames, last_start + clip.num_frames)
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler, default_collate
 
 from lipsync_lightning.data.bad_data import BadClip
-from lipsync_lightning.data.index import ClipIndex
 from lipsync_lightning.data.order import Visit, WindowOrder
 from lipsync_lightning.data.samples import Samples, Window
 from lipsync_lightning.errors import BadMedia, BrokenShard, ClipTooShort
-from lipsync_lightning.preparation.shard_faults import ClipFault, Reason, ShardFault
+from lipsync_lightning.shards.faults import ClipFault, Reason, ShardFault
+from lipsync_lightning.shards.reader import ClipIndex
 
 _SEED_BITS = 62  # fits an int64
 
@@ -60,7 +60,13 @@ class ClipWindows(Dataset):
         windows = [self._stand_in(visit.epoch, visit.clip, number) for number in range(visit.first, visit.last)]
         shard = int(self.index.shard_of[visit.clip])
         reason = self.bad_shards.get(shard) or self.bad_clips[visit.clip]
-        bad = BadClip(self.index.shards[shard].name, str(reason), str(self.index.keys[visit.clip]), len(windows), shard in self.bad_shards)
+        bad = BadClip(
+            self.index.shards[shard].name,
+            str(reason),
+            str(self.index.keys[visit.clip]),
+            len(windows),
+            shard in self.bad_shards,
+        )
         return [windows[0] | {"bad": bad}, *windows[1:]]
 
     def _stand_in(self, epoch: int, clip: int, number: int) -> Window:
@@ -84,7 +90,11 @@ class ClipWindows(Dataset):
             _count_or_stop(fault, str(fault), "shard", count, self.max_bad_shards)
         except (BadMedia, ClipFault, ClipTooShort) as error:
             self.bad_clips[visit.clip] = _reason(error)
-            where = "" if isinstance(error, ClipFault) else f"{self.index.keys[visit.clip]} in {self.index.shards[shard].location}: "
+            where = (
+                ""
+                if isinstance(error, ClipFault)
+                else f"{self.index.keys[visit.clip]} in {self.index.shards[shard].location}: "
+            )
             _count_or_stop(error, f"{where}{error}", "clip", len(self.bad_clips), self.max_bad_clips)
         return None
 
@@ -95,7 +105,7 @@ class ClipWindows(Dataset):
         return [window | {"seed": _seed([*own, number])} for number, window in enumerate(windows, start=visit.first)]
 
 
-class EndlessBatches(Sampler[list[Visit]]):
+class ResumableBatchSampler(Sampler[list[Visit]]):
     """What each batch of one rank holds, from a position of the row of all windows on."""
 
     def __init__(self, *, order: WindowOrder, position: int, batch_size: int, rank: int, world_size: int) -> None:
@@ -142,7 +152,9 @@ def collate(visits: Sequence[list[Window]]) -> dict[str, Any]:
 
 def _count_or_stop(error: Exception, message: str, what: str, count: int, allowed: int) -> None:
     if count > allowed:
-        raise BrokenShard(f"{message} (bad {what} number {count}, {allowed} allowed by data.max_bad_{what}s)") from error
+        raise BrokenShard(
+            f"{message} (bad {what} number {count}, {allowed} allowed by data.max_bad_{what}s)"
+        ) from error
     warnings.warn(f"left out, another clip stands in: {message}", stacklevel=2)
 
 

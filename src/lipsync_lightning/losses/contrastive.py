@@ -24,7 +24,9 @@ class ContrastiveObjective(nn.Module):
         """Return the scalar loss of B matching pairs of unit embeddings, each (B, D); log(B) is chance."""
         similarity_BB = vision @ audio.T * self.log_scale.exp().clamp(max=self.highest_scale)
         target_B = torch.arange(len(vision), device=vision.device)
-        return (functional.cross_entropy(similarity_BB, target_B) + functional.cross_entropy(similarity_BB.T, target_B)) / 2
+        return (
+            functional.cross_entropy(similarity_BB, target_B) + functional.cross_entropy(similarity_BB.T, target_B)
+        ) / 2
 
     def chance(self, num_pairs: int) -> float:
         """Return what it costs to guess which of `num_pairs` sounds belongs to which lips."""

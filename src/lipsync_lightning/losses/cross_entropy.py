@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipsync_lightning.scoring.similarity import matching_and_foreign
+from lipsync_lightning.evaluation.similarity import matching_and_foreign
 
 
 class CrossEntropyObjective(nn.Module):
@@ -19,7 +19,9 @@ class CrossEntropyObjective(nn.Module):
     def forward(self, vision: Tensor, audio: Tensor) -> Tensor:
         """Return the scalar loss of B matching pairs of unit embeddings, each (B, D); log 2 = 0.69 is chance."""
         matching_B, shifted_B = matching_and_foreign(vision, audio)
-        similarity = torch.cat([matching_B, shifted_B]).float().clamp(0, 1)  # rounding can leave [0, 1], where the loss raises
+        similarity = (
+            torch.cat([matching_B, shifted_B]).float().clamp(0, 1)
+        )  # rounding can leave [0, 1], where the loss raises
         target = torch.cat([torch.ones_like(matching_B), torch.zeros_like(shifted_B)]).float()
         with torch.autocast(similarity.device.type, enabled=False):  # binary_cross_entropy refuses autocast
             return functional.binary_cross_entropy(similarity, target)

@@ -25,7 +25,9 @@ def vgg_lpips(*, path: str) -> nn.Module:
     original_name = {name: "features." + name.split(".", 1)[1] for name in metric.net.state_dict()}  # pyright: ignore[reportAttributeAccessIssue]
     missing = sorted(set(original_name.values()) - set(released))
     if missing:
-        raise WrongWeights(f"{path} is not torchvision's VGG-16: it lacks {missing[:3]} and {max(0, len(missing) - 3)} more")
+        raise WrongWeights(
+            f"{path} is not torchvision's VGG-16: it lacks {missing[:3]} and {max(0, len(missing) - 3)} more"
+        )
     metric.net.load_state_dict(  # pyright: ignore[reportAttributeAccessIssue]
         {name: released[original] for name, original in original_name.items()}
     )

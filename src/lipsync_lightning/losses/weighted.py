@@ -16,7 +16,9 @@ Inputs = Mapping[str, Callable[[], tuple[Tensor, ...]]]
 class WeightedLoss(nn.Module):
     """One term: a loss, its weight, and which clips and frames it looks at."""
 
-    def __init__(self, *, weight: float, loss: nn.Module, every_nth_frame: int = 1, timesteps: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, *, weight: float, loss: nn.Module, every_nth_frame: int = 1, timesteps: Sequence[int] | None = None
+    ) -> None:
         """Args:
         every_nth_frame: of the videos that the loss is given; only for losses of videos alone.
         timesteps: lowest and highest diffusion timestep, both included, at which a clip counts; None means all. At high timesteps the
@@ -27,7 +29,9 @@ class WeightedLoss(nn.Module):
         if not isinstance(weight, int | float) or not isfinite(weight):
             raise BadConfig(f"weight={weight!r} of a loss term: give a finite number")
         if every_nth_frame < 1 or (timesteps is not None and (len(timesteps) != 2 or timesteps[0] > timesteps[1])):
-            raise BadConfig(f"every_nth_frame={every_nth_frame}, timesteps={timesteps}: give 1 or more, and [lowest, highest]")
+            raise BadConfig(
+                f"every_nth_frame={every_nth_frame}, timesteps={timesteps}: give 1 or more, and [lowest, highest]"
+            )
         self.weight = weight
         self.loss = loss
         self.every_nth_frame = every_nth_frame
@@ -83,7 +87,9 @@ class WeightedLosses(nn.Module):
         if clips_B is not None and not bool(clips_B.all()):
             inputs = tuple(tensor[clips_B] for tensor in inputs)
             if not bool(clips_B.any()):
-                return torch.stack([tensor.sum() * 0.0 for tensor in inputs]).sum()  # in the graph, as on the other ranks
+                return torch.stack(
+                    [tensor.sum() * 0.0 for tensor in inputs]
+                ).sum()  # in the graph, as on the other ranks
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(term, *inputs, use_reentrant=False)  # pyright: ignore[reportReturnType]
         return term(*inputs)

@@ -33,7 +33,9 @@ def read_audio(path: Path | str, sample_rate_hz: int = 16000) -> np.ndarray:
     zero_s = zero_time(path)
     with open_media(path) as container:
         require_whole(container, path)
-        runs = [(start_s - zero_s, run) for start_s, run in _runs(container, sound_stream(container, path), sample_rate_hz)]
+        runs = [
+            (start_s - zero_s, run) for start_s, run in _runs(container, sound_stream(container, path), sample_rate_hz)
+        ]
     if not runs:
         raise MissingAudio(f"{path}: the sound stream holds no sound; give a file in which someone is heard")
     return _laid_out(runs, sample_rate_hz)
@@ -70,8 +72,12 @@ def encode_flac(waveform: np.ndarray, sample_rate_hz: int) -> bytes:
     Raises: ClipTooShort, if there is no sample.
     """
     if waveform.ndim != 1 or waveform.size == 0:
-        raise ClipTooShort(f"a mono waveform of at least one sample is needed, got shape {waveform.shape}; check what it was cut from")
-    levels = np.clip(np.round(waveform * np.float32(_FULL_SCALE_16_BIT)), -_FULL_SCALE_16_BIT, _FULL_SCALE_16_BIT - 1).astype(np.int16)
+        raise ClipTooShort(
+            f"a mono waveform of at least one sample is needed, got shape {waveform.shape}; check what it was cut from"
+        )
+    levels = np.clip(
+        np.round(waveform * np.float32(_FULL_SCALE_16_BIT)), -_FULL_SCALE_16_BIT, _FULL_SCALE_16_BIT - 1
+    ).astype(np.int16)
     frame = AudioFrame.from_ndarray(levels[None], format="s16", layout="mono")
     frame.sample_rate = sample_rate_hz
     data = BytesIO()
@@ -90,7 +96,9 @@ def decode_flac(data: bytes) -> np.ndarray:
         with av.open(BytesIO(data), "r", format="flac") as container:
             frames = [frame.to_ndarray() for frame in container.decode(container.streams.audio[0])]
     except FFmpegError as error:
-        raise BadMedia(f"a sound of {len(data)} bytes is no whole FLAC file ({error.strerror}); write its shard again") from error
+        raise BadMedia(
+            f"a sound of {len(data)} bytes is no whole FLAC file ({error.strerror}); write its shard again"
+        ) from error
     if not frames or any(frame.dtype != np.int16 or frame.shape[0] != 1 for frame in frames):
         raise BadMedia(f"a sound of {len(data)} bytes is not mono 16-bit FLAC; write its shard again")
     return np.concatenate(frames, axis=1)[0].astype(np.float32) / _FULL_SCALE_16_BIT

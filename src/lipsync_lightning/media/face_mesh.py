@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from lipsync_lightning.media.face_models import face_model_path
+from lipsync_lightning.media.face_networks import face_model_path
 
 # Mesh points whose means are the alignment points; left and right as in the picture.
 BROW_L = (70, 63, 105, 66, 107)
@@ -85,7 +85,9 @@ def rectangle_around(box: np.ndarray, eyes: np.ndarray) -> Rectangle:
     left, top, right, bottom = box
     across, down = eyes[1] - eyes[0]
     side = _RECTANGLE_SCALE * max(right - left, bottom - top)
-    return Rectangle(x=float(left + right) / 2, y=float(top + bottom) / 2, side=float(side), angle=math.atan2(down, across))
+    return Rectangle(
+        x=float(left + right) / 2, y=float(top + bottom) / 2, side=float(side), angle=math.atan2(down, across)
+    )
 
 
 def box_of_mesh(mesh: np.ndarray) -> np.ndarray:
@@ -185,7 +187,10 @@ class FaceDetector:
         regressors, logits = self._network(whole.crop(frame, side).astype(np.float32) / 127.5 - 1)
         rows = merge_overlapping(decode(regressors, logits[:, 0], self._anchors, self._layout.smallest_score))
         points = rows[:, 1:].reshape(-1, 4, 2) * (whole.side / side) + (whole.to_frame(side)[:, 2])
-        return [Detection(score=float(row[0]), box=found[:2].ravel(), eyes=found[2:]) for row, found in zip(rows, points, strict=True)]
+        return [
+            Detection(score=float(row[0]), box=found[:2].ravel(), eyes=found[2:])
+            for row, found in zip(rows, points, strict=True)
+        ]
 
 
 class FaceMesh:

@@ -23,7 +23,9 @@ _LARGEST_VALUE = 4.0
 @lru_cache(maxsize=8)
 def _mel_basis(sample_rate_hz: int, num_mels: int, window: int) -> Tensor:
     highest_hz = min(_HIGHEST_HZ, sample_rate_hz / 2)
-    basis = melscale_fbanks(window // 2 + 1, _LOWEST_HZ, highest_hz, num_mels, sample_rate_hz, norm="slaney", mel_scale="slaney")
+    basis = melscale_fbanks(
+        window // 2 + 1, _LOWEST_HZ, highest_hz, num_mels, sample_rate_hz, norm="slaney", mel_scale="slaney"
+    )
     return basis.T.contiguous()
 
 
@@ -45,7 +47,9 @@ def log_mel(waveform: Tensor, *, sample_rate_hz: int = 16000, mel_hz: int = 80, 
         Slaney mel filters from 55 to 7600 Hz (at most half the sample rate), 20 dB below full scale, 100 dB of range.
     """
     if waveform.ndim != 1:
-        raise ValueError(f"log_mel takes mono sound of shape (N,), got {tuple(waveform.shape)}; average the channels first")
+        raise ValueError(
+            f"log_mel takes mono sound of shape (N,), got {tuple(waveform.shape)}; average the channels first"
+        )
     if sample_rate_hz % mel_hz:
         raise BadConfig(f"mel_hz must divide the sample rate, got {mel_hz} columns per second at {sample_rate_hz} Hz")
     window = sample_rate_hz * _WINDOW_MS // 1000

@@ -45,7 +45,9 @@ def mfcc(waveform: Tensor) -> Tensor:
         logarithms, sine lifter 22.
     """
     if waveform.ndim != 1:
-        raise ValueError(f"mfcc takes mono sound of shape (N,), got {tuple(waveform.shape)}; average the channels first")
+        raise ValueError(
+            f"mfcc takes mono sound of shape (N,), got {tuple(waveform.shape)}; average the channels first"
+        )
     if len(waveform) == 0:
         raise ClipTooShort("mfcc needs at least one sample of sound, got none; use a video with sound")
     scaled = np.round(waveform.detach().cpu().double().numpy() * _FULL_SCALE_16_BIT)

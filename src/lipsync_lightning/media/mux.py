@@ -34,14 +34,18 @@ class MuxedVideoWriter:
     Raises on entry: MissingAudio, if `sound` has none; BadMedia, if `sound` cannot be read, as does any later step if it breaks off.
     """
 
-    def __init__(self, path: Path | str, *, width: int, height: int, fps: float, sound: Path | str | None, crf: int = 18):
+    def __init__(
+        self, path: Path | str, *, width: int, height: int, fps: float, sound: Path | str | None, crf: int = 18
+    ):
         self._video = VideoWriter(path, width=width, height=height, fps=fps, crf=crf)
         self._sound_path = sound
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
             undo.enter_context(self._video)
-            self._packets = iter(()) if self._sound_path is None else _sound_packets(self._sound_path, self._video.container)
+            self._packets = (
+                iter(()) if self._sound_path is None else _sound_packets(self._sound_path, self._video.container)
+            )
             # The first packet is read now, because every stream must be known before anything is written.
             self._packets = chain(list(islice(self._packets, 1)), self._packets)
             undo.push(self._write_remaining_sound)
@@ -59,7 +63,9 @@ class MuxedVideoWriter:
             if packet.dts is not None and packet.dts * packet.time_base >= self._video.seconds_written:
                 break
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._closing.__exit__(kind, error, trace)
 
     def _write_remaining_sound(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -77,7 +83,9 @@ def _sound_packets(path: Path | str, output: OutputContainer) -> Iterator[Packet
         yield from (_copied_packets if copied else _flac_packets)(source, stream, output, zero_s)
 
 
-def _copied_packets(source: InputContainer, stream: AudioStream, output: OutputContainer, zero_s: Fraction) -> Iterator[Packet]:
+def _copied_packets(
+    source: InputContainer, stream: AudioStream, output: OutputContainer, zero_s: Fraction
+) -> Iterator[Packet]:
     written = output.add_stream_from_template(stream)
     for packet in source.demux(stream):
         if packet.size == 0:
@@ -89,7 +97,9 @@ def _copied_packets(source: InputContainer, stream: AudioStream, output: OutputC
         yield packet
 
 
-def _flac_packets(source: InputContainer, stream: AudioStream, output: OutputContainer, zero_s: Fraction) -> Iterator[Packet]:
+def _flac_packets(
+    source: InputContainer, stream: AudioStream, output: OutputContainer, zero_s: Fraction
+) -> Iterator[Packet]:
     context = stream.codec_context
     written = output.add_stream("flac", rate=context.sample_rate)
     written.codec_context.layout = context.layout
@@ -100,7 +110,9 @@ def _flac_packets(source: InputContainer, stream: AudioStream, output: OutputCon
     yield from written.encode(None)
 
 
-def _integer_frames(source: InputContainer, stream: AudioStream, written: AudioStream, zero_s: Fraction) -> Iterator[AudioFrame]:
+def _integer_frames(
+    source: InputContainer, stream: AudioStream, written: AudioStream, zero_s: Fraction
+) -> Iterator[AudioFrame]:
     """Yield the sound as the integers that FLAC takes, timed in samples since `zero_s`."""
     rate = stream.codec_context.sample_rate
     converter = AudioResampler(format=written.codec_context.format, layout=written.codec_context.layout, rate=rate)

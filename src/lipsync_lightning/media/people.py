@@ -77,7 +77,9 @@ class MeshPeople:
         Raises: BadConfig, if `search_every` or `most_people` is below 1.
         """
         if min(search_every, most_people) < 1:
-            raise BadConfig(f"people: need search_every >= 1 and most_people >= 1, got {search_every} and {most_people}")
+            raise BadConfig(
+                f"people: need search_every >= 1 and most_people >= 1, got {search_every} and {most_people}"
+            )
         self.search_every = search_every
         self.most_people = most_people
         self.min_side = min_side
@@ -179,7 +181,11 @@ class _SidecarTracker:
         self._numbers: dict[int, int] = {}
 
     def people(self, frame: np.ndarray) -> dict[int, Points]:
-        here = {which: frames[self._next_frame] for which, frames in enumerate(self._lists) if self._next_frame < len(frames)}
+        here = {
+            which: frames[self._next_frame]
+            for which, frames in enumerate(self._lists)
+            if self._next_frame < len(frames)
+        }
         self._next_frame += 1
         found = {self._number_of(which): points for which, points in here.items() if points is not None}
         return dict(sorted(found.items()))

@@ -11,7 +11,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from lipsync_lightning.media.pixels import exact_rate
+from lipsync_lightning.media.frames import exact_rate
 
 # Matroska and FLV store times in whole milliseconds, so a frame can seem to come this much late.
 _CLOCK_ROUNDING_S = Fraction(1, 1000)
@@ -45,7 +45,9 @@ def _exact_seconds(seconds: float) -> Fraction:
     return Fraction(seconds).limit_denominator(100_000)
 
 
-def _begun(container: InputContainer, stream: VideoStream, start: Fraction, clock: Fraction, frame_s: Fraction) -> Iterator[_Begun]:
+def _begun(
+    container: InputContainer, stream: VideoStream, start: Fraction, clock: Fraction, frame_s: Fraction
+) -> Iterator[_Begun]:
     """Every decoded frame and when it begins; the first ones may begin long before `start`, but not after it."""
     frames = container.decode(stream)
     first = next(frames, None)
@@ -60,7 +62,9 @@ def _begun(container: InputContainer, stream: VideoStream, start: Fraction, cloc
         yield begin, frame
 
 
-def _decoded_from(container: InputContainer, stream: VideoStream, first_pts: int, pts: int, clock: Fraction) -> Iterator[av.VideoFrame]:
+def _decoded_from(
+    container: InputContainer, stream: VideoStream, first_pts: int, pts: int, clock: Fraction
+) -> Iterator[av.VideoFrame]:
     """Decode from a key frame that is shown no later than `pts`: what is shown from there on does not need what came before."""
     beginning = first_pts - int(_SECONDS_BACK[-1] / clock)
     for place in (*(pts - int(back / clock) for back in _SECONDS_BACK), beginning):
@@ -73,7 +77,9 @@ def _decoded_from(container: InputContainer, stream: VideoStream, first_pts: int
             return
 
 
-def _until_next(begun: Iterable[_Begun], clock: Fraction, frame_s: Fraction) -> Iterator[tuple[av.VideoFrame, Fraction]]:
+def _until_next(
+    begun: Iterable[_Begun], clock: Fraction, frame_s: Fraction
+) -> Iterator[tuple[av.VideoFrame, Fraction]]:
     """Every frame and when the next one takes its place."""
     last: _Begun | None = None
     for begin, frame in begun:
@@ -86,7 +92,11 @@ def _until_next(begun: Iterable[_Begun], clock: Fraction, frame_s: Fraction) -> 
 
 
 def _resampled(
-    frames: Iterable[tuple[av.VideoFrame, Fraction]], fps: Fraction, start: Fraction, stop: Fraction | None, late: Fraction
+    frames: Iterable[tuple[av.VideoFrame, Fraction]],
+    fps: Fraction,
+    start: Fraction,
+    stop: Fraction | None,
+    late: Fraction,
 ) -> Iterator[av.VideoFrame]:
     num_yielded = 0
     for frame, until in frames:

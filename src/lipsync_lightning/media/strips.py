@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from lipsync_lightning.errors import BadMedia
-from lipsync_lightning.paths import write_atomically
+from lipsync_lightning.files import write_atomically
 
 GAP = 2  # pixels between pictures
 GAP_COLOUR = 255
@@ -23,10 +23,14 @@ def film_strip(rows: Sequence[np.ndarray], num_columns: int = 8) -> np.ndarray:
     """
     shapes = {(row.shape, str(row.dtype)) for row in rows}
     if len(shapes) != 1 or rows[0].ndim != 4 or rows[0].shape[3] != 3 or rows[0].dtype != np.uint8 or len(rows[0]) == 0:
-        raise ValueError(f"a film strip takes videos of one shape (T, H, W, 3) uint8 with T at least 1, got {sorted(shapes, key=str)}")
+        raise ValueError(
+            f"a film strip takes videos of one shape (T, H, W, 3) uint8 with T at least 1, got {sorted(shapes, key=str)}"
+        )
     num_frames = len(rows[0])
     moments = np.linspace(0, num_frames - 1, min(num_columns, num_frames)).round().astype(int)
-    return stacked([np.concatenate(_with_gaps([video[moment] for moment in moments], axis=1), axis=1) for video in rows])
+    return stacked(
+        [np.concatenate(_with_gaps([video[moment] for moment in moments], axis=1), axis=1) for video in rows]
+    )
 
 
 def stacked(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -21,7 +21,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from lipsync_lightning.errors import BadMedia, ClipTooShort
-from lipsync_lightning.media.pixels import add_h264, exact_rate, to_rgb, to_yuv, upright
+from lipsync_lightning.media.frames import add_h264, exact_rate, to_rgb, to_yuv, upright
 from lipsync_lightning.media.resampling import shown_frames
 
 
@@ -50,7 +50,9 @@ def open_media(path: Path | str) -> Iterator[InputContainer]:
     try:
         with av.open(str(path.absolute()), "r", metadata_errors="replace") as container:
             if not (container.streams.video or container.streams.audio):
-                raise BadMedia(f"{path}: neither picture nor sound in it, it may be truncated; copy or download it again")
+                raise BadMedia(
+                    f"{path}: neither picture nor sound in it, it may be truncated; copy or download it again"
+                )
             yield container
     except FFmpegError as error:
         raise BadMedia(
@@ -66,10 +68,14 @@ def video_stream(container: InputContainer) -> VideoStream | None:
 
 def require_whole(container: InputContainer, path: Path | str) -> None:
     """Raises: BadMedia, if the file is shorter than its own index says."""
-    ends = [entries[len(entries) - 1] for entries in (stream.index_entries for stream in container.streams) if len(entries)]
+    ends = [
+        entries[len(entries) - 1] for entries in (stream.index_entries for stream in container.streams) if len(entries)
+    ]
     stated_bytes = max((entry.pos + entry.size for entry in ends), default=0)
     if stated_bytes > container.size:
-        raise BadMedia(f"{path}: truncated, {container.size} bytes of at least {stated_bytes}; copy or download it again")
+        raise BadMedia(
+            f"{path}: truncated, {container.size} bytes of at least {stated_bytes}; copy or download it again"
+        )
 
 
 def probe(path: Path | str) -> VideoInfo:
@@ -90,10 +96,14 @@ def probe(path: Path | str) -> VideoInfo:
             raise BadMedia(f"{path}: states no frame rate; convert it to mp4 first")
         duration_s = _stated_duration_s(container, stream)
         has_audio = bool(container.streams.audio)
-    return VideoInfo(width, height, fps, _measured_duration_s(path, fps) if duration_s is None else duration_s, has_audio)
+    return VideoInfo(
+        width, height, fps, _measured_duration_s(path, fps) if duration_s is None else duration_s, has_audio
+    )
 
 
-def read_frames(path: Path | str, fps: float | None = None, *, start_s: float = 0.0, stop_s: float | None = None) -> Iterator[np.ndarray]:
+def read_frames(
+    path: Path | str, fps: float | None = None, *, start_s: float = 0.0, stop_s: float | None = None
+) -> Iterator[np.ndarray]:
     """Yield the frames of a video in the order they are shown, each (H, W, 3) uint8 RGB and upright.
 
     Args:
@@ -108,7 +118,9 @@ def read_frames(path: Path | str, fps: float | None = None, *, start_s: float = 
         with open_media(path) as container:
             stream = _require_video(container, path)
             stream.thread_type = "AUTO"
-            stream.codec_context.thread_count = cv2.getNumThreads()  # of this process: one where every core has a worker
+            stream.codec_context.thread_count = (
+                cv2.getNumThreads()
+            )  # of this process: one where every core has a worker
             for frame in shown_frames(container, stream, fps=fps, start_s=start_s, stop_s=stop_s):
                 yield to_rgb(frame)
                 num_read += 1
@@ -132,7 +144,15 @@ class VideoWriter:
     """
 
     def __init__(
-        self, path: Path | str, *, width: int, height: int, fps: float, crf: int = 18, gop: int | None = None, preset: str = "veryfast"
+        self,
+        path: Path | str,
+        *,
+        width: int,
+        height: int,
+        fps: float,
+        crf: int = 18,
+        gop: int | None = None,
+        preset: str = "veryfast",
     ):
         self.path = Path(path)
         self.width = width
@@ -144,7 +164,9 @@ class VideoWriter:
         self._part = self.path.with_name(self.path.name + ".part")
 
     def __enter__(self) -> Self:
-        self.container = av.open(str(self._part.absolute()), "w", format="mp4", container_options={"movflags": "+faststart"})
+        self.container = av.open(
+            str(self._part.absolute()), "w", format="mp4", container_options={"movflags": "+faststart"}
+        )
         self._stream = add_h264(self.container, self.width, self.height, self.fps, self._options)
         if self._gop is not None:
             self._stream.codec_context.gop_size = self._gop
@@ -177,7 +199,9 @@ class VideoWriter:
 
     def _finish(self) -> None:
         if self.num_written == 0:
-            raise BadMedia(f"{self.path}: not written, since there was no frame to write; check what the frames were made from")
+            raise BadMedia(
+                f"{self.path}: not written, since there was no frame to write; check what the frames were made from"
+            )
         self.container.mux(self._stream.encode(None))
 
 
@@ -239,13 +263,17 @@ def _open_clip(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
             stream.codec_context.thread_count = 1
             yield container, stream
     except FFmpegError as error:
-        raise BadMedia(f"a clip of {len(data)} bytes does not decode ({error.strerror}); write its shard again") from error
+        raise BadMedia(
+            f"a clip of {len(data)} bytes does not decode ({error.strerror}); write its shard again"
+        ) from error
 
 
 def _read_window(container: InputContainer, stream: VideoStream, first_frame: int, num_frames: int) -> np.ndarray:
     end_frame = first_frame + num_frames
     if first_frame < 0 or num_frames < 1 or end_frame > stream.frames:
-        raise ClipTooShort(f"frames {first_frame} to {end_frame - 1} were asked of a clip of {stream.frames}; ask for a window inside it")
+        raise ClipTooShort(
+            f"frames {first_frame} to {end_frame - 1} were asked of a clip of {stream.frames}; ask for a window inside it"
+        )
     assert stream.average_rate is not None
     assert stream.time_base is not None
     first_pts = (stream.start_time or 0) + round(first_frame / stream.average_rate / stream.time_base)
@@ -253,7 +281,9 @@ def _read_window(container: InputContainer, stream: VideoStream, first_frame: in
     wanted = (frame for frame in container.decode(stream) if frame.pts is not None and frame.pts >= first_pts)
     window = [to_rgb(frame) for frame in islice(wanted, num_frames)]
     if len(window) < num_frames:
-        raise BadMedia(f"a clip that states {stream.frames} frames ends after {first_frame + len(window)}; write its shard again")
+        raise BadMedia(
+            f"a clip that states {stream.frames} frames ends after {first_frame + len(window)}; write its shard again"
+        )
     return np.stack(window)
 
 

@@ -22,7 +22,9 @@ WHISPER_RATE_HZ = 16000  # this and the next three: Robust Speech Recognition (a
 WHISPER_FFT = 400
 WHISPER_HOP = 160
 WHISPER_ROWS_HZ = 50  # states per second: one for two mel columns
-_ROWS_BEFORE = 4  # LatentSync (arXiv 2412.09262), section 3.1, and its released weights: rows c-4 to c+5 around a frame's row c
+_ROWS_BEFORE = (
+    4  # LatentSync (arXiv 2412.09262), section 3.1, and its released weights: rows c-4 to c+5 around a frame's row c
+)
 _ROWS_PER_FRAME = 10
 _ROUNDING = 1e-6  # of a frame's time, far below one row
 
@@ -123,7 +125,9 @@ class WhisperAudioEncoder(ChunkedAudioEncoder):
         filters = mel_filter_bank(
             1 + WHISPER_FFT // 2, n_mels, 0.0, WHISPER_RATE_HZ / 2, WHISPER_RATE_HZ, norm="slaney", mel_scale="slaney"
         )
-        self.register_buffer("mel_filters", rearrange(torch.from_numpy(filters).float(), "f m -> m f"), persistent=False)
+        self.register_buffer(
+            "mel_filters", rearrange(torch.from_numpy(filters).float(), "f m -> m f"), persistent=False
+        )
         self.mel_filters: Tensor
 
     def sound_states(self, waveform: Tensor, num_frames: int, fps: float) -> SoundStates:

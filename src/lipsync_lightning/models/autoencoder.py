@@ -150,7 +150,9 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
         Raises: BadConfig, if there are fewer than two patches.
         """
         if count < 2:
-            raise BadConfig(f"the components of {count} patches are not defined; fit the linear autoencoder on at least one frame")
+            raise BadConfig(
+                f"the components of {count} patches are not defined; fit the linear autoencoder on at least one frame"
+            )
         mean_P = total.double() / count
         covariance_PP = outer.double() / count - torch.outer(mean_P, mean_P)
         variance_P, vectors_PP = torch.linalg.eigh(covariance_PP)
@@ -194,7 +196,9 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
 
     def _require_fitted(self) -> None:
         if not self.is_fitted:
-            raise MissingWeights("the linear autoencoder has no components yet; fit it with `fit_from_moments` or load a fitted one")
+            raise MissingWeights(
+                "the linear autoencoder has no components yet; fit it with `fit_from_moments` or load a fitted one"
+            )
 
 
 class PatchMoments:
@@ -233,4 +237,6 @@ def _sign_of_largest(basis_CP: Tensor) -> Tensor:
 def _require_divisible(frames_NCHW: Tensor, step: int) -> None:
     height, width = frames_NCHW.shape[-2:]
     if height % step or width % step:
-        raise ClipMismatch(f"frames of {height}x{width} pixels cannot be cut into {step}x{step}; use a resolution divisible by {step}")
+        raise ClipMismatch(
+            f"frames of {height}x{width} pixels cannot be cut into {step}x{step}; use a resolution divisible by {step}"
+        )

@@ -43,8 +43,16 @@ def read_file(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise WrongWeights(f"{path} is not a readable checkpoint: {_why_not_unpickled(error)}") from error
-    except (RuntimeError, EOFError, LookupError, ValueError, OSError) as error:  # whichever a file of another kind provokes
-        raise WrongWeights(f"{path} is not a readable checkpoint: {_why_unreadable(path, error)}; get it again") from error
+    except (
+        RuntimeError,
+        EOFError,
+        LookupError,
+        ValueError,
+        OSError,
+    ) as error:  # whichever a file of another kind provokes
+        raise WrongWeights(
+            f"{path} is not a readable checkpoint: {_why_unreadable(path, error)}; get it again"
+        ) from error
     if not isinstance(content, dict):
         raise WrongWeights(f"{path} is not a readable checkpoint: it holds a {type(content).__name__}, no names")
     return content
@@ -56,7 +64,9 @@ def weights_of(content: Mapping[str, Any], path: object) -> dict[str, Tensor]:
     Raises: WrongWeights, if it is the checkpoint of a training run of this library, or holds no tensors.
     """
     if _LIGHTNING_MARK in content:
-        raise WrongWeights(f"{path} is a checkpoint of a training run; make an export of it: python -m lipsync_lightning.export run=<run>")
+        raise WrongWeights(
+            f"{path} is a checkpoint of a training run; make an export of it: python -m lipsync_lightning.export run=<run>"
+        )
     found = [name for name in _CONTAINERS if _holds_tensors(content.get(name))]
     if len(found) > 1:
         raise WrongWeights(f"{path} holds several sets of weights, {found}; save the one you mean in a file of its own")
@@ -64,7 +74,9 @@ def weights_of(content: Mapping[str, Any], path: object) -> dict[str, Tensor]:
         return dict(content[found[0]])
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise WrongWeights(f"{path} holds no weights: {sorted(map(str, content))[:5]} are no tensors; give a checkpoint")
+        raise WrongWeights(
+            f"{path} holds no weights: {sorted(map(str, content))[:5]} are no tensors; give a checkpoint"
+        )
     return tensors
 
 
@@ -74,14 +86,18 @@ def require_undamaged(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise WrongWeights(f"{path} is damaged at {damaged}: its checksum is not the one that was written; get it again")
+            raise WrongWeights(
+                f"{path} is damaged at {damaged}: its checksum is not the one that was written; get it again"
+            )
 
 
 def _is_safetensors(path: Path) -> bool:
     """Whether a file begins as safetensors do: the length of a header in JSON, and its brace."""
     with path.open("rb") as file:
         beginning = file.read(9)
-    return len(beginning) == 9 and beginning[8:] == b"{" and int.from_bytes(beginning[:8], "little") < path.stat().st_size
+    return (
+        len(beginning) == 9 and beginning[8:] == b"{" and int.from_bytes(beginning[:8], "little") < path.stat().st_size
+    )
 
 
 def _holds_tensors(inside: object) -> bool:
@@ -121,7 +137,9 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         is_torch_format = file.read(2) == b"PK"
     if is_torch_format and not zipfile.is_zipfile(path):
-        return f"its end is missing after {path.stat().st_size} bytes, as if writing or downloading had been interrupted"
+        return (
+            f"its end is missing after {path.stat().st_size} bytes, as if writing or downloading had been interrupted"
+        )
     if "TorchScript" in str(error):
         return "it is a TorchScript archive, which holds code"
     return str(error).partition("\n")[0] or type(error).__name__

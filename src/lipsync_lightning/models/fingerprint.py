@@ -19,6 +19,8 @@ def fingerprint(network: nn.Module) -> str:
 
 def fingerprint_with_settings(network: ModelMixin) -> str:
     """Return a hash of a network's class, settings and weights, for networks that do something else by other settings."""
-    settings = {key: value for key, value in dict(network.config).items() if not key.startswith("_")}  # others tell of a file, or a version
+    settings = {
+        key: value for key, value in dict(network.config).items() if not key.startswith("_")
+    }  # others tell of a file, or a version
     told = json.dumps([type(network).__name__, settings, fingerprint(network)], sort_keys=True)
     return sha256(told.encode()).hexdigest()

@@ -33,5 +33,7 @@ def pretrained(*, network: type[ModelMixin], path: str, get_with: str) -> ModelM
     loaded, report = cast(tuple[ModelMixin, dict[str, list[str]]], answer)
     differing = sorted([*report["missing_keys"], *report["unexpected_keys"]])
     if differing:  # diffusers would only warn
-        raise WrongWeights(f"{path} does not hold a whole {network.__name__}: missing or unknown {differing[:3]}; get it with: {get_with}")
+        raise WrongWeights(
+            f"{path} does not hold a whole {network.__name__}: missing or unknown {differing[:3]}; get it with: {get_with}"
+        )
     return frozen(loaded)

@@ -21,9 +21,9 @@ from huggingface_hub.utils import WeakFileLock
 from tqdm.auto import tqdm
 
 from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite, WrongWeights
+from lipsync_lightning.files import write_atomically
 from lipsync_lightning.models.hub_pins import SHA256, HubFile, HubSource, Pin
 from lipsync_lightning.models.hub_transfer import describe, transfer
-from lipsync_lightning.paths import write_atomically
 
 SIDECAR = ".verified.json"
 STAGING = ".fetch"
@@ -37,15 +37,21 @@ def pinned_now(repo: str, path: str, folder: str, *, endpoint: str | None = None
     """
     head = Pin(repo=repo, revision="main", folder=Path(folder), file=HubFile(path=path, size=1, sha256="0" * 64))
     if constants.HF_HUB_OFFLINE:
-        raise MissingWeights(f"offline mode is on (HF_HUB_OFFLINE), and {repo} has to be asked for {path}; give the file itself as source=")
+        raise MissingWeights(
+            f"offline mode is on (HF_HUB_OFFLINE), and {repo} has to be asked for {path}; give the file itself as source="
+        )
     try:
         answer = describe(repo, path, "main", endpoint)
     except HfHubHTTPError as error:
         raise MissingWeights(_refusal(head, error, endpoint)) from error
     except (HTTPError, OSError) as error:
-        raise MissingWeights(f"cannot reach {_address(endpoint)} ({_reason(error)}); give the file itself as source=") from error
+        raise MissingWeights(
+            f"cannot reach {_address(endpoint)} ({_reason(error)}); give the file itself as source="
+        ) from error
     if answer.commit_hash is None or answer.size is None or not SHA256.fullmatch(answer.etag or ""):
-        raise BadConfig(f"{_address(endpoint)} does not say the checksum of {repo}/{path}; download it yourself and give it as source=")
+        raise BadConfig(
+            f"{_address(endpoint)} does not say the checksum of {repo}/{path}; download it yourself and give it as source="
+        )
     file = HubFile(path=path, size=answer.size, sha256=str(answer.etag))
     return HubSource(repo=repo, revision=answer.commit_hash, folder=folder, files=[file])
 
@@ -66,7 +72,9 @@ def fetch(sources: Sequence[HubSource], *, endpoint: str | None = None) -> list[
         return []
     _refuse_to_overwrite(missing)
     if constants.HF_HUB_OFFLINE:
-        raise MissingWeights(f"offline mode is on (HF_HUB_OFFLINE); {_not_there(missing)}; switch it off, {_by_hand(missing)}")
+        raise MissingWeights(
+            f"offline mode is on (HF_HUB_OFFLINE); {_not_there(missing)}; switch it off, {_by_hand(missing)}"
+        )
     try:
         with ExitStack() as locks:
             for folder in sorted({pin.folder for pin in missing}):
@@ -161,7 +169,10 @@ def _remember(pin: Pin, fingerprint: dict[str, int | str]) -> None:
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     total = path.stat().st_size
-    with path.open("rb") as file, tqdm(total=total, unit="B", unit_scale=True, desc=f"checking {path.name}", delay=1, leave=False) as bar:
+    with (
+        path.open("rb") as file,
+        tqdm(total=total, unit="B", unit_scale=True, desc=f"checking {path.name}", delay=1, leave=False) as bar,
+    ):
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
             bar.update(len(chunk))
@@ -208,7 +219,9 @@ def _check_hub(pins: list[Pin], endpoint: str | None) -> None:
             if answer.commit_hash != pin.revision:
                 refusals[f"{_address(endpoint)} does not answer as a hub does; check HF_ENDPOINT and proxies"] = None
             elif differs := _difference(pin, answer.size, answer.etag):
-                raise WrongWeights(f"{pin.name}: {differs}; nothing was downloaded; check the pin, and HF_ENDPOINT if it is set")
+                raise WrongWeights(
+                    f"{pin.name}: {differs}; nothing was downloaded; check the pin, and HF_ENDPOINT if it is set"
+                )
     if refusals:
         raise MissingWeights(f"{'; '.join(refusals)} ({_not_there(pins)})")
 
@@ -239,7 +252,9 @@ def _fetch_one(pin: Pin, endpoint: str | None) -> None:
     except (HTTPError, OSError) as error:
         if _num_bytes_there(pin) >= pin.file.size:
             staged.unlink()  # whole, and not what was announced
-        raise MissingWeights(f"the download of {pin.name} broke off ({_reason(error)}); call again: it goes on from there") from error
+        raise MissingWeights(
+            f"the download of {pin.name} broke off ({_reason(error)}); call again: it goes on from there"
+        ) from error
     differs = _difference(pin, staged.stat().st_size, None) or _difference(pin, None, _sha256(staged))
     if differs:
         staged.unlink()
@@ -274,7 +289,10 @@ def _readable(num_bytes: int) -> str:
 
 
 def _not_there(pins: Iterable[Pin]) -> str:
-    names = [f"{pin.target} ({_readable(pin.file.size)}{', there but not as pinned' if pin.target.exists() else ''})" for pin in pins]
+    names = [
+        f"{pin.target} ({_readable(pin.file.size)}{', there but not as pinned' if pin.target.exists() else ''})"
+        for pin in pins
+    ]
     return f"missing: {', '.join(names)}"
 
 
@@ -282,5 +300,8 @@ def _by_hand(pins: Iterable[Pin]) -> str:
     wanted: dict[tuple[str, str, Path], list[str]] = defaultdict(list)
     for pin in pins:
         wanted[pin.repo, pin.revision, pin.folder].append(pin.file.path)
-    commands = [f"hf download {repo} {' '.join(files)} --revision {rev} --local-dir {into}" for (repo, rev, into), files in wanted.items()]
+    commands = [
+        f"hf download {repo} {' '.join(files)} --revision {rev} --local-dir {into}"
+        for (repo, rev, into), files in wanted.items()
+    ]
     return f"or run this where there is a network and copy the files to the paths above: {' && '.join(commands)}"

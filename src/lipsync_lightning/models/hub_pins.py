@@ -25,7 +25,9 @@ class HubFile:
         if path.is_absolute() or not path.parts or ".." in path.parts:
             raise BadConfig(f"{self.path!r} is no path inside a repository")
         if self.size <= 0 or not SHA256.fullmatch(self.sha256):
-            raise BadConfig(f"{self.path}: a pin needs the size in bytes and 64 hex digits, not {self.size} and {self.sha256!r}")
+            raise BadConfig(
+                f"{self.path}: a pin needs the size in bytes and 64 hex digits, not {self.size} and {self.sha256!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

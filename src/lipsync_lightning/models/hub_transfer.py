@@ -32,4 +32,11 @@ def transfer(repo: str, path: str, revision: str, part: Path, endpoint: str | No
         part.write_bytes(b"")
     with part.open("r+b") as file:
         resume_size = file.seek(0, 2)
-        http_get(wanted.location, file, resume_size=resume_size, headers=headers, expected_size=wanted.size, displayed_filename=path)
+        http_get(
+            wanted.location,
+            file,
+            resume_size=resume_size,
+            headers=headers,
+            expected_size=wanted.size,
+            displayed_filename=path,
+        )

@@ -40,7 +40,12 @@ class HyperIQA(ModelMixin, ConfigMixin):
         super().__init__()
         self.res = DistortionBackbone()
         self.conv1 = nn.Sequential(
-            nn.Conv2d(2048, 1024, 1), nn.ReLU(), nn.Conv2d(1024, 512, 1), nn.ReLU(), nn.Conv2d(512, _CONTENT_CHANNELS, 1), nn.ReLU()
+            nn.Conv2d(2048, 1024, 1),
+            nn.ReLU(),
+            nn.Conv2d(1024, 512, 1),
+            nn.ReLU(),
+            nn.Conv2d(512, _CONTENT_CHANNELS, 1),
+            nn.ReLU(),
         )
         for layer, (width, out_width) in enumerate(pairwise(_TARGET_WIDTHS[:5]), start=1):
             weight_channels = width * out_width // _POOL**2

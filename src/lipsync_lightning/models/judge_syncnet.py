@@ -56,7 +56,9 @@ class JudgeSyncNet(ModelMixin, ConfigMixin):
 
     def forward_lipfeat(self, lips: Tensor) -> Tensor:
         """Return the features (B, 512) from which the lips' embedding is made; arguments and errors of `forward_lip`."""
-        _require_shape("lips (batch, channels, frames, height, width)", lips, LIPS_SHAPE, "cut windows and resize them first")
+        _require_shape(
+            "lips (batch, channels, frames, height, width)", lips, LIPS_SHAPE, "cut windows and resize them first"
+        )
         return rearrange(self.netcnnlip(lips), "b d 1 1 1 -> b d")
 
 

@@ -80,7 +80,10 @@ def syncnet_from_reference(state_dict: Mapping[str, Tensor], config: Mapping[str
         raise BadConfig(
             f"a StableSyncNet is configured by audio_encoder and visual_encoder, found {sorted(config)}; give its `model` section"
         )
-    encoders = {name: {"attn_blocks": [0] * len(section.get("block_out_channels", ())), **section} for name, section in config.items()}
+    encoders = {
+        name: {"attn_blocks": [0] * len(section.get("block_out_channels", ())), **section}
+        for name, section in config.items()
+    }
     return _same_names(partial(StableSyncNet, **encoders), plain_weights(state_dict), "StableSyncNet")
 
 
@@ -135,7 +138,9 @@ def hyperiqa_from_reference(state_dict: Mapping[str, Tensor]) -> HyperIQA:
     return _same_names(HyperIQA, plain_weights(state_dict), "HyperIQA")
 
 
-def _same_names(build: Callable[[], Network], weights: dict[str, Tensor], network: str, dropped: Sequence[str] = ()) -> Network:
+def _same_names(
+    build: Callable[[], Network], weights: dict[str, Tensor], network: str, dropped: Sequence[str] = ()
+) -> Network:
     require_match(_state_dict_of(build), weights, network, dropped)
     return filled(build, weights)
 
@@ -147,7 +152,9 @@ def _state_dict_of(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
             return build().state_dict()
     except (TypeError, KeyError, ValueError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise BadConfig(f"no such network can be made of this configuration: {reason}; give the checkpoint's own") from error
+        raise BadConfig(
+            f"no such network can be made of this configuration: {reason}; give the checkpoint's own"
+        ) from error
 
 
 def _log_dropped(dropped: list[str]) -> None:
@@ -160,22 +167,30 @@ def _check_copied_positions(weights: Mapping[str, Tensor], copies: list[str]) ->
     for copy in copies:
         kept = weights[copy.replace(COPIED_POSITIONS, KEPT_POSITIONS)]
         if not kept.is_meta and not torch.equal(kept, weights[copy]):
-            raise WrongWeights(f"{copy} differs from the table of positions before it; a LatentSync U-Net has the same in both")
+            raise WrongWeights(
+                f"{copy} differs from the table of positions before it; a LatentSync U-Net has the same in both"
+            )
 
 
 def _videomae_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "all_frames", "tubelet_size"}
     problems = [f"{key} is missing" for key in sorted(chosen - set(config))]
-    problems += [f"{key} is unknown" for key in config if key not in {*chosen, *_FIXED_VIDEOMAE, *_VIDEOMAE_WITHOUT_EFFECT}]
     problems += [
-        f"{key} is {config[key]!r}, must be {value!r}" for key, value in _FIXED_VIDEOMAE.items() if config.get(key, value) != value
+        f"{key} is unknown" for key in config if key not in {*chosen, *_FIXED_VIDEOMAE, *_VIDEOMAE_WITHOUT_EFFECT}
+    ]
+    problems += [
+        f"{key} is {config[key]!r}, must be {value!r}"
+        for key, value in _FIXED_VIDEOMAE.items()
+        if config.get(key, value) != value
     ]
     if not problems:
         parts = {"num_heads": "embed_dim", "patch_size": "img_size", "tubelet_size": "all_frames"}
         uneven = {part: whole for part, whole in parts.items() if config[whole] % config[part]}
         problems = [f"{part} {config[part]} does not divide {whole} {config[whole]}" for part, whole in uneven.items()]
     if problems:
-        raise BadConfig(f"this is not the configuration of a VideoMAE-v2: {'; '.join(problems)}; give what it was built with")
+        raise BadConfig(
+            f"this is not the configuration of a VideoMAE-v2: {'; '.join(problems)}; give what it was built with"
+        )
     return {
         "image_size": config["img_size"],
         "patch_size": config["patch_size"],

@@ -46,12 +46,16 @@ def load_matching(
     """
     expected = network.state_dict()
     kept = [key for key in expected if key not in state_dict and any(part in key for part in allowed_missing)]
-    require_match({key: tensor for key, tensor in expected.items() if key not in kept}, state_dict, type(network).__name__)
+    require_match(
+        {key: tensor for key, tensor in expected.items() if key not in kept}, state_dict, type(network).__name__
+    )
     network.load_state_dict(dict(state_dict), strict=False)
     return kept
 
 
-def require_match(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], network: str, dropped: Iterable[str] = ()) -> None:
+def require_match(
+    expected: Mapping[str, Tensor], given: Mapping[str, Tensor], network: str, dropped: Iterable[str] = ()
+) -> None:
     """Raises: WrongWeights, with the likely cause, listing what is missing, unexpected or misshapen, and what was left out on purpose."""
     missing = [key for key in expected if key not in given]
     unexpected = [key for key in given if key not in expected]
@@ -81,10 +85,14 @@ def plain_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         not finite, or if double precision and others are mixed.
     """
     if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
-        raise WrongWeights(f"a state dict is a mapping of names to tensors, not {type(state_dict).__name__}; give that of the checkpoint")
+        raise WrongWeights(
+            f"a state dict is a mapping of names to tensors, not {type(state_dict).__name__}; give that of the checkpoint"
+        )
     problems = [f"{key} {problem}" for key, value in state_dict.items() if (problem := _problem_of(value))]
     if problems:
-        raise WrongWeights(f"these are not weights that can be used: {_shortened(problems)}; get the file again, or another one")
+        raise WrongWeights(
+            f"these are not weights that can be used: {_shortened(problems)}; get the file again, or another one"
+        )
     weights = _without_prefixes(dict(state_dict))
     doubles = [key for key, tensor in weights.items() if tensor.dtype == torch.float64]
     if doubles and any(tensor.is_floating_point() and tensor.dtype != torch.float64 for tensor in weights.values()):

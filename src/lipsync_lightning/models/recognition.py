@@ -44,7 +44,9 @@ def owner(keys: Iterable[str]) -> str | None:
 def stage(keys: Iterable[str]) -> tuple[bool, bool]:
     """Return whether a U-Net's names speak of temporal modules (on the way down, on the way up)."""
     with_motion = [key for key in keys if ".motion_modules." in key]
-    return any(key.startswith("down_blocks.") for key in with_motion), any(key.startswith("up_blocks.") for key in with_motion)
+    return any(key.startswith("down_blocks.") for key in with_motion), any(
+        key.startswith("up_blocks.") for key in with_motion
+    )
 
 
 def cause_of_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
@@ -58,7 +60,9 @@ def cause_of_mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor
     if _FIRST_CONVOLUTION in expected and _FIRST_CONVOLUTION in given:
         ours, theirs = expected[_FIRST_CONVOLUTION].shape[1], given[_FIRST_CONVOLUTION].shape[1]
         if ours != theirs:
-            return f"they read {theirs} input channels instead of {ours}, so they were not trained for LatentSync's task"
+            return (
+                f"they read {theirs} input channels instead of {ours}, so they were not trained for LatentSync's task"
+            )
     if stage(given) != stage(expected):
         return f"they are of {_STAGES.get(stage(given), 'an unknown stage')}, the configuration is of {_STAGES[stage(expected)]}"
     return "names or shapes differ"

@@ -59,7 +59,11 @@ _CHOSEN = (  # what may differ between released U-Nets
     "norm_num_groups",
     "use_motion_module",
 )
-_ABOUT_MOTION = ("motion_module_decoder_only", "motion_module_resolutions", "motion_module_kwargs")  # of no meaning without it
+_ABOUT_MOTION = (
+    "motion_module_decoder_only",
+    "motion_module_resolutions",
+    "motion_module_kwargs",
+)  # of no meaning without it
 _CHOSEN_MOTION = ("num_attention_heads", "temporal_position_encoding_max_len")
 _WITHOUT_EFFECT = ("sample_size", "zero_initialize")  # on what a network with given weights computes
 _HAS_ATTENTION = {"CrossAttnDownBlock3D": True, "DownBlock3D": False, "CrossAttnUpBlock3D": True, "UpBlock3D": False}
@@ -71,11 +75,15 @@ def unet_arguments_from_reference(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises: BadConfig, naming the values that no released U-Net has.
     """
     motion = _motion(config)
-    _check_section(config, _FIXED, needed=_CHOSEN if motion == "none" else (*_CHOSEN, *_ABOUT_MOTION), known=_ABOUT_MOTION)
+    _check_section(
+        config, _FIXED, needed=_CHOSEN if motion == "none" else (*_CHOSEN, *_ABOUT_MOTION), known=_ABOUT_MOTION
+    )
     motion_arguments = {} if motion == "none" else _motion_arguments(config)
     attention = tuple(_has_attention(block) for block in config["down_block_types"])
     if attention != tuple(_has_attention(block) for block in reversed(config["up_block_types"])):
-        raise BadConfig(f"up_block_types {config['up_block_types']} do not mirror down_block_types {config['down_block_types']}")
+        raise BadConfig(
+            f"up_block_types {config['up_block_types']} do not mirror down_block_types {config['down_block_types']}"
+        )
     return {
         "in_channels": config["in_channels"],
         "out_channels": config["out_channels"],
@@ -118,7 +126,9 @@ def _motion_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     _check_section(section, _FIXED_MOTION, needed=_CHOSEN_MOTION)
     levels = len(config["block_out_channels"])
     if not {2**level for level in range(levels)} <= set(config["motion_module_resolutions"]):
-        raise BadConfig(f"motion_module_resolutions {config['motion_module_resolutions']} leave out some of the {levels} levels; name all")
+        raise BadConfig(
+            f"motion_module_resolutions {config['motion_module_resolutions']} leave out some of the {levels} levels; name all"
+        )
     return {
         "motion_num_attention_heads": section["num_attention_heads"],
         "motion_max_seq_length": section["temporal_position_encoding_max_len"],
@@ -131,11 +141,17 @@ def _has_attention(block_type: str) -> bool:
     return _HAS_ATTENTION[block_type]
 
 
-def _check_section(section: Mapping[str, Any], fixed: Mapping[str, Any], needed: tuple[str, ...], known: tuple[str, ...] = ()) -> None:
+def _check_section(
+    section: Mapping[str, Any], fixed: Mapping[str, Any], needed: tuple[str, ...], known: tuple[str, ...] = ()
+) -> None:
     all_known = {*fixed, *needed, *known, *_WITHOUT_EFFECT}
     problems = [f"{key} is missing" for key in needed if key not in section]
     problems += [f"{key} is unknown" for key in section if key not in all_known]
-    problems += [f"{key} is {section[key]!r}, must be {value!r}" for key, value in fixed.items() if section.get(key, value) != value]
+    problems += [
+        f"{key} is {section[key]!r}, must be {value!r}"
+        for key, value in fixed.items()
+        if section.get(key, value) != value
+    ]
     if problems:
         raise BadConfig(
             f"this is not the `model` section of a LatentSync U-Net: {'; '.join(problems)}; use the YAML file of the checkpoint"

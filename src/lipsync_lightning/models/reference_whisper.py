@@ -5,7 +5,13 @@ from collections.abc import Mapping
 from torch import Tensor
 
 DROPPED_PREFIX = "decoder."  # Whisper's writer of text
-DIMS = ("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer")  # of a checkpoint's `dims`, what the encoder needs
+DIMS = (
+    "n_mels",
+    "n_audio_ctx",
+    "n_audio_state",
+    "n_audio_head",
+    "n_audio_layer",
+)  # of a checkpoint's `dims`, what the encoder needs
 
 _NAMES = {  # transformers' name within the encoder: OpenAI's
     "embed_positions.weight": "positional_embedding",

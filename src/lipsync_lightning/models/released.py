@@ -11,7 +11,11 @@ from lipsync_lightning.models.audio_encoder import WhisperAudioEncoder
 from lipsync_lightning.models.autoencoder import StableDiffusionAutoencoder
 from lipsync_lightning.models.checkpoint_file import read_file, weights_of
 from lipsync_lightning.models.frozen import frozen, pretrained
-from lipsync_lightning.models.latentsync import syncnet_from_reference, videomae_from_reference, whisper_encoder_from_reference
+from lipsync_lightning.models.latentsync import (
+    syncnet_from_reference,
+    videomae_from_reference,
+    whisper_encoder_from_reference,
+)
 from lipsync_lightning.models.matching import plain_weights
 from lipsync_lightning.models.released_configs import VIDEOMAE_CONFIG, syncnet_config_of
 from lipsync_lightning.models.syncnet import StableSyncNet
@@ -41,7 +45,9 @@ def whisper(*, path: str) -> WhisperAudioEncoder:
 def whisper_of(content: Mapping[str, Any], path: object) -> WhisperAudioEncoder:
     """Return the encoder in what an OpenAI checkpoint holds. Raises: WrongWeights, naming `path`, if that is another checkpoint."""
     if not {"dims", "model_state_dict"} <= set(content):
-        raise WrongWeights(f"{path} is not an OpenAI Whisper checkpoint: no 'dims' or no 'model_state_dict' in it; give whisper/tiny.pt")
+        raise WrongWeights(
+            f"{path} is not an OpenAI Whisper checkpoint: no 'dims' or no 'model_state_dict' in it; give whisper/tiny.pt"
+        )
     return whisper_encoder_from_reference(content["model_state_dict"], content["dims"])
 
 

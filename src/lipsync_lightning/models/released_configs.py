@@ -21,7 +21,9 @@ def unet_config_of(names: Iterable[str]) -> dict[str, Any]:
     """Return the section of the released U-Net whose variant these names are. Raises: WrongWeights, if they are of none."""
     motion = _MOTIONS.get(stage(names))
     if motion is None:
-        raise WrongWeights("temporal modules on the way down but not up are in no released U-Net; give `model_config=` with the weights")
+        raise WrongWeights(
+            "temporal modules on the way down but not up are in no released U-Net; give `model_config=` with the weights"
+        )
     return unet_config(motion)
 
 
@@ -30,7 +32,9 @@ def syncnet_config_of(shapes: Mapping[str, Tensor]) -> dict[str, Any]:
     for config in SYNCNET_CONFIGS.values():
         with torch.device("meta"):
             expected = StableSyncNet(**config).state_dict()
-        if {name: tensor.shape for name, tensor in expected.items()} == {name: tensor.shape for name, tensor in shapes.items()}:
+        if {name: tensor.shape for name, tensor in expected.items()} == {
+            name: tensor.shape for name, tensor in shapes.items()
+        }:
             return config
     return SYNCNET_CONFIGS["16_pixel_attn"]
 
@@ -54,7 +58,9 @@ def unet_config(motion: Motion) -> dict[str, Any]:
     }
 
 
-def _encoder(in_channels: int, channels: list[int], factors: list[Any], attention_after: tuple[int, ...] = ()) -> dict[str, Any]:
+def _encoder(
+    in_channels: int, channels: list[int], factors: list[Any], attention_after: tuple[int, ...] = ()
+) -> dict[str, Any]:
     return {
         "in_channels": in_channels,
         "block_out_channels": channels,

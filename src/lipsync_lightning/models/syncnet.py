@@ -111,7 +111,13 @@ class StableSyncNet(SyncNet):
     _supports_gradient_checkpointing = True
 
     @register_to_config
-    def __init__(self, *, audio_encoder: dict[str, Any], visual_encoder: dict[str, Any], calibration: dict[str, float] | None = None):
+    def __init__(
+        self,
+        *,
+        audio_encoder: dict[str, Any],
+        visual_encoder: dict[str, Any],
+        calibration: dict[str, float] | None = None,
+    ):
         super().__init__()
         self._modules["audio_encoder"] = DownEncoder(**audio_encoder)
         self._modules["visual_encoder"] = DownEncoder(**visual_encoder)
@@ -148,14 +154,22 @@ class DownEncoder(nn.Module):
         widths = [block_out_channels[0], *block_out_channels]
         self.conv_in = nn.Conv2d(in_channels, widths[0], kernel_size=3, padding=1)
         self.down_blocks = nn.ModuleList()
-        for before, after, factor, has_attention in zip(widths, block_out_channels, downsample_factors, attn_blocks, strict=False):
+        for before, after, factor, has_attention in zip(
+            widths, block_out_channels, downsample_factors, attn_blocks, strict=False
+        ):
             self.down_blocks.append(
                 ResidualDownBlock(
-                    in_channels=before, out_channels=after, factor=_pair(factor), dropout=dropout, norm_num_groups=norm_num_groups
+                    in_channels=before,
+                    out_channels=after,
+                    factor=_pair(factor),
+                    dropout=dropout,
+                    norm_num_groups=norm_num_groups,
                 )
             )
             if has_attention:
-                self.down_blocks.append(ImageAttention(channels=after, heads=attention_heads, norm_num_groups=norm_num_groups))
+                self.down_blocks.append(
+                    ImageAttention(channels=after, heads=attention_heads, norm_num_groups=norm_num_groups)
+                )
         self.norm_out = nn.GroupNorm(norm_num_groups, widths[-1], eps=NORM_EPS)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -171,14 +185,18 @@ class DownEncoder(nn.Module):
 class ResidualDownBlock(nn.Module):
     """Returns the image after two convolutions around a skip, then shrunk by `factor` (height, width)."""
 
-    def __init__(self, *, in_channels: int, out_channels: int, factor: tuple[int, int], dropout: float, norm_num_groups: int):
+    def __init__(
+        self, *, in_channels: int, out_channels: int, factor: tuple[int, int], dropout: float, norm_num_groups: int
+    ):
         super().__init__()
         self.norm1 = nn.GroupNorm(norm_num_groups, in_channels, eps=NORM_EPS)
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         self.norm2 = nn.GroupNorm(norm_num_groups, out_channels, eps=NORM_EPS)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1) if in_channels != out_channels else nn.Identity()
+        self.conv_shortcut = (
+            nn.Conv2d(in_channels, out_channels, kernel_size=1) if in_channels != out_channels else nn.Identity()
+        )
         self.padding = _padding_before_shrinking(factor)
         shrinks = factor != _UNCHANGED
         self.downsample_conv = nn.Conv2d(out_channels, out_channels, kernel_size=3, stride=factor) if shrinks else None

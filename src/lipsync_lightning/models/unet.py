@@ -21,7 +21,11 @@ from lipsync_lightning.errors import BadConfig
 
 Motion = Literal["none", "all", "up"]
 
-_HAS_MOTION: dict[str, tuple[bool, bool]] = {"none": (False, False), "all": (True, True), "up": (False, True)}  # (down, up)
+_HAS_MOTION: dict[str, tuple[bool, bool]] = {
+    "none": (False, False),
+    "all": (True, True),
+    "up": (False, True),
+}  # (down, up)
 
 
 class LipSyncUNet(UNetMotionModel):
@@ -117,7 +121,9 @@ class LipSyncUNet(UNetMotionModel):
         skips = (hidden_NCHW,)
         num_skips = self.config["layers_per_block"] + 1
         for block in self.down_blocks:
-            hidden_NCHW, block_skips = block(hidden_NCHW, temb=time_BD, num_frames=num_frames, **_audio_argument(block, audio_NAD))
+            hidden_NCHW, block_skips = block(
+                hidden_NCHW, temb=time_BD, num_frames=num_frames, **_audio_argument(block, audio_NAD)
+            )
             skips += block_skips
         hidden_NCHW = self.mid_block(hidden_NCHW, time_BD, encoder_hidden_states=audio_NAD)
         for block in self.up_blocks:
@@ -227,7 +233,8 @@ def _adapt_blocks(unet: UNetMotionModel, motion_norm_num_groups: int) -> None:
     for block in (*unet.down_blocks, *unet.up_blocks):
         stock_modules = cast(Iterable[AnimateDiffTransformer3D], block.motion_modules)
         block.motion_modules = nn.ModuleList(
-            TemporalTransformer(stock, motion_norm_num_groups) if len(stock.transformer_blocks) else NoTemporal() for stock in stock_modules
+            TemporalTransformer(stock, motion_norm_num_groups) if len(stock.transformer_blocks) else NoTemporal()
+            for stock in stock_modules
         )
 
 
@@ -253,4 +260,6 @@ def _check_levels(block_out_channels: tuple[int, ...], attention: tuple[bool, ..
 def _check_divides(block_out_channels: tuple[int, ...], name: str, divisor: int) -> None:
     uneven = [channels for channels in block_out_channels if channels % divisor]
     if uneven:
-        raise BadConfig(f"{name} = {divisor} does not divide the widths {uneven} of block_out_channels; change one of the two")
+        raise BadConfig(
+            f"{name} = {divisor} does not divide the widths {uneven} of block_out_channels; change one of the two"
+        )

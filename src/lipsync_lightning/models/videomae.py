@@ -15,7 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from lipsync_lightning.errors import ClipMismatch
 
-DROPPED_KEYS = ("head.weight", "head.bias")  # of the released file: its classifier of actions, which features never pass through
+DROPPED_KEYS = (
+    "head.weight",
+    "head.bias",
+)  # of the released file: its classifier of actions, which features never pass through
 NORM_EPS = 1e-6  # of the released network
 _POSITION_BASE = 10000.0  # Attention Is All You Need (arXiv 1706.03762), section 3.5
 
@@ -69,7 +72,9 @@ class VideoMAEFeatures(ModelMixin, ConfigMixin):
         """
         if tuple(video.shape[1:]) != self.clip_shape:
             expected, given = self.clip_shape, tuple(video.shape[1:])
-            raise ClipMismatch(f"VideoMAE reads clips of (frames, channels, height, width) {expected}, got {given}; resize them first")
+            raise ClipMismatch(
+                f"VideoMAE reads clips of (frames, channels, height, width) {expected}, got {given}; resize them first"
+            )
         tokens_BAD = self.patch_embed(video) + self.positions_AD
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -121,7 +126,9 @@ class SelfAttention(nn.Module):
     def forward(self, tokens_BAD: Tensor) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
         queries_keys_values = F.linear(tokens_BAD, self.qkv.weight, bias)
-        query, key, value = rearrange(queries_keys_values, "b a (three h d) -> three b h a d", three=3, h=self.num_heads)
+        query, key, value = rearrange(
+            queries_keys_values, "b a (three h d) -> three b h a d", three=3, h=self.num_heads
+        )
         return self.proj(rearrange(F.scaled_dot_product_attention(query, key, value), "b h a d -> b a (h d)"))
 
 
@@ -142,8 +149,11 @@ def sinusoidal_positions(num_tokens: int, embed_dim: int) -> Tensor:
 
     Source: Attention Is All You Need (arXiv 1706.03762), section 3.5. VideoMAE's are not trained and not in its file.
     """
-    exponents_D = torch.arange(0, embed_dim, 2, dtype=torch.float64, device="cpu") / embed_dim  # a constant, even of a meta network
+    exponents_D = (
+        torch.arange(0, embed_dim, 2, dtype=torch.float64, device="cpu") / embed_dim
+    )  # a constant, even of a meta network
     angles_AD = (
-        repeat(torch.arange(num_tokens, dtype=torch.float64, device="cpu"), "a -> a d", d=len(exponents_D)) / _POSITION_BASE**exponents_D
+        repeat(torch.arange(num_tokens, dtype=torch.float64, device="cpu"), "a -> a d", d=len(exponents_D))
+        / _POSITION_BASE**exponents_D
     )
     return rearrange([angles_AD.sin(), angles_AD.cos()], "two a d -> a (d two)").float()

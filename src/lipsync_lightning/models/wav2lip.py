@@ -36,10 +36,14 @@ class Wav2LipGenerator(ModelMixin, ConfigMixin):
         self.token_shape = (num_tokens, token_width)
         self.shrinks_by = 2 ** (len(channels) - 1)
         self.speech_encoder = _speech_encoder(num_tokens, token_width, speech_channels)
-        self.face_encoder = nn.ModuleList([ConvBlock(in_channels=2 * RGB, out_channels=channels[0], kernel_size=7, padding=3)])
+        self.face_encoder = nn.ModuleList(
+            [ConvBlock(in_channels=2 * RGB, out_channels=channels[0], kernel_size=7, padding=3)]
+        )
         self.face_encoder.extend(_pair_of_blocks(before, after, stride=2) for before, after in pairwise(channels))
         self.meeting = _pair_of_blocks(channels[-1] + speech_channels, channels[-1])
-        self.face_decoder = nn.ModuleList(_pair_of_blocks(below + here, here) for here, below in reversed(list(pairwise(channels))))
+        self.face_decoder = nn.ModuleList(
+            _pair_of_blocks(below + here, here) for here, below in reversed(list(pairwise(channels)))
+        )
         self.to_pixels = nn.Conv2d(channels[0], RGB, kernel_size=3, padding=1)
 
     def forward(self, masked: Tensor, reference: Tensor, audio: Tensor) -> Tensor:

@@ -30,7 +30,11 @@ class Wav2LipSyncNet(SyncNet):
 
     @register_to_config
     def __init__(
-        self, *, audio_encoder: list[dict[str, Any]], visual_encoder: list[dict[str, Any]], calibration: dict[str, float] | None = None
+        self,
+        *,
+        audio_encoder: list[dict[str, Any]],
+        visual_encoder: list[dict[str, Any]],
+        calibration: dict[str, float] | None = None,
     ):
         super().__init__()
         self._modules["audio_encoder"] = conv_stack(audio_encoder)
@@ -51,7 +55,14 @@ class ConvBlock(nn.Module):
     """
 
     def __init__(
-        self, *, in_channels: int, out_channels: int, kernel_size: Size = 3, stride: Size = 1, padding: Size = 1, residual: bool = False
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size = 3,
+        stride: Size = 1,
+        padding: Size = 1,
+        residual: bool = False,
     ):
         super().__init__()
         self.conv_block = nn.Sequential(

@@ -22,7 +22,9 @@ def put_back_frozen(checkpoint: dict[str, Any], module: nn.Module, frozen_parts:
     Raises: WrongWeights, if the checkpoint is not of one of our runs; ClipMismatch, if it was trained for other clips.
     """
     if "clip" not in checkpoint:
-        raise WrongWeights("ckpt_path names a checkpoint that no run of this library wrote; give one from the run's checkpoints folder")
+        raise WrongWeights(
+            "ckpt_path names a checkpoint that no run of this library wrote; give one from the run's checkpoints folder"
+        )
     ClipSpec.from_dict(checkpoint["clip"], "the checkpoint").require_equal(clip, "the checkpoint", "this run")
     prefixes = tuple(f"{part}." for part in frozen_parts)
     checkpoint["state_dict"] |= {n: t for n, t in module.state_dict().items() if n.startswith(prefixes)}

@@ -133,7 +133,9 @@ class DenoisingModule(LightningModule):
         """
         target, masked, reference = self._encode(batch, draws)
         shown = Shown(latent_keep_mask(batch["keep_mask"], self.autoencoder.downscale), masked, reference)
-        noise = diffusion.mix_noise(draws.normal(target.shape[1:]), draws.normal(target.shape[1:]), self.mixed_noise_alpha)
+        noise = diffusion.mix_noise(
+            draws.normal(target.shape[1:]), draws.normal(target.shape[1:]), self.mixed_noise_alpha
+        )
         timesteps_B = draws.integers(self.scheduler.config["num_train_timesteps"])
         noisy = self.scheduler.add_noise(target, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
         prediction = self.predict(noisy, shown, timesteps_B, batch["audio"] * rearrange(heard, "b -> b 1 1 1"))

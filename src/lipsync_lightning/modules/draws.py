@@ -16,7 +16,9 @@ class ClipDraws:
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Return (B, *shape), standard normal."""
-        return torch.stack([torch.randn(*shape, generator=own, device=self.device, dtype=dtype) for own in self.generators])
+        return torch.stack(
+            [torch.randn(*shape, generator=own, device=self.device, dtype=dtype) for own in self.generators]
+        )
 
     def integers(self, high: int) -> Tensor:
         """Return (B,), int64 from 0 to `high` - 1."""

@@ -49,5 +49,7 @@ class LatentSyncNetModule(SyncNetModule):
     def looked_at(self, batch: WindowBatch) -> Tensor:
         """Return the latents of whole faces, (B, T, C, h, w), encoded clip by clip: a batch of SyncNet has thousands of frames."""
         generators = ClipDraws(batch["seed"], self.device).generators
-        latents = [self.autoencoder.encode(frames, own) for frames, own in zip(batch["frames"], generators, strict=True)]
+        latents = [
+            self.autoencoder.encode(frames, own) for frames, own in zip(batch["frames"], generators, strict=True)
+        ]
         return torch.stack(latents).float()

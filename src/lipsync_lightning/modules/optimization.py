@@ -26,7 +26,9 @@ class FusedAdamW(AdamW):
         self._step_supports_amp_scaling = False
 
 
-def optimizer_with_schedule(parameters: Iterable[Parameter], optimizer: OptimizerFactory, schedule: ScheduleFactory) -> dict[str, Any]:
+def optimizer_with_schedule(
+    parameters: Iterable[Parameter], optimizer: OptimizerFactory, schedule: ScheduleFactory
+) -> dict[str, Any]:
     """Return Lightning's dict of an optimizer over the trainable parameters and a schedule that moves every step.
 
     Raises: BadConfig, for settings that the optimizer refuses.

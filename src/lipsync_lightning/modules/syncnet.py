@@ -10,12 +10,19 @@ from torchmetrics import CatMetric
 from torchmetrics.functional.classification import binary_auroc
 
 from lipsync_lightning.clip import ClipSpec, WindowBatch, lower_half
+from lipsync_lightning.evaluation.similarity import (
+    Calibration,
+    best_offsets,
+    calibrated,
+    matching_and_foreign,
+    offset_accuracy,
+    pair_accuracy,
+)
 from lipsync_lightning.models.matching import load_matching
 from lipsync_lightning.models.syncnet import SyncNet
 from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
 from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule
 from lipsync_lightning.modules.weights import network_weights
-from lipsync_lightning.scoring.similarity import Calibration, best_offsets, calibrated, matching_and_foreign, offset_accuracy, pair_accuracy
 
 RECENT_PAIRS = 2048  # training pairs from which the decision threshold is chosen
 
@@ -30,7 +37,13 @@ class SyncNetModule(LightningModule):
     """
 
     def __init__(
-        self, *, syncnet: SyncNet, objective: nn.Module, optimizer: OptimizerFactory, schedule: ScheduleFactory, clip: ClipSpec
+        self,
+        *,
+        syncnet: SyncNet,
+        objective: nn.Module,
+        optimizer: OptimizerFactory,
+        schedule: ScheduleFactory,
+        clip: ClipSpec,
     ) -> None:
         """Args: objective: (vision (B, D), audio (B, D)) of matching pairs -> scalar loss."""
         super().__init__()
@@ -82,10 +95,16 @@ class SyncNetModule(LightningModule):
         }
         calibration = self.calibration()
         if calibration is not None:
-            scores |= {"val/accuracy": pair_accuracy(matching, foreign, calibration.threshold), "val/threshold": calibration.threshold}
+            scores |= {
+                "val/accuracy": pair_accuracy(matching, foreign, calibration.threshold),
+                "val/threshold": calibration.threshold,
+            }
         if self.offsets.update_called:
             offsets = self._computed(self.offsets)
-            scores |= {"val/offset_accuracy": offset_accuracy(offsets), "val/offset_frames": float(offsets.quantile(0.5))}
+            scores |= {
+                "val/offset_accuracy": offset_accuracy(offsets),
+                "val/offset_frames": float(offsets.quantile(0.5)),
+            }
         self.log_dict(scores, prog_bar=False)
         self._log_histograms(matching, foreign)
         self.last_similarities = (matching.cpu(), foreign.cpu())
@@ -141,7 +160,11 @@ class SyncNetModule(LightningModule):
     def _log_histograms(self, matching: Tensor, foreign: Tensor) -> None:
         for logger in self.loggers:
             if hasattr(logger, "log_table"):  # wandb's logger; csv cannot hold a distribution
-                rows = [[float(value), kind] for values, kind in ((matching, "matching"), (foreign, "foreign")) for value in values]
+                rows = [
+                    [float(value), kind]
+                    for values, kind in ((matching, "matching"), (foreign, "foreign"))
+                    for value in values
+                ]
                 logger.log_table("val/similarities", columns=["similarity", "pair"], data=rows)  # pyright: ignore[reportAttributeAccessIssue]
 
 

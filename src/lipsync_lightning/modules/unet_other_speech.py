@@ -38,7 +38,9 @@ class OtherSpeechStage2Module(UNetStage2Module):
 
     def clips_that_count(self, batch: ClipBatch, step: DenoisingStep) -> dict[str, Tensor]:
         """Return by loss term which clips (B,) it may look at: `sync_other` at those that found other speech."""
-        borrows = torch.tensor([lender != own for own, lender in enumerate(lenders(batch["id"]))], device=step.heard.device)
+        borrows = torch.tensor(
+            [lender != own for own, lender in enumerate(lenders(batch["id"]))], device=step.heard.device
+        )
         return {**super().clips_that_count(batch, step), "sync_other": borrows}
 
     def clean_from_noise(self, step: DenoisingStep, audio: Tensor) -> Tensor:
@@ -51,4 +53,7 @@ class OtherSpeechStage2Module(UNetStage2Module):
 def lenders(ids: Sequence[str]) -> list[int]:
     """Return for each window the next one of the batch that is of another clip, or itself where there is none."""
     places = range(len(ids))
-    return [next(((own + far) % len(ids) for far in places if ids[(own + far) % len(ids)] != ids[own]), own) for own in places]
+    return [
+        next(((own + far) % len(ids) for far in places if ids[(own + far) % len(ids)] != ids[own]), own)
+        for own in places
+    ]

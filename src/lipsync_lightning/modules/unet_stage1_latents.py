@@ -36,11 +36,15 @@ class LatentUNetStage1Module(UNetStage1Module):
         num_frames = posteriors.shape[2]
         generators = [own for _ in posteriors for own in draws.generators for _ in range(num_frames)]
         mean, std = rearrange(posteriors, "k b t m c h w -> m (k b t) c h w")
-        target, masked, reference = rearrange(drawn(mean, std, generators), "(k b t) c h w -> k b t c h w", k=3, t=num_frames)
+        target, masked, reference = rearrange(
+            drawn(mean, std, generators), "(k b t) c h w -> k b t c h w", k=3, t=num_frames
+        )
         return target, masked, reference
 
     def _require_own(self, batch: LatentBatch) -> None:
-        foreign = next((clip for clip, made_by in zip(batch["id"], batch["made_by"], strict=True) if made_by != self.made_by), None)
+        foreign = next(
+            (clip for clip, made_by in zip(batch["id"], batch["made_by"], strict=True) if made_by != self.made_by), None
+        )
         if foreign is not None:
             raise ClipMismatch(
                 f"the latents of {foreign} were made by another autoencoder than module.autoencoder; "

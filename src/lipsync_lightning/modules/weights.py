@@ -46,7 +46,9 @@ def newest_readable_checkpoint(run_dir: Path) -> Path | None:
             _set_aside(broken)
             return checkpoint
     if broken:
-        raise WrongWeights(f"none of the {len(broken)} checkpoints in {broken[0].parent} can be read; start anew with another run_dir=")
+        raise WrongWeights(
+            f"none of the {len(broken)} checkpoints in {broken[0].parent} can be read; start anew with another run_dir="
+        )
     return None
 
 
@@ -56,7 +58,9 @@ def _set_aside(broken: Sequence[Path]) -> None:
         aside = checkpoint.with_suffix(".ckpt.broken")
         with suppress(FileNotFoundError):  # another rank was faster
             checkpoint.rename(aside)
-        warnings.warn(f"{checkpoint.name} is set aside as {aside.name}; the checkpoint before it is taken", stacklevel=3)
+        warnings.warn(
+            f"{checkpoint.name} is set aside as {aside.name}; the checkpoint before it is taken", stacklevel=3
+        )
 
 
 def network_weights(path: str, network: str) -> dict[str, Tensor]:
@@ -108,7 +112,9 @@ def _from_safetensors(files: list[Path]) -> dict[str, Tensor]:
 def _from_checkpoint(path: Path, network: str) -> dict[str, Tensor]:
     checkpoint = read_file(path)
     if "state_dict" not in checkpoint:
-        raise WrongWeights(f"{path} is not a checkpoint of a training run: no 'state_dict' in it; give one that `train` wrote")
+        raise WrongWeights(
+            f"{path} is not a checkpoint of a training run: no 'state_dict' in it; give one that `train` wrote"
+        )
     state = checkpoint["state_dict"]
     prefix = f"{network}."
     weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, BadMedia, MissingWeights, NoFace, WouldOverwrite, WrongWeights
 from lipsync_lightning.inpainting import Inpainter
+from lipsync_lightning.media.alignment import FacePoints, align, paste_back
 from lipsync_lightning.media.audio import read_audio
-from lipsync_lightning.media.faces import FacePoints, align, paste_back
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.mux import MuxedVideoWriter
 from lipsync_lightning.media.video import probe, read_frames
@@ -84,7 +84,11 @@ class LipSyncPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(unet=unet, autoencoder=autoencoder, audio_encoder=audio_encoder, scheduler=scheduler)
         self.register_to_config(
-            clip=clip, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, reference=reference, mask=mask
+            clip=clip,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            reference=reference,
+            mask=mask,
         )
         if not (isinstance(num_inference_steps, int) and num_inference_steps >= 1):
             raise BadConfig(f"num_inference_steps={num_inference_steps!r} must be a whole number, 1 or more")
@@ -139,7 +143,9 @@ class LipSyncPipeline(DiffusionPipeline):
         tokens = self.audio_encoder.token_windows(heard, at_most, fps, self.clip.num_frames)
         placed = placed_frames(read_frames(video, fps=fps), faces.for_video(Path(video)), self.clip.resolution)
         scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
-        sampling = Sampling(self._one_frame_of_noise(seed), steps, scale, torch.Generator(self.unet.device).manual_seed(seed))
+        sampling = Sampling(
+            self._one_frame_of_noise(seed), steps, scale, torch.Generator(self.unet.device).manual_seed(seed)
+        )
         reference = REFERENCES[self.config["reference"]]()
         num_frames = num_synced = 0
         bar = tqdm(total=at_most - self.clip.num_frames, desc=Path(out).name, unit="frame")
@@ -148,14 +154,18 @@ class LipSyncPipeline(DiffusionPipeline):
             for window in windows(placed, self.clip.num_frames):
                 audio_TAD = next(tokens, None)
                 if audio_TAD is None:
-                    raise BadMedia(f"{video} has more frames than the {info.duration_s:.2f} s it states; write it anew with any video tool")
+                    raise BadMedia(
+                        f"{video} has more frames than the {info.duration_s:.2f} s it states; write it anew with any video tool"
+                    )
                 for frame in self._speak(window, audio_TAD, reference, sampling):
                     writer.write(frame)
                 num_frames += len(window)
                 num_synced += sum(placed.matrix is not None for placed in window)
                 bar.update(len(window))
             if num_synced == 0:
-                raise NoFace(f"{video}: no face on any of {num_frames} frames, nothing was written; give a video that shows a face")
+                raise NoFace(
+                    f"{video}: no face on any of {num_frames} frames, nothing was written; give a video that shows a face"
+                )
         return LipSyncResult(Path(out), num_frames, num_synced, sound_seconds)
 
     @torch.no_grad()
@@ -188,7 +198,9 @@ class LipSyncPipeline(DiffusionPipeline):
         noise = torch.randn((1, 1, self.autoencoder.latent_channels, side, side), generator=generator)
         return noise.to(self.unet.device)  # float32: a schedule has no room in half precision
 
-    def _speak(self, window: Sequence[PlacedFrame], audio: Tensor, reference: Reference, sampling: Sampling) -> Iterator[np.ndarray]:
+    def _speak(
+        self, window: Sequence[PlacedFrame], audio: Tensor, reference: Reference, sampling: Sampling
+    ) -> Iterator[np.ndarray]:
         """Yield the window's frames with new mouths; frames without a face as they are."""
         shown = [index for index, placed in enumerate(window) if placed.matrix is not None]
         if not shown:
@@ -219,7 +231,9 @@ def load_pipeline(folder: str) -> LipSyncPipeline:
     try:
         return LipSyncPipeline.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise WrongWeights(f"{folder} is not a whole export: {str(error).splitlines()[0]}; export the run again") from error
+        raise WrongWeights(
+            f"{folder} is not a whole export: {str(error).splitlines()[0]}; export the run again"
+        ) from error
 
 
 def with_silence(waveform: Tensor, num_samples: float) -> Tensor:
@@ -240,10 +254,14 @@ def warn_of_other_length(video_seconds: float, sound_seconds: float, tolerance_s
     """Warn where picture and sound do not end together."""
     if sound_seconds > video_seconds + tolerance_seconds:
         warnings.warn(
-            f"the sound lasts {sound_seconds:.2f} s, the picture {video_seconds:.2f} s: the end is heard but not seen", stacklevel=2
+            f"the sound lasts {sound_seconds:.2f} s, the picture {video_seconds:.2f} s: the end is heard but not seen",
+            stacklevel=2,
         )
     elif sound_seconds < video_seconds - tolerance_seconds:
-        warnings.warn(f"the sound lasts {sound_seconds:.2f} s, the picture {video_seconds:.2f} s: the end is shown silent", stacklevel=2)
+        warnings.warn(
+            f"the sound lasts {sound_seconds:.2f} s, the picture {video_seconds:.2f} s: the end is shown silent",
+            stacklevel=2,
+        )
 
 
 def _matrix(placed: PlacedFrame) -> np.ndarray:

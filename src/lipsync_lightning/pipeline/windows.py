@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 
-from lipsync_lightning.media.faces import Aligner
+from lipsync_lightning.media.alignment import Aligner
 
 PointsOfFrame = Callable[[np.ndarray], np.ndarray | None]
 

@@ -105,7 +105,11 @@ class History:
             return replace(before, num_kept=num_kept)
         has_clips = any(row.kind == CLIP for row in rows)
         last = next(row for row in rows if row.kind == SOURCE)
-        lost = (Lost(row.kind, row.verdict, str(row.step), tuple(row.steps.items())) for row in rows if _is_lost(row, has_clips))
+        lost = (
+            Lost(row.kind, row.verdict, str(row.step), tuple(row.steps.items()))
+            for row in rows
+            if _is_lost(row, has_clips)
+        )
         return Standing(
             shard=last.shard,
             verdict=last.verdict,

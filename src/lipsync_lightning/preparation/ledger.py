@@ -33,7 +33,10 @@ _SCHEMA = pa.schema(
         ("num_frames", pa.int64()),
         ("person", pa.int64()),
         ("verdict", pa.string()),
-        ("step", pa.string()),  # that rejected, or in which work failed; of a kept source, what kept the rest of its file from being used
+        (
+            "step",
+            pa.string(),
+        ),  # that rejected, or in which work failed; of a kept source, what kept the rest of its file from being used
         ("reason", pa.string()),
         *((score, pa.float64()) for score in SCORES),
         ("steps", pa.map_(pa.string(), pa.string())),  # version of every step the row has been through
@@ -103,7 +106,9 @@ def read_ledger(out: Path) -> Iterator[Row]:
 def read_pieces(out: Path) -> Iterator[list[Row]]:
     """Yield the rows of each closed shard; those of one source stand together. Order and errors are those of `read_ledger`."""
     pieces = (out / "ledger").glob("*.parquet")
-    for piece in sorted(pieces, key=lambda path: (len(path.name), path.name)):  # numbers have six digits, and then seven
+    for piece in sorted(
+        pieces, key=lambda path: (len(path.name), path.name)
+    ):  # numbers have six digits, and then seven
         yield _read_piece(piece)
 
 
@@ -121,7 +126,9 @@ def _read_piece(path: Path) -> list[Row]:
     try:
         table = pq.read_table(path, schema=_SCHEMA)
     except (pa.ArrowException, OSError) as error:
-        raise BrokenShard(f"{path} is no piece of a ledger ({error}); delete it and its shard, and run `prepare` again") from error
+        raise BrokenShard(
+            f"{path} is no piece of a ledger ({error}); delete it and its shard, and run `prepare` again"
+        ) from error
     return [_row(values) for values in table.to_pylist()]
 
 

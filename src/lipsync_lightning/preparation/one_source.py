@@ -13,13 +13,13 @@ from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.media.audio import encode_flac
 from lipsync_lightning.media.people import PeopleTracker
 from lipsync_lightning.media.video import encode_clip, read_frames
+from lipsync_lightning.preparation.align import Stretch, aligned_stretches
+from lipsync_lightning.preparation.filters.check import CheckedVideo
 from lipsync_lightning.preparation.ledger import CLIP, KEPT, REJECTED, SOURCE, Row
 from lipsync_lightning.preparation.recipe import Recipe, clip_id
-from lipsync_lightning.preparation.shards import FinishedClip
 from lipsync_lightning.preparation.sources import Source
-from lipsync_lightning.preparation.steps.align import Stretch, aligned_stretches
-from lipsync_lightning.preparation.steps.check import CheckedVideo
 from lipsync_lightning.preparation.verdict import AlignedClip, Rejected
+from lipsync_lightning.shards.format import FinishedClip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,11 @@ class Span:
     def holds_some_of(self, stretch: Stretch) -> bool:
         """Return whether the stretch shows some of it again."""
         last_frame = stretch.first_frame + len(stretch.faces) - 1
-        return self.person in (None, stretch.person) and stretch.first_frame <= self.last_frame and self.first_frame <= last_frame
+        return (
+            self.person in (None, stretch.person)
+            and stretch.first_frame <= self.last_frame
+            and self.first_frame <= last_frame
+        )
 
     def is_just(self, stretch: Stretch) -> bool:
         """Return whether the stretch is that very clip."""
@@ -109,7 +113,9 @@ class SourceWork:
 
     def _frames(self, checked: CheckedVideo) -> Iterator[np.ndarray]:
         rows, columns = checked.crop
-        for frame in read_frames(self.source.video, fps=self.clip.fps, start_s=self.source.start_s, stop_s=self.source.stop_s):
+        for frame in read_frames(
+            self.source.video, fps=self.clip.fps, start_s=self.source.start_s, stop_s=self.source.stop_s
+        ):
             yield frame[rows, columns]
 
     def _finished(self, stretch: Stretch, checked: CheckedVideo) -> Outcome:
@@ -120,7 +126,9 @@ class SourceWork:
             first_frame=stretch.first_frame, person=stretch.person, faces=faces, sound=checked.waveform
         )
         if not is_new:
-            return self._rejected_row(clip, Rejected(step="segments", reason="a clip of an earlier run shows some of it")), None
+            return self._rejected_row(
+                clip, Rejected(step="segments", reason="a clip of an earlier run shows some of it")
+            ), None
         for step in (self._long_enough, self.recipe.sync, self._with_all_its_sound, self.recipe.quality):
             judged = step(clip)
             if isinstance(judged, Rejected):
@@ -128,13 +136,17 @@ class SourceWork:
             clip = judged
         row = self._clip_row(clip)
         finished = self._encoded(clip, str(row.id))
-        return replace(row, sha256=finished.sha256, scores=dict(clip.scores), steps=self.recipe.versions(self.clip)), finished
+        return replace(
+            row, sha256=finished.sha256, scores=dict(clip.scores), steps=self.recipe.versions(self.clip)
+        ), finished
 
     def _long_enough(self, clip: AlignedClip) -> AlignedClip | Rejected:
         shortest = self.recipe.shortest(self.clip)
         if clip.num_frames >= shortest:
             return clip
-        return Rejected(step="segments", reason=f"{_where(clip)}: a face for {clip.num_frames} frames, at least {shortest} needed")
+        return Rejected(
+            step="segments", reason=f"{_where(clip)}: a face for {clip.num_frames} frames, at least {shortest} needed"
+        )
 
     def _with_all_its_sound(self, clip: AlignedClip) -> AlignedClip | Rejected:
         """Return the clip without the frames whose sound, once it is in step, lies outside the source."""
@@ -182,10 +194,14 @@ class SourceWork:
     def _rejected_row(self, clip: AlignedClip, fault: Rejected) -> Row:
         scores = {**clip.scores, **fault.scores}
         steps = self._until(fault.step)
-        return replace(self._clip_row(clip), verdict=REJECTED, step=fault.step, reason=fault.reason, scores=scores, steps=steps)
+        return replace(
+            self._clip_row(clip), verdict=REJECTED, step=fault.step, reason=fault.reason, scores=scores, steps=steps
+        )
 
     def _source_row(self, verdict: str, fault: Rejected | None) -> Row:
-        steps = self._until(fault.step) if fault is not None and verdict == REJECTED else self.recipe.versions(self.clip)
+        steps = (
+            self._until(fault.step) if fault is not None and verdict == REJECTED else self.recipe.versions(self.clip)
+        )
         return source_row(self.source, verdict, fault, steps)
 
     def _until(self, step: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from tempfile import NamedTemporaryFile
 
 from lipsync_lightning.preparation.ledger import Row
 from lipsync_lightning.preparation.one_source import Outcome
-from lipsync_lightning.preparation.shards import FinishedClip
+from lipsync_lightning.shards.format import FinishedClip
 
 _ROWS = "rows.json"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lipsync_lightning.errors import BrokenShard, WouldOverwrite
-from lipsync_lightning.paths import write_atomically
+from lipsync_lightning.files import write_atomically
 from lipsync_lightning.preparation.sources import Source
 
 PLAN = "plan.json"
@@ -46,7 +46,9 @@ class Plan:
         if not path.is_file():
             foreign = next(out.glob("*/*.tar"), None)
             if foreign is not None:
-                raise WouldOverwrite(f"{out} holds shards that were not planned by this version, such as {foreign}; choose another out=")
+                raise WouldOverwrite(
+                    f"{out} holds shards that were not planned by this version, such as {foreign}; choose another out="
+                )
             return cls(identity=identity)
         try:
             stored = json.loads(path.read_text())
@@ -56,7 +58,9 @@ class Plan:
             raise BrokenShard(f"{path} is no plan ({error!r}); choose another out=, or delete {out}") from error
         differing = sorted(key for key in {*identity, *plan.identity} if identity.get(key) != plan.identity.get(key))
         if differing:
-            here = ", ".join(f"{key} {plan.identity.get(key)} there, {identity.get(key)} asked for" for key in differing)
+            here = ", ".join(
+                f"{key} {plan.identity.get(key)} there, {identity.get(key)} asked for" for key in differing
+            )
             raise WouldOverwrite(f"{out} holds another data set ({here}); choose another out=")
         return plan
 
@@ -69,17 +73,27 @@ class Plan:
         """By source, for which split it was planned."""
         return {source: shard.split for shard in self.shards for source in shard.sources}
 
-    def extended(self, names: Iterable[str], heldout: set[str], duplicates: Mapping[str, str], sources_per_shard: int) -> Self:
+    def extended(
+        self, names: Iterable[str], heldout: set[str], duplicates: Mapping[str, str], sources_per_shard: int
+    ) -> Self:
         """Return the plan with further shards of these sources.
 
         Args: duplicates: those of all sources, as they are now.
         """
         names = sorted(names)
         further = []
-        for split, members in (("train", [n for n in names if n not in heldout]), ("heldout", [n for n in names if n in heldout])):
+        for split, members in (
+            ("train", [n for n in names if n not in heldout]),
+            ("heldout", [n for n in names if n in heldout]),
+        ):
             first = sum(shard.split == split for shard in self.shards)
-            parts = [tuple(members[start : start + sources_per_shard]) for start in range(0, len(members), sources_per_shard)]
-            further += [PlannedShard(name=f"{split}/{number:06d}", sources=part) for number, part in enumerate(parts, start=first)]
+            parts = [
+                tuple(members[start : start + sources_per_shard]) for start in range(0, len(members), sources_per_shard)
+            ]
+            further += [
+                PlannedShard(name=f"{split}/{number:06d}", sources=part)
+                for number, part in enumerate(parts, start=first)
+            ]
         return type(self)(identity=self.identity, shards=[*self.shards, *further], duplicates=dict(duplicates))
 
 
@@ -97,7 +111,11 @@ def duplicates_among(settled: Sequence[Source], unclear: Sequence[Source]) -> di
                 key = key_of(source)
                 if key is not None:
                     finer[coarse, key].append(source)
-        groups = {key: members for key, members in finer.items() if len(members) > 1 and any(one.name in names for one in members)}
+        groups = {
+            key: members
+            for key, members in finer.items()
+            if len(members) > 1 and any(one.name in names for one in members)
+        }
     return {other.name: members[0].name for members in groups.values() for other in members[1:] if other.name in names}
 
 

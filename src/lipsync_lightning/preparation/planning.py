@@ -12,7 +12,9 @@ from lipsync_lightning.preparation.sources import Source
 from lipsync_lightning.preparation.split import sides
 
 
-def extended(plan: Plan, job: Job, sources: Mapping[str, Source], history: History, sources_per_shard: int, out: Path) -> Plan:
+def extended(
+    plan: Plan, job: Job, sources: Mapping[str, Source], history: History, sources_per_shard: int, out: Path
+) -> Plan:
     """Return the plan with further shards: of sources never seen, and of such as may come to something else than the last time."""
     waiting = {name for shard in unfinished(plan, out) for name in shard.sources}
     planned_for = plan.split_of
@@ -20,7 +22,9 @@ def extended(plan: Plan, job: Job, sources: Mapping[str, Source], history: Histo
     names = (sources.keys() - planned_for.keys()) | ((again & sources.keys()) - waiting)
     duplicates = {name: original for name, original in plan.duplicates.items() if name not in names}
     duplicates |= duplicates_of(names, waiting - duplicates.keys(), names | duplicates.keys(), history, sources)
-    is_held_out = sides(job.recipe.split, [*sources, *job.recipe.sources.missing()], {n: s == "heldout" for n, s in planned_for.items()})
+    is_held_out = sides(
+        job.recipe.split, [*sources, *job.recipe.sources.missing()], {n: s == "heldout" for n, s in planned_for.items()}
+    )
     return plan.extended(names, {name for name in names if is_held_out[name]}, duplicates, sources_per_shard)
 
 
@@ -38,7 +42,10 @@ def names_to_try_again(history: History, versions: Mapping[str, str], sources: M
     return {
         name
         for name, standing in history.sources.items()
-        if name in sources and (standing.may_change(versions) or (not standing.is_used_up and standing.num_bytes != size_of(sources[name])))
+        if name in sources
+        and (
+            standing.may_change(versions) or (not standing.is_used_up and standing.num_bytes != size_of(sources[name]))
+        )
     }
 
 
@@ -54,7 +61,9 @@ def loose_duplicates(plan: Plan, history: History, sources: Mapping[str, Source]
     }
 
 
-def duplicates_of(names: set[str], waiting: set[str], unable: set[str], history: History, sources: Mapping[str, Source]) -> dict[str, str]:
+def duplicates_of(
+    names: set[str], waiting: set[str], unable: set[str], history: History, sources: Mapping[str, Source]
+) -> dict[str, str]:
     """Return which of these sources have the same bytes as another one: by name, the other's name.
 
     Other ones are: those in closed shards, by the ledger, whose clips are there even where their files are gone, or others by now; those
@@ -102,4 +111,6 @@ def size_of(source: Source) -> int | None:
 def _stands(name: str, history: History, source: Source | None) -> bool:
     """Return whether what the ledger says of a source still holds: its clips are there, or its file is as it was."""
     standing = history.sources.get(name)
-    return standing is not None and bool(standing.num_kept or (source is not None and size_of(source) == standing.num_bytes))
+    return standing is not None and bool(
+        standing.num_kept or (source is not None and size_of(source) == standing.num_bytes)
+    )

@@ -18,7 +18,9 @@ class Progress:
         """Args: num_sources: that this run works on, or finds worked on by one that was interrupted."""
         # smoothing: the rate over the whole run, for sources differ in length: the last few say little of the time left.
         # miniters: or the bar would wait for as many sources as were skipped in one go.
-        self._bar = tqdm(total=num_sources, desc=f"prepare {name}", unit="source", dynamic_ncols=True, smoothing=0, miniters=1)
+        self._bar = tqdm(
+            total=num_sources, desc=f"prepare {name}", unit="source", dynamic_ncols=True, smoothing=0, miniters=1
+        )
         self._num_kept = 0
         self._lost: dict[str, Counter[str]] = {SOURCE: Counter(), CLIP: Counter()}  # by step
         self._num_sources = 0
@@ -48,7 +50,11 @@ class Progress:
         """Return what stands behind the bar after so many seconds."""
         speed = f"{self._num_kept} clips, {self._num_kept / max(seconds, 1e-9):.2f}/s"
         totals = {SOURCE: self._num_sources, CLIP: self._num_kept + self._lost[CLIP].total()}
-        lost = [f"rejected {kind}s: {_shares(self._lost[kind], total)}" for kind, total in totals.items() if self._lost[kind]]
+        lost = [
+            f"rejected {kind}s: {_shares(self._lost[kind], total)}"
+            for kind, total in totals.items()
+            if self._lost[kind]
+        ]
         return "; ".join([speed, *lost])
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.media.people import People
+from lipsync_lightning.preparation.filters.check import Check
 from lipsync_lightning.preparation.sources import Sources
 from lipsync_lightning.preparation.split import Split
-from lipsync_lightning.preparation.steps.check import Check
 from lipsync_lightning.preparation.verdict import AlignedClip, Rejected
 
 _NAME = re.compile(r"[\w-]+")
@@ -65,9 +65,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise BadConfig(f"recipe.name={self.name!r}: letters, digits, `_` and `-` only, because it begins every clip's id")
+            raise BadConfig(
+                f"recipe.name={self.name!r}: letters, digits, `_` and `-` only, because it begins every clip's id"
+            )
         if not 0 < self.min_seconds <= self.max_seconds:
-            raise BadConfig(f"recipe {self.name}: need 0 < min_seconds <= max_seconds, got {self.min_seconds} and {self.max_seconds}")
+            raise BadConfig(
+                f"recipe {self.name}: need 0 < min_seconds <= max_seconds, got {self.min_seconds} and {self.max_seconds}"
+            )
 
     def shortest(self, clip: ClipSpec) -> int:
         """Return the fewest frames a clip may have."""

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, BrokenShard, NoFace, StepFailed, WouldOverwrite
+from lipsync_lightning.models.lazy_network import LazyNetwork
 from lipsync_lightning.preparation.executors import Executor, Job, SourceTask
 from lipsync_lightning.preparation.history import History, Totals, has_changed
 from lipsync_lightning.preparation.ledger import KEPT, piece_path, read_ledger, read_pieces, write_piece
@@ -25,9 +26,8 @@ from lipsync_lightning.preparation.plan import Plan, PlannedShard
 from lipsync_lightning.preparation.planning import extended, unfinished
 from lipsync_lightning.preparation.progress import Progress
 from lipsync_lightning.preparation.recipe import Recipe
-from lipsync_lightning.preparation.shards import is_whole, write_shard
 from lipsync_lightning.preparation.sources import Source
-from lipsync_lightning.scoring.late_network import LateNetwork
+from lipsync_lightning.shards.format import is_whole, write_shard
 
 WORK = "work"  # folder of parcels below `out`; gone when all shards are closed
 
@@ -51,13 +51,17 @@ def prepare(recipe: Recipe, clip: ClipSpec, out: Path, *, sources_per_shard: int
         history = History.of(read_ledger(out))
         plan = extended(plan, job, sources, history, sources_per_shard, out)
         plan.save(out)
-        gone = {name: Source(name=name, video=Path(recipe.source) / name) for name in plan.split_of.keys() - sources.keys()}
+        gone = {
+            name: Source(name=name, video=Path(recipe.source) / name) for name in plan.split_of.keys() - sources.keys()
+        }
         Run(job, plan, sources | gone, history, out).finish(executor)
     totals = history.totals()
     if not totals.clips.get(KEPT):
         reasons = Counter(row.reason for row in read_ledger(out) if row.reason).most_common(3)
         told = "; ".join(f"{reason} ({count} times)" for reason, count in reasons)
-        raise NoFace(f"none of {len(sources)} sources below {recipe.source} gave a clip; commonest reasons: {told}; all: {out}/ledger")
+        raise NoFace(
+            f"none of {len(sources)} sources below {recipe.source} gave a clip; commonest reasons: {told}; all: {out}/ledger"
+        )
     return totals
 
 
@@ -65,7 +69,7 @@ def require_networks(recipe: Recipe) -> None:
     """Raises: MissingWeights, WrongWeights now, instead of when the first clip is judged."""
     for step in (recipe.sync, recipe.quality):
         judge = getattr(step, "judge", None)
-        if isinstance(judge, LateNetwork):
+        if isinstance(judge, LazyNetwork):
             judge.load()
 
 
@@ -171,7 +175,9 @@ class Run:
         """Write a shard from its parcels, its sidecar, and last of all its piece of the ledger."""
         tasks = self._tasks(shard)
         rows_of = {task.parcel.path: self.job.parcel_rows(task) or [] for task in tasks}
-        rows = [replace(row, split=shard.split, shard=shard.name) for of_source in rows_of.values() for row in of_source]
+        rows = [
+            replace(row, split=shard.split, shard=shard.name) for of_source in rows_of.values() for row in of_source
+        ]
         if any(row.is_kept_clip for row in rows):
             clips = (clip for task in tasks for clip in task.parcel.clips(rows_of[task.parcel.path]))
             write_shard(self.out / f"{shard.name}.tar", clips, clip=self.job.clip)

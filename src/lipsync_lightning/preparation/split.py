@@ -8,8 +8,39 @@ from typing import Protocol
 
 from lipsync_lightning.errors import BadConfig
 
-_TEXTS = {".txt", ".md", ".csv", ".tsv", ".html", ".xml", ".yaml", ".yml", ".srt", ".vtt", ".ass", ".pdf", ".py", ".sh", ".log"}
-_PICTURES_AND_SOUNDS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus"}
+_TEXTS = {
+    ".txt",
+    ".md",
+    ".csv",
+    ".tsv",
+    ".html",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".srt",
+    ".vtt",
+    ".ass",
+    ".pdf",
+    ".py",
+    ".sh",
+    ".log",
+}
+_PICTURES_AND_SOUNDS = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".wav",
+    ".flac",
+    ".mp3",
+    ".m4a",
+    ".aac",
+    ".ogg",
+    ".opus",
+}
 _ARRAYS_AND_ARCHIVES = {".npy", ".npz", ".pt", ".pkl", ".h5", ".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".parquet"}
 _NO_VIDEO = _TEXTS | _PICTURES_AND_SOUNDS | _ARRAYS_AND_ARCHIVES
 

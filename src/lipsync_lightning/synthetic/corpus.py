@@ -83,7 +83,15 @@ def make_clip(plan: ClipPlan) -> TalkingClip:
     poses = head_motion(num_frames, plan.fps, plan.stream(Stream.MOTION, per_clip=True))
     lids = blinks(num_frames, plan.fps, plan.stream(Stream.BLINKS, per_clip=True))
     frames = [
-        draw_face(identity=identity, pose=pose, opening=float(o), width=float(w), blink=float(lid), leak=plan.leak, size=plan.size)
+        draw_face(
+            identity=identity,
+            pose=pose,
+            opening=float(o),
+            width=float(w),
+            blink=float(lid),
+            leak=plan.leak,
+            size=plan.size,
+        )
         for pose, o, w, lid in zip(poses, utterance.opening, utterance.width, lids, strict=True)
     ]
     points = np.stack([alignment_points(identity, pose, plan.size) for pose in poses])
@@ -120,7 +128,16 @@ def write_corpus(
     """
     out.mkdir(parents=True, exist_ok=True)
     plans = [
-        ClipPlan(seed=seed, person=person, clip=clip, seconds=seconds, leak=leak, fps=fps, size=size, max_offset_frames=max_offset_frames)
+        ClipPlan(
+            seed=seed,
+            person=person,
+            clip=clip,
+            seconds=seconds,
+            leak=leak,
+            fps=fps,
+            size=size,
+            max_offset_frames=max_offset_frames,
+        )
         for person in range(first_person, first_person + num_people)
         for clip in range(clips_per_person)
     ]
@@ -135,7 +152,9 @@ def _written(out: Path, plans: list[ClipPlan], num_workers: int) -> Iterator[Non
     if num_workers <= 1 or len(plans) <= 1:
         yield from map(write, plans)
         return
-    with multiprocessing.get_context("spawn").Pool(min(num_workers, len(plans)), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(
+        min(num_workers, len(plans)), initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
         yield from pool.imap_unordered(write, plans)
 
 
@@ -148,7 +167,10 @@ def _is_whole(out: Path, plan: ClipPlan) -> bool:
     if not (video.exists() and facts.exists()):
         return False
     wanted = asdict(plan)
-    stored = {"max_offset_frames": 0, **json.loads(facts.read_text())}  # corpora from before sound could be out of step are in step
+    stored = {
+        "max_offset_frames": 0,
+        **json.loads(facts.read_text()),
+    }  # corpora from before sound could be out of step are in step
     differing = [key for key, value in wanted.items() if stored.get(key) != value]
     if differing:
         listing = ", ".join(f"{key} {stored.get(key)} instead of {wanted[key]}" for key in differing)
@@ -179,7 +201,9 @@ def _earlier(waveform: NDArray[np.float32], num_frames: int, fps: int) -> NDArra
     """Return the waveform `num_frames` video frames earlier, as long as before, silence where nothing is known."""
     shift = round(abs(num_frames) * SAMPLE_RATE_HZ / fps)
     silence = np.zeros(shift, np.float32)
-    return np.concatenate([waveform[shift:], silence] if num_frames > 0 else [silence, waveform[: len(waveform) - shift]])
+    return np.concatenate(
+        [waveform[shift:], silence] if num_frames > 0 else [silence, waveform[: len(waveform) - shift]]
+    )
 
 
 def _encode(path: Path, frames: NDArray[np.uint8], waveform: NDArray[np.float32], fps: int) -> None:

@@ -11,7 +11,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_lightning.synthetic.features import draw_brows, draw_eyes, draw_hair_back, draw_hair_front, draw_mouth, draw_nose
+from lipsync_lightning.synthetic.features import (
+    draw_brows,
+    draw_eyes,
+    draw_hair_back,
+    draw_hair_front,
+    draw_mouth,
+    draw_nose,
+)
 from lipsync_lightning.synthetic.identity import Identity, mix
 from lipsync_lightning.synthetic.motion import Pose
 from lipsync_lightning.synthetic.pencil import MIDDLE, Floats, Frame, Pencil, brow_line, ellipse, smooth_outline
@@ -63,7 +70,9 @@ def alignment_points(identity: Identity, pose: Pose, size: int = 208) -> Floats:
     """Return left brow centre, right brow centre and nose centre, (3, 2) as x, y in pixels of the picture."""
     brow_y, nose_y = brow_line(identity)
     brow_y -= pose.brow_raise
-    canvas = np.array([[MIDDLE - identity.brow_distance, brow_y], [MIDDLE + identity.brow_distance, brow_y], [MIDDLE, nose_y]])
+    canvas = np.array(
+        [[MIDDLE - identity.brow_distance, brow_y], [MIDDLE + identity.brow_distance, brow_y], [MIDDLE, nose_y]]
+    )
     matrix = _placement(pose, size)
     return canvas @ matrix[:, :2].T + matrix[:, 2]
 
@@ -105,7 +114,9 @@ def _neck() -> Floats:
 def _draw_body(pencil: Pencil, identity: Identity) -> None:
     pencil.fill(_shoulders(), identity.clothing)
     if identity.clothes == "v_neck":
-        pencil.fill(np.array([(62, 268), (148, 268), (MIDDLE, 338)], dtype=float), mix(identity.skin, (60, 20, 10), 0.22))
+        pencil.fill(
+            np.array([(62, 268), (148, 268), (MIDDLE, 338)], dtype=float), mix(identity.skin, (60, 20, 10), 0.22)
+        )
         pencil.line(np.array([(60, 268), (MIDDLE, 340), (150, 268)], dtype=float), identity.trim, 5)
     elif identity.clothes == "collar":
         for side in (-1, 1):

@@ -32,7 +32,9 @@ def draw_mouth(pencil: Pencil, identity: Identity, opening: float, width: float)
     top = np.column_stack([lip_x, upper[:, 1] - bow])
     bottom = np.column_stack([lip_x, lower[:, 1] + 9.5 * identity.lower_lip * pout * arch**0.7])
     pencil.fill(np.concatenate([top, bottom[::-1]]), identity.lips)
-    shine = np.column_stack([MIDDLE + half * 0.45 * across, (lower[:, 1] * 0.5 + bottom[:, 1] * 0.5)[10] + 1.2 * across**2])
+    shine = np.column_stack(
+        [MIDDLE + half * 0.45 * across, (lower[:, 1] * 0.5 + bottom[:, 1] * 0.5)[10] + 1.2 * across**2]
+    )
     pencil.line(shine, mix(identity.lips, (255, 235, 230), 0.22), 2)
     if gap < 1.0:
         pencil.line(lower, mix(identity.lips, _SHADOW, 0.6), 1.5)
@@ -83,7 +85,9 @@ def draw_eyes(pencil: Pencil, identity: Identity, blink: float) -> None:
         if identity.glasses:
             rim = ellipse(eye_x, eye_y + 2, 27, 22)
             pencil.line(np.concatenate([rim, rim[:1]]), lash, 3)
-            pencil.line(np.array([(eye_x + side * 27, eye_y), (MIDDLE + side * 78 * identity.face_width, eye_y - 4)]), lash, 3)
+            pencil.line(
+                np.array([(eye_x + side * 27, eye_y), (MIDDLE + side * 78 * identity.face_width, eye_y - 4)]), lash, 3
+            )
     if identity.glasses:
         pencil.line(np.array([(MIDDLE - 10, eye_y - 2), (MIDDLE, eye_y - 5), (MIDDLE + 10, eye_y - 2)]), lash, 3)
 
@@ -96,14 +100,26 @@ def draw_brows(pencil: Pencil, identity: Identity, brow_raise: float) -> None:
         x = MIDDLE + side * (identity.brow_distance + 19 * along)
         middle_y = brow_y + 2 - 4 * (1 - along**2) + identity.brow_tilt * along * 0.5
         thick = 3.6 * identity.brow_thickness * (1 - 0.45 * (along + 1) / 2)
-        pencil.fill(np.concatenate([np.column_stack([x, middle_y - thick]), np.column_stack([x, middle_y + thick])[::-1]]), identity.brows)
+        pencil.fill(
+            np.concatenate([np.column_stack([x, middle_y - thick]), np.column_stack([x, middle_y + thick])[::-1]]),
+            identity.brows,
+        )
 
 
 @lru_cache(maxsize=64)
 def _hair_back(identity: Identity) -> tuple[Floats, ...]:
     wide = identity.face_width
     if identity.hair_style == "long":
-        half = [(0, -36), (60, -26), (94 * wide, 20), (98 * wide, 90), (104 * wide, 180), (100 * wide, 262), (60, 276), (0, 276)]
+        half = [
+            (0, -36),
+            (60, -26),
+            (94 * wide, 20),
+            (98 * wide, 90),
+            (104 * wide, 180),
+            (100 * wide, 262),
+            (60, 276),
+            (0, 276),
+        ]
         return (smooth_outline(np.array(half, dtype=float)),)
     if identity.hair_style == "curly":
         turns = np.linspace(-1.15, 1.15, 11) * np.pi / 2

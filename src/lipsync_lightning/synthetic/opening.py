@@ -25,7 +25,9 @@ def mouth_opening(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
     height, width = red.shape[1:3]
 
     def patch(rows: tuple[float, float], columns: tuple[float, float]) -> NDArray[np.float64]:
-        return red[:, round(rows[0] * height) : round(rows[1] * height), round(columns[0] * width) : round(columns[1] * width)]
+        return red[
+            :, round(rows[0] * height) : round(rows[1] * height), round(columns[0] * width) : round(columns[1] * width)
+        ]
 
     skin = float(np.median(patch(_SKIN_ROWS, _SKIN_COLUMNS)))
     darkness = 1 - patch(_MOUTH_ROWS, _MOUTH_COLUMNS) / max(_SHADOW * skin, 1.0)

@@ -163,7 +163,9 @@ def _vocalise(
     voice = source * np.interp(times, track_s, voicing * opening)
     friction = breath * np.interp(times, track_s, hiss * np.minimum(opening / 0.1, 1))
     hops_s = np.arange(num_samples // _HOP + 2) * _HOP / sample_rate_hz
-    resonances = _vocal_tract(speaker, np.interp(hops_s, track_s, opening), np.interp(hops_s, track_s, width), sample_rate_hz)
+    resonances = _vocal_tract(
+        speaker, np.interp(hops_s, track_s, opening), np.interp(hops_s, track_s, width), sample_rate_hz
+    )
     waveform = _filter_by_hop(voice, resonances) + 0.2 * _friction_band(friction, sample_rate_hz)
     peak = np.abs(waveform).max()
     return waveform * (_LOUDEST / max(peak, 1e-9)) + _ROOM_NOISE * rng.standard_normal(num_samples)

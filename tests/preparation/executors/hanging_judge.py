@@ -4,7 +4,7 @@ from itertools import repeat
 
 import numpy as np
 
-from lipsync_lightning.scoring.av_sync import AvSync
+from lipsync_lightning.evaluation.offset import SyncScore
 from simple_judges import DeadlyJudge
 
 
@@ -16,7 +16,7 @@ def hang() -> None:
 class DeadlyOrHangingJudge(DeadlyJudge):
     """Does not come back from clips of 15 frames."""
 
-    def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> AvSync:
+    def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
         if len(faces) == 15:
             hang()
         return super().__call__(faces, waveform)

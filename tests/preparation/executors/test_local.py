@@ -54,7 +54,10 @@ def all_tasks_are_under_way_at_once(monkeypatch: pytest.MonkeyPatch):
 
 
 def tasks_named(names: list[str], folder: Path) -> list[SourceTask]:
-    return [SourceTask(source=Source(name=name, video=folder / name), parcel=Parcel(folder / f"{name}.tar")) for name in names]
+    return [
+        SourceTask(source=Source(name=name, video=folder / name), parcel=Parcel(folder / f"{name}.tar"))
+        for name in names
+    ]
 
 
 def reasons_of(names: list[str], folder: Path, clip: ClipSpec) -> dict[str, str]:
@@ -90,7 +93,9 @@ def all_are_suspects(_: LocalExecutor, __: Job, waiting: Any, suspects: list[Sou
     return iter(())
 
 
-def test_the_limit_does_not_end_the_process_of_the_run(tmp_path: Path, tiny_clip: ClipSpec, monkeypatch: pytest.MonkeyPatch):
+def test_the_limit_does_not_end_the_process_of_the_run(
+    tmp_path: Path, tiny_clip: ClipSpec, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(local, "ended_after", lambda _: pytest.fail("it would end the tests"))
     job = Job(recipe=folder_recipe(tmp_path), clip=tiny_clip)
     assert list(LocalExecutor(num_workers=0, max_hours_per_source=1).work(job, tasks_named(["gone"], tmp_path)))

@@ -104,7 +104,9 @@ def test_every_task_is_worked_however_few_cpus_a_cluster_has(
     assert worked(Cluster(cpus), tasks, tiny_clip, monkeypatch) == tasks
 
 
-@pytest.mark.parametrize("error", [MissingWeights("judge.pt: not there; fetch it"), OSError(28, "No space left on device", "x.tar")])
+@pytest.mark.parametrize(
+    "error", [MissingWeights("judge.pt: not there; fetch it"), OSError(28, "No space left on device", "x.tar")]
+)
 def test_what_ends_the_run_is_what_the_task_raised(
     error: LipSyncError | OSError, tasks: list[SourceTask], tiny_clip: Any, monkeypatch: pytest.MonkeyPatch
 ):

@@ -130,7 +130,9 @@ def test_parcels_that_show_late_are_not_noted_as_failed(job: Job, tasks: list[So
 
 def test_a_job_that_ended_well_unseen_stops_the_run_and_nothing_is_noted(job: Job, tasks: list[SourceTask], work: Any):
     submitter = Submitter(EndedUnseen)
-    with pytest.raises(StepFailed, match=r"do not show here after 0.1 seconds; out= must be on a file system that all nodes share"):
+    with pytest.raises(
+        StepFailed, match=r"do not show here after 0.1 seconds; out= must be on a file system that all nodes share"
+    ):
         list(work(submitter, settle_seconds=0.1))
     assert submitter.num_submitted == 1
     assert reasons(job, tasks) == [None] * 3
@@ -147,7 +149,9 @@ def test_a_source_at_which_jobs_end_twice_is_noted_and_no_other(job: Job, tasks:
     assert list(work(submitter, settle_seconds=2 * LATE_S)) == tasks
     assert submitter.num_submitted == 2
     assert reasons(job, tasks)[:2] == [GOOD] * 2
-    assert "ended, twice: time limit, out of memory, a fault in a decoder, or longer than 1 hours" in str(reasons(job, tasks)[2])
+    assert "ended, twice: time limit, out of memory, a fault in a decoder, or longer than 1 hours" in str(
+        reasons(job, tasks)[2]
+    )
 
 
 def test_jobs_that_end_without_any_parcel_stop_the_run_however_few_they_are(work: Any):
@@ -161,7 +165,13 @@ def test_where_there_is_no_slurm_that_is_said_in_one_sentence(
     job: Job, tasks: list[SourceTask], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setenv("PATH", str(tmp_path))
-    settings: dict[str, Any] = {"num_jobs": 1, "poll_seconds": 0.01, "settle_seconds": 1, "max_hours_per_source": 1, "parameters": {}}
+    settings: dict[str, Any] = {
+        "num_jobs": 1,
+        "poll_seconds": 0.01,
+        "settle_seconds": 1,
+        "max_hours_per_source": 1,
+        "parameters": {},
+    }
     executor = SlurmExecutor(folder=str(tmp_path / "logs"), cluster="slurm", **settings)
     with pytest.raises(BadConfig, match=r"no SLURM here \(.*srun.*executor.cluster=local"):
         next(executor.work(job, tasks))

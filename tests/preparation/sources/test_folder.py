@@ -19,7 +19,19 @@ def touch(*paths: Path) -> None:
 
 def test_sources_are_sorted_without_hidden_files_and_sidecars(tmp_path: Path):
     touch(
-        *(tmp_path / name for name in ("b/2 ä.mp4", "a.mp4", "a.json", ".hidden.mp4", ".git/x.mp4", "b/💬.mov", "no suffix", "c.d.e/f.mp4"))
+        *(
+            tmp_path / name
+            for name in (
+                "b/2 ä.mp4",
+                "a.mp4",
+                "a.json",
+                ".hidden.mp4",
+                ".git/x.mp4",
+                "b/💬.mov",
+                "no suffix",
+                "c.d.e/f.mp4",
+            )
+        )
     )
     assert names_in(tmp_path) == ["a.mp4", "b/2 ä.mp4", "b/💬.mov", "c.d.e/f.mp4", "no suffix"]
     assert FolderSources(root=str(tmp_path)).all()[0].video == tmp_path / "a.mp4"
@@ -76,7 +88,9 @@ def test_a_root_behind_a_link_is_read(tmp_path: Path):
     assert names_in(tmp_path / "link") == ["a.mp4"]
 
 
-def test_a_folder_that_cannot_be_read_is_a_source_and_the_rest_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_that_cannot_be_read_is_a_source_and_the_rest_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     touch(tmp_path / "a.mp4", tmp_path / "locked" / "x.mp4", tmp_path / "open" / "y.mp4")
     scandir = os.scandir
 

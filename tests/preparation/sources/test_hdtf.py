@@ -36,9 +36,21 @@ def hdtf(folder: Path, lists: dict[str, str] = LISTS, videos: list[str] = VIDEOS
 
 def test_every_interval_is_a_source_with_its_seconds_and_its_crop(tmp_path: Path):
     sources = {source.name: source for source in hdtf(tmp_path).all()}
-    assert list(sources) == ["RD/Radio11_0", "RD/Radio11_1", "RD/Radio1_0", "WDA/AnnaBaker0_0", "WRA/Cy-Dee_0", "WRA/Cy-Dee_1"]
+    assert list(sources) == [
+        "RD/Radio11_0",
+        "RD/Radio11_1",
+        "RD/Radio1_0",
+        "WDA/AnnaBaker0_0",
+        "WRA/Cy-Dee_0",
+        "WRA/Cy-Dee_1",
+    ]
     assert sources["RD/Radio1_0"] == Source(
-        name="RD/Radio1_0", video=tmp_path / "RD/Radio1.mp4", start_s=20.0, stop_s=95.0, crop=(412, 10, 599, 599), crop_height=720
+        name="RD/Radio1_0",
+        video=tmp_path / "RD/Radio1.mp4",
+        start_s=20.0,
+        stop_s=95.0,
+        crop=(412, 10, 599, 599),
+        crop_height=720,
     )
     assert (sources["RD/Radio11_1"].start_s, sources["RD/Radio11_1"].stop_s) == (90.0, 150.0)
     assert (sources["WDA/AnnaBaker0_0"].start_s, sources["WDA/AnnaBaker0_0"].stop_s) == (3723.0, 3733.0)
@@ -50,7 +62,10 @@ def test_left_width_top_height_becomes_left_top_width_height(tmp_path: Path):
 
 
 def test_any_usual_suffix_is_found_and_the_first_choice_is_mp4(tmp_path: Path):
-    videos = {source.name: source.video.name for source in hdtf(tmp_path, videos=[*VIDEOS, "RD/Radio1.mkv", "RD/Radio1.mp4.part"]).all()}
+    videos = {
+        source.name: source.video.name
+        for source in hdtf(tmp_path, videos=[*VIDEOS, "RD/Radio1.mkv", "RD/Radio1.mp4.part"]).all()
+    }
     assert videos["RD/Radio1_0"] == "Radio1.mp4"
     assert videos["RD/Radio11_0"] == "Radio11.webm"
     assert videos["WDA/AnnaBaker0_0"] == "AnnaBaker0.MP4"
@@ -76,13 +91,17 @@ def test_clips_without_crop_are_counted_and_named(tmp_path: Path, caplog: pytest
     assert "2 of HDTF's 6 clips have no crop that could be used: RD/Radio11_1, WRA/Cy-Dee_0" in caplog.messages
 
 
-def test_an_interval_that_begins_inside_the_one_before_it_shows_nothing_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_an_interval_that_begins_inside_the_one_before_it_shows_nothing_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     *_, first, second = hdtf(tmp_path).all()
     assert (first.start_s, first.stop_s, second.start_s, second.stop_s) == (490.0, 510.0, 510.0, 533.0)
     assert "WRA/Cy-Dee: the interval 33-533 s begins inside the one before it; taken from 510 s" in caplog.messages
 
 
-def test_missing_videos_are_left_out_counted_and_named_with_their_address(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_missing_videos_are_left_out_counted_and_named_with_their_address(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     sources = hdtf(tmp_path, videos=["RD/Radio1.mp4"])
     assert [source.name for source in sources.all()] == ["RD/Radio1_0"]
     assert "5 of 6 clips have no video in" in caplog.text

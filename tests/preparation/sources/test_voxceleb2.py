@@ -30,7 +30,9 @@ def test_names_are_the_same_wherever_the_archives_were_unpacked(tmp_path: Path, 
     assert {source.audio for source in sources} == {None}
 
 
-@pytest.mark.parametrize(("pictures", "sounds"), [("mp4", "aac"), ("dev/mp4", "dev/aac"), ("dev", "dev/aac"), ("", "aac")])
+@pytest.mark.parametrize(
+    ("pictures", "sounds"), [("mp4", "aac"), ("dev/mp4", "dev/aac"), ("dev", "dev/aac"), ("", "aac")]
+)
 def test_sound_is_taken_from_the_parallel_tree_where_it_is(tmp_path: Path, pictures: str, sounds: str):
     unpack(tmp_path / pictures)
     unpack(tmp_path / sounds, ".m4a", UTTERANCES[:3])
@@ -59,7 +61,13 @@ def test_an_utterance_with_two_videos_is_refused(tmp_path: Path):
 
 def test_what_does_not_fit_the_tree_is_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     unpack(tmp_path)
-    for stray in ("id00012/readme.txt", "id00012/21Uxsk56VDQ/00001.txt", "id00099", "id00012/.DS_Store", "vox2_meta.csv"):
+    for stray in (
+        "id00012/readme.txt",
+        "id00012/21Uxsk56VDQ/00001.txt",
+        "id00099",
+        "id00012/.DS_Store",
+        "vox2_meta.csv",
+    ):
         (tmp_path / stray).touch()
     with caplog.at_level(logging.WARNING):
         assert [source.name for source in sources_in(tmp_path)] == UTTERANCES

@@ -25,7 +25,13 @@ from lipsync_lightning.preparation.verdict import Rejected
 
 # What every other source would meet as well, so that the run stops:
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_MET_BY_ALL = (MissingWeights, WrongWeights, BadConfig, ClipMismatch, torch.AcceleratorError)  # the last: a GPU that is lost
+_MET_BY_ALL = (
+    MissingWeights,
+    WrongWeights,
+    BadConfig,
+    ClipMismatch,
+    torch.AcceleratorError,
+)  # the last: a GPU that is lost
 
 _SECONDS_PER_HOUR = 3600
 
@@ -56,7 +62,14 @@ class Job:
         """Return the hash of everything that a parcel's content depends on, the source's own bytes excepted."""
         spans = [[span.person, span.first_frame, span.last_frame] for span in task.kept]
         files = {"video": None, "audio": task.source.audio is not None}  # which may have moved, and are the same ones
-        content = [self.recipe.name, asdict(task.source) | files, task.duplicate_of, spans, self.versions, self.clip.as_dict()]
+        content = [
+            self.recipe.name,
+            asdict(task.source) | files,
+            task.duplicate_of,
+            spans,
+            self.versions,
+            self.clip.as_dict(),
+        ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def parcel_rows(self, task: SourceTask) -> list[Row] | None:
@@ -71,7 +84,9 @@ class Job:
             task.parcel.write([(source_row(task.source, REJECTED, fault, {}), None)], self.fingerprint(task))
             return
         try:
-            task.parcel.write(SourceWork(task.source, self.recipe, self.clip, task.kept).outcomes(), self.fingerprint(task))
+            task.parcel.write(
+                SourceWork(task.source, self.recipe, self.clip, task.kept).outcomes(), self.fingerprint(task)
+            )
         except Exception as error:
             if isinstance(error, _MET_BY_ALL) or getattr(error, "errno", None) in _NO_ROOM:
                 raise

@@ -55,9 +55,13 @@ class LocalExecutor:
                 num_done += not has_died
                 yield task
                 if num_deaths >= _MOST_DEATHS and not num_done:
-                    raise StepFailed(f"{num_deaths} workers died and none worked on a source; executor.num_workers=0 shows why")
+                    raise StepFailed(
+                        f"{num_deaths} workers died and none worked on a source; executor.num_workers=0 shows why"
+                    )
 
-    def _until_a_worker_dies(self, job: Job, waiting: Iterator[SourceTask], suspects: list[SourceTask]) -> Iterator[SourceTask]:
+    def _until_a_worker_dies(
+        self, job: Job, waiting: Iterator[SourceTask], suspects: list[SourceTask]
+    ) -> Iterator[SourceTask]:
         """Work on tasks until there are none, or a worker dies: then `suspects` holds those that were under way."""
         pool = _pool(self.num_workers, job)
         running: dict[Future, SourceTask] = {}
@@ -108,7 +112,9 @@ def _work_here(job: Job, tasks: Sequence[SourceTask]) -> Iterator[SourceTask]:
 
 def _pool(num_workers: int, job: Job) -> ProcessPoolExecutor:
     # Spawned, not forked: a forked child inherits the locks of the parent's threads.
-    return ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(job,))
+    return ProcessPoolExecutor(
+        num_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(job,)
+    )
 
 
 def _begin(job: Job) -> None:

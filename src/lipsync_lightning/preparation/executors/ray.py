@@ -32,7 +32,13 @@ class RayExecutor:
     """
 
     def __init__(
-        self, *, address: str | None, num_judges: int, gpus_per_judge: float, max_retries: int, max_hours_per_source: float
+        self,
+        *,
+        address: str | None,
+        num_judges: int,
+        gpus_per_judge: float,
+        max_retries: int,
+        max_hours_per_source: float,
     ) -> None:
         """Args:
         address: of the cluster; None starts one of this machine's CPUs.
@@ -64,7 +70,9 @@ class RayExecutor:
         waiting = iter(tasks)
         running: dict[Any, SourceTask] = {}
         while True:
-            num_cpus = max(1, int(ray.cluster_resources().get("CPU", 0)))  # none while the last node with some is being replaced
+            num_cpus = max(
+                1, int(ray.cluster_resources().get("CPU", 0))
+            )  # none while the last node with some is being replaced
             room = _IN_FLIGHT * num_cpus - len(running)
             arguments = str(Path.cwd()), self.max_hours_per_source
             running |= {work.remote(job_on_cluster, task, *arguments): task for task in islice(waiting, max(0, room))}
@@ -88,9 +96,13 @@ class RayExecutor:
         return replace(job, recipe=replace(job.recipe, **judging))
 
     def _asking_actors(self, step: Any) -> Any:
-        actor = ray.remote(_JudgeActor).options(num_gpus=self.gpus_per_judge, num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        actor = ray.remote(_JudgeActor).options(
+            num_gpus=self.gpus_per_judge, num_cpus=0, max_restarts=-1, max_task_retries=-1
+        )
         asking = copy(step)
-        asking.judge = JudgeOnCluster(step.judge.version, [actor.remote(step.judge, str(Path.cwd())) for _ in range(self.num_judges)])
+        asking.judge = JudgeOnCluster(
+            step.judge.version, [actor.remote(step.judge, str(Path.cwd())) for _ in range(self.num_judges)]
+        )
         return asking
 
 

@@ -13,7 +13,9 @@ try:
     import submitit
     from submitit.core.utils import FailedJobError, UncompletedJobError
 except ModuleNotFoundError as error:
-    raise BadConfig("executor=slurm needs submitit, which is not installed: pip install 'lipsync-lightning[slurm]'") from error
+    raise BadConfig(
+        "executor=slurm needs submitit, which is not installed: pip install 'lipsync-lightning[slurm]'"
+    ) from error
 
 _AROUND_TRACEBACK = "-" * 22  # in submitit's message
 _MOST_BARREN = 4  # jobs in a row that ended without a source worked on: it is not the sources

@@ -14,7 +14,9 @@ class Source:
     audio: Path | None = None  # where the sound lies that belongs to the video; None for the video's own
     start_s: float = 0.0  # seconds after the video's first frame
     stop_s: float | None = None  # None for its end
-    crop: tuple[int, int, int, int] | None = None  # left, top, width, height in pixels of an upright picture `crop_height` high
+    crop: tuple[int, int, int, int] | None = (
+        None  # left, top, width, height in pixels of an upright picture `crop_height` high
+    )
     crop_height: int | None = None  # pixels; None where `crop` counts in the video's own
 
 

@@ -30,15 +30,21 @@ class FolderSources:
         """
         root = Path(self.root)
         if not root.is_dir():
-            raise BadMedia(f"{self.root!r} is not a folder; give the folder that holds the videos as recipe.sources.root")
+            raise BadMedia(
+                f"{self.root!r} is not a folder; give the folder that holds the videos as recipe.sources.root"
+            )
         try:
             with os.scandir(root):
                 pass
         except OSError as error:
-            raise BadMedia(f"{self.root!r} cannot be read: {error.strerror}; give a folder you may read as recipe.sources.root") from error
+            raise BadMedia(
+                f"{self.root!r} cannot be read: {error.strerror}; give a folder you may read as recipe.sources.root"
+            ) from error
         found = [Source(name=source_name(path.relative_to(root)), video=path) for path in _files(root)]
         if not found:
-            raise BadMedia(f"{self.root!r} holds no files; give the folder that holds the videos as recipe.sources.root")
+            raise BadMedia(
+                f"{self.root!r} holds no files; give the folder that holds the videos as recipe.sources.root"
+            )
         return sorted(found, key=lambda source: source.name)
 
     def missing(self) -> dict[str, str]:

@@ -13,7 +13,16 @@ from lipsync_lightning.preparation.sources import Source
 PARTS = ("RD", "WDA", "WRA")
 _TIMES, _CROPS, _HEIGHTS, _URLS = "annotion_time", "crop_wh", "resolution", "video_url"  # as the authors spell them
 _LISTED_SUFFIX = ".mp4"  # which some lists put after a name
-_VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".ts", ".flv")  # of two videos of one name the earlier in this list
+_VIDEO_SUFFIXES = (
+    ".mp4",
+    ".mkv",
+    ".webm",
+    ".mov",
+    ".m4v",
+    ".avi",
+    ".ts",
+    ".flv",
+)  # of two videos of one name the earlier in this list
 _NUM_EXAMPLES = 3
 
 Value = TypeVar("Value")
@@ -73,7 +82,9 @@ class HdtfSources:
             )
         if missing:
             examples = ", ".join(f"{name} ({url})" for name, url in list(missing.items())[:_NUM_EXAMPLES])
-            log.warning("%d of %d clips have no video in %s, such as %s", len(missing), len(self.listed), self.root, examples)
+            log.warning(
+                "%d of %d clips have no video in %s, such as %s", len(missing), len(self.listed), self.root, examples
+            )
         there = [clip for clip in self.listed if clip.name not in missing]
         return sorted((self._source(clip) for clip in there), key=lambda source: source.name)
 
@@ -83,7 +94,11 @@ class HdtfSources:
         Whether a clip is held out must not hang on which others could be downloaded: give a split these names too.
         Raises: BadMedia, if a list is missing or a line of it cannot be read.
         """
-        return {clip.name: self._urls[clip.part].get(clip.video, "") for clip in self.listed if clip.video not in self._videos[clip.part]}
+        return {
+            clip.name: self._urls[clip.part].get(clip.video, "")
+            for clip in self.listed
+            if clip.video not in self._videos[clip.part]
+        }
 
     @cached_property
     def listed(self) -> list[ListedClip]:
@@ -93,7 +108,12 @@ class HdtfSources:
             raise BadMedia(f"HDTF's lists in {self.lists!r} name no interval; get them again")
         without = [clip.name for clip in clips if clip.crop is None]
         if without:
-            log.info("%d of HDTF's %d clips have no crop that could be used: %s", len(without), len(clips), ", ".join(without))
+            log.info(
+                "%d of HDTF's %d clips have no crop that could be used: %s",
+                len(without),
+                len(clips),
+                ", ".join(without),
+            )
         return clips
 
     def _listed(self, part: str) -> Iterator[ListedClip]:
@@ -114,7 +134,9 @@ class HdtfSources:
         found: dict[str, dict[str, Path]] = {}
         for part in PARTS:
             folder = Path(self.root, part)
-            paths = [path for path in folder.iterdir() if path.suffix.lower() in _VIDEO_SUFFIXES] if folder.is_dir() else []
+            paths = (
+                [path for path in folder.iterdir() if path.suffix.lower() in _VIDEO_SUFFIXES] if folder.is_dir() else []
+            )
             worst_first = sorted(paths, key=lambda path: (-_VIDEO_SUFFIXES.index(path.suffix.lower()), path.name))
             found[part] = {path.stem: path for path in worst_first}
         return found
@@ -122,7 +144,9 @@ class HdtfSources:
     def _source(self, clip: ListedClip) -> Source:
         start_s, stop_s = map(float, clip.interval)
         video = self._videos[clip.part][clip.video]
-        return Source(name=clip.name, video=video, start_s=start_s, stop_s=stop_s, crop=clip.crop, crop_height=clip.crop_height)
+        return Source(
+            name=clip.name, video=video, start_s=start_s, stop_s=stop_s, crop=clip.crop, crop_height=clip.crop_height
+        )
 
     def _read(self, part: str, which: str, value_of: Callable[[list[str]], Value]) -> dict[str, Value]:
         """One list, by the name at the beginning of each line."""
@@ -144,7 +168,9 @@ class HdtfSources:
             try:
                 values[name] = value_of(words)
             except ValueError as error:
-                raise BadMedia(f"{path}, line {number}: expected {error}, got {line.strip()!r}; correct the line") from error
+                raise BadMedia(
+                    f"{path}, line {number}: expected {error}, got {line.strip()!r}; correct the line"
+                ) from error
         return values
 
 
@@ -216,6 +242,12 @@ def _one_after_the_other(intervals: list[Interval], video: str) -> list[Interval
                 f"HDTF's intervals of {video} are out of order at {start_s}-{stop_s} s; correct {video.split('/')[0]}_{_TIMES}.txt"
             )
         if begin_s != start_s:
-            log.warning("%s: the interval %d-%d s begins inside the one before it; taken from %d s", video, start_s, stop_s, begin_s)
+            log.warning(
+                "%s: the interval %d-%d s begins inside the one before it; taken from %d s",
+                video,
+                start_s,
+                stop_s,
+                begin_s,
+            )
         result.append((begin_s, stop_s))
     return result

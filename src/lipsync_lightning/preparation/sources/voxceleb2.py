@@ -38,7 +38,11 @@ class VoxCeleb2Sources:
             tree.read(Path(self.root, place))
         if tree.strays:
             examples = ", ".join(map(source_name, tree.strays[:_NUM_EXAMPLES]))
-            log.warning("left out %d files or folders that are no `id/clip/utterance.mp4`, such as %s", len(tree.strays), examples)
+            log.warning(
+                "left out %d files or folders that are no `id/clip/utterance.mp4`, such as %s",
+                len(tree.strays),
+                examples,
+            )
         if not tree.sources:
             raise BadMedia(
                 f"no `id00012/21Uxsk56VDQ/00001.mp4` below {self.root!r}, nor below mp4, dev/mp4 or test/mp4 in it; give the folder into "

@@ -1,0 +1,71 @@
+"""How good a clip looks, without a better one to compare it with."""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from einops import rearrange
+from torchvision.transforms.functional import center_crop
+
+from lipsync_lightning.errors import BadConfig, ClipMismatch
+from lipsync_lightning.models.checkpoint_file import weights_of
+from lipsync_lightning.models.frozen import frozen
+from lipsync_lightning.models.hyperiqa import IMAGE_SHAPE, HyperIQA
+from lipsync_lightning.models.latentsync import hyperiqa_from_reference
+from lipsync_lightning.models.lazy_network import LazyNetwork, judging, version_by_content
+from lipsync_lightning.models.released import FETCH_ALL, released_file
+
+_SIDE = IMAGE_SHAPE[1]
+
+
+class QualityScorer(Protocol):
+    """Says how good the pictures of one clip look."""
+
+    @property
+    def version(self) -> str:
+        """Another one where its judgement may differ; no spaces."""
+        ...
+
+    def __call__(self, faces: np.ndarray) -> float:
+        """Return the quality of (T, R, R, 3) uint8 RGB faces; larger is better."""
+        ...
+
+
+class HyperIQAJudge(LazyNetwork[HyperIQA]):
+    """HyperIQA with the released weights, `koniq_pretrained.pkl`: about 0 to 100.
+
+    Source: LatentSync (arXiv 2412.09262), whose data preparation drops clips below 40. As its public code does it: the mean over the first,
+        the middle (T // 2) and the last frame, of each the 224x224 pixels in the middle of the aligned face, not resized.
+    """
+
+    def __init__(self, *, path: str, device: str) -> None:
+        """Args: path: the file its authors released; read at the first judgement."""
+        super().__init__(device=device)
+        self.path = path
+
+    @property
+    def version(self) -> str:
+        """By content, since other weights may come to lie under the same name."""
+        return version_by_content("hyperiqa", self.path)
+
+    def load(self) -> HyperIQA:
+        return frozen(hyperiqa_from_reference(weights_of(released_file(self.path, get_with=FETCH_ALL), self.path)))
+
+    @judging()
+    def __call__(self, faces: np.ndarray) -> float:
+        """Return the mean score of three frames of (T, R, R, 3) uint8 RGB faces.
+
+        Raises: BadConfig, if the faces are smaller than 224 pixels; ClipMismatch, if they are no faces or none.
+        """
+        if faces.ndim != 4 or len(faces) == 0 or faces.shape[3] != 3 or faces.dtype != np.uint8:
+            raise ClipMismatch(
+                f"HyperIQA reads faces (T, R, R, 3) in uint8, at least one, got {faces.shape} in {faces.dtype}"
+            )
+        if min(faces.shape[1:3]) < _SIDE:
+            raise BadConfig(
+                f"HyperIQA judges the middle {_SIDE}x{_SIDE} pixels of a face, got faces of {faces.shape[1]}x{faces.shape[2]}; "
+                "prepare faces of 256 pixels (clip=256px_25fps), or leave the judge out (quality_filter=none)"
+            )
+        chosen_THWC = torch.from_numpy(faces[[0, len(faces) // 2, -1]])
+        images_BCHW = center_crop(rearrange(chosen_THWC, "t h w c -> t c h w"), [_SIDE, _SIDE])
+        return float(self.network(images_BCHW.to(self.device).float() / 255).mean())

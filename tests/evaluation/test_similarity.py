@@ -1,0 +1,104 @@
+import pytest
+import torch
+
+from lipsync_lightning.evaluation.similarity import (
+    best_offsets,
+    best_threshold,
+    calibrated,
+    matching_and_foreign,
+    offset_accuracy,
+    pair_accuracy,
+)
+
+
+def num_errors(matching: torch.Tensor, foreign: torch.Tensor, threshold: float) -> int:
+    return int((matching < threshold).sum() + (foreign >= threshold).sum())
+
+
+def fewest_errors(matching: torch.Tensor, foreign: torch.Tensor) -> int:
+    """By brute force: a threshold at every value, and one above all."""
+    thresholds = [*matching.tolist(), *foreign.tolist(), 9.0]
+    return min(num_errors(matching, foreign, threshold) for threshold in thresholds)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("num_levels", [3, 1000])
+def test_no_threshold_makes_fewer_errors(seed, num_levels):
+    generator = torch.Generator().manual_seed(seed)
+    matching = torch.randint(num_levels, (1 + seed,), generator=generator) / num_levels
+    foreign = torch.randint(num_levels, (7,), generator=generator) / num_levels - 0.2 * (seed % 3 - 1)
+    assert num_errors(matching, foreign, best_threshold(matching, foreign)) == fewest_errors(matching, foreign)
+
+
+def test_the_threshold_lies_in_the_middle_of_a_gap():
+    assert best_threshold(torch.tensor([0.8, 0.9]), torch.tensor([0.1, 0.4])) == pytest.approx(0.6)
+
+
+def test_accuracy_weighs_matching_and_foreign_pairs_the_same():
+    assert pair_accuracy(torch.tensor([0.9, 0.1]), torch.tensor([0.2, 0.2, 0.2, 0.2]), 0.5) == 0.75
+
+
+def test_foreign_sound_is_the_neighbours():
+    vision, audio = torch.eye(3), torch.eye(3)[[1, 1, 2]]
+    matching, foreign = matching_and_foreign(vision, audio)
+    assert matching.tolist() == [0.0, 1.0, 1.0]
+    assert foreign.tolist() == [0.0, 1.0, 0.0]
+
+
+def pairs(separation: float, count: int = 4000) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    matching, foreign = (0.1 * torch.randn(count, generator=generator) for _ in range(2))
+    return matching + 0.5 + separation, foreign + 0.5 - separation
+
+
+def test_calibrated_probabilities_are_how_often_it_is_so():
+    matching, foreign = pairs(0.05)
+    scale, bias = calibrated(matching, foreign)
+    similarity = torch.cat([matching, foreign])
+    belongs = torch.cat([torch.ones_like(matching), torch.zeros_like(foreign)])
+    probability = torch.sigmoid(scale * similarity + bias)
+    for low in (0.1, 0.3, 0.5, 0.7):
+        inside = (probability >= low) & (probability < low + 0.2)
+        assert belongs[inside].mean().item() == pytest.approx(low + 0.1, abs=0.05)
+
+
+@pytest.mark.parametrize("separation", [0.02, 0.1, 1.0])
+def test_the_calibrated_threshold_lies_between_the_two_kinds(separation):
+    assert calibrated(*pairs(separation)).threshold == pytest.approx(0.5, abs=0.02)
+
+
+def test_pairs_that_never_mix_give_a_finite_scale_and_few_pairs_are_enough():
+    scale, bias = calibrated(torch.tensor([0.9]), torch.tensor([0.1]))
+    assert 0 < scale < 100
+    assert torch.sigmoid(torch.tensor(scale * 0.9 + bias)).item() == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_the_calibration_of_many_matching_and_few_foreign_pairs_weighs_both_alike():
+    matching, foreign = pairs(0.05)
+    assert calibrated(matching, foreign[:400]).threshold == pytest.approx(
+        calibrated(matching, foreign).threshold, abs=0.02
+    )
+
+
+def unit(*shape: int, seed: int) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+@pytest.mark.parametrize("early", [-5, -1, 0, 3])
+def test_sound_that_comes_some_frames_early_fits_best_that_many_frames_before_the_window(early):
+    moments = unit(40, 32, seed=1)
+    vision = moments[10:30]
+    heard = moments.roll(-early, dims=0)  # at frame t, what belongs to the lips of frame t + early
+    around = torch.stack([heard[10 + shift : 30 + shift] for shift in range(-5, 6)], dim=1)
+    offsets = best_offsets(vision, around)
+    assert offsets.unique().tolist() == [early]
+    assert offset_accuracy(offsets) == (abs(early) <= 1)
+
+
+def test_of_sounds_that_fit_the_same_the_first_one_counts():
+    assert best_offsets(torch.ones(2, 4) / 2, torch.ones(2, 11, 4) / 2).tolist() == [5, 5]
+
+
+def test_offset_accuracy_by_chance_is_three_of_eleven():
+    offsets = best_offsets(unit(3000, 8, seed=1), unit(3000, 11, 8, seed=2))
+    assert offset_accuracy(offsets) == pytest.approx(3 / 11, abs=0.03)

@@ -1,0 +1,222 @@
+import pickle
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from lipsync_lightning.clip import ClipSpec, lower_half
+from lipsync_lightning.errors import ClipMismatch, ClipTooShort, MissingWeights
+from lipsync_lightning.evaluation.offset import offset_and_confidence
+from lipsync_lightning.evaluation.sync import EvaluationSyncScorer, OwnSyncScorer, syncnet_embeddings
+from lipsync_lightning.media.mel import log_mel, mel_window
+from lipsync_lightning.media.mfcc import mfcc, mfcc_window
+from lipsync_lightning.models.judge_syncnet import JudgeSyncNet
+from lipsync_lightning.models.syncnet import StableSyncNet
+from oracle import fill_state_dict, uniform
+
+CLIP = ClipSpec(num_frames=4, fps=25, resolution=16, sample_rate_hz=16000, mel_hz=100, num_mels=8)
+
+
+def face_pixels(num_frames: int, side: int = 256) -> np.ndarray:
+    coarse = (127.5 + 127.5 * uniform("faces", (num_frames, 8, 8, 3))).astype(np.uint8)
+    return np.stack([cv2.resize(face, (side, side)) for face in coarse])
+
+
+def noise(num_frames: float) -> np.ndarray:
+    return (0.3 * uniform("sound", (round(640 * num_frames),))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def judge_network() -> JudgeSyncNet:
+    network = JudgeSyncNet().requires_grad_(False)
+    network.load_state_dict(fill_state_dict(network.state_dict()))
+    return network
+
+
+@pytest.fixture(scope="module")
+def judge(judge_network: JudgeSyncNet, tmp_path_factory: pytest.TempPathFactory) -> EvaluationSyncScorer:
+    path = tmp_path_factory.mktemp("weights") / "syncnet_v2.model"
+    torch.save(judge_network.state_dict(), path)
+    return EvaluationSyncScorer(path=str(path), device="cpu")
+
+
+class Levels(nn.Module):
+    """Lips and sound as five levels around their mean, one for each frame: brightness, and logarithm of the energy."""
+
+    def forward_lip(self, lips: Tensor) -> Tensor:
+        levels = lips.mean(dim=(1, 3, 4)) / 255
+        return levels - levels.mean(dim=1, keepdim=True)
+
+    def forward_aud(self, mfcc: Tensor) -> Tensor:
+        levels = rearrange(mfcc[:, 0, 0], "b (t c) -> b t c", c=4)[..., 1] / 10
+        return levels - levels.mean(dim=1, keepdim=True)
+
+
+class LevelJudge(EvaluationSyncScorer):
+    def load(self) -> Any:
+        return Levels()
+
+
+def flickering(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Grey frames of these levels, 0 to 1, and noise whose energy has them as its logarithm, times ten."""
+    faces = np.broadcast_to((255 * levels).astype(np.uint8)[:, None, None, None], (len(levels), 32, 32, 3)).copy()
+    amplitude = np.exp(5 * (levels - 1)).repeat(640)
+    return faces, (amplitude * uniform("hiss", amplitude.shape)).astype(np.float32)
+
+
+def test_the_evaluation_syncnet_says_what_its_network_says_of_single_windows(
+    judge: EvaluationSyncScorer, judge_network: JudgeSyncNet
+):
+    faces, waveform = face_pixels(24), noise(24)
+    bgr = np.stack([cv2.cvtColor(cv2.resize(face, (224, 224)), cv2.COLOR_RGB2BGR) for face in faces])
+    lips = rearrange(torch.from_numpy(bgr).float(), "t h w c -> c t h w")
+    sound = mfcc(torch.from_numpy(waveform))
+    windows = [
+        judge_network(lips[None, :, start : start + 5], mfcc_window(sound, start)[None]) for start in range(24 - 5)
+    ]
+    vision, audio = (torch.cat(part) for part in zip(*windows, strict=True))
+    assert judge(faces, waveform) == pytest.approx(offset_and_confidence(vision, audio), rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.parametrize("early", [-6, -1, 0, 3])
+def test_sound_that_comes_early_has_a_positive_offset(early: int):
+    levels = 0.5 + 0.5 * uniform("levels", (60,))
+    faces, waveform = flickering(levels)
+    shown = faces[10:50]
+    heard = waveform[640 * (10 + early) : 640 * (50 + early)]
+    assert LevelJudge(path="none", device="cpu")(shown, heard).offset == early
+
+
+def test_the_same_clip_gets_the_same_score_and_longer_sound_changes_nothing(judge: EvaluationSyncScorer):
+    faces, waveform = face_pixels(8), noise(20)
+    first = judge(faces, waveform[: 640 * 8])
+    assert judge(faces, waveform[: 640 * 8]) == first
+    assert judge(faces, waveform)[1:] == pytest.approx(first[1:], abs=1e-6)
+
+
+@pytest.mark.parametrize(("num_frames", "num_heard"), [(5, 30), (30, 5.9), (0, 30), (30, 0)])
+def test_the_evaluation_syncnet_refuses_clips_of_less_than_six_frames(num_frames: int, num_heard: float):
+    with pytest.raises(ClipTooShort, match=r"needs 6 frames and their sound, 0\.24 s, got"):
+        LevelJudge(path="none", device="cpu")(face_pixels(30, 32)[:num_frames], noise(num_heard))
+
+
+@pytest.mark.parametrize(
+    "faces", [np.zeros((9, 32, 32, 3), np.float32), np.zeros((9, 3, 32, 32), np.uint8), np.zeros((32, 32, 3), np.uint8)]
+)
+def test_what_is_no_stack_of_pictures_is_refused(faces: np.ndarray, own: OwnSyncScorer):
+    for judge in (LevelJudge(path="none", device="cpu"), own):
+        with pytest.raises(ClipMismatch, match=r"\(T, R, R, 3\) in uint8, got"):
+            judge(faces, noise(9))
+
+
+def test_missing_weights_are_found_at_the_first_judgement_and_named_with_the_way_out(tmp_path: Path):
+    judge = EvaluationSyncScorer(path=str(tmp_path / "syncnet_v2.model"), device="cpu")
+    assert judge.version == "evaluation_syncnet:missing"
+    with pytest.raises(MissingWeights, match=r"syncnet_v2\.model; get them with: .*needs=training"):
+        judge(face_pixels(6, 32), noise(6))
+
+
+def tiny_syncnet(seed: int = 1) -> StableSyncNet:
+    torch.manual_seed(seed)
+    shared: dict[str, Any] = {"attn_blocks": [0, 0, 0], "dropout": 0.5, "norm_num_groups": 4}
+    return StableSyncNet(
+        audio_encoder={
+            "in_channels": 1,
+            "block_out_channels": [8, 8, 16],
+            "downsample_factors": [2, 2, [2, 4]],
+            **shared,
+        },
+        visual_encoder={
+            "in_channels": 12,
+            "block_out_channels": [8, 8, 16],
+            "downsample_factors": [2, 2, [2, 4]],
+            **shared,
+        },
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def syncnet() -> StableSyncNet:
+    return tiny_syncnet()
+
+
+@pytest.fixture(scope="module")
+def own(syncnet: StableSyncNet, tmp_path_factory: pytest.TempPathFactory) -> OwnSyncScorer:
+    folder = tmp_path_factory.mktemp("run") / "syncnet"
+    syncnet.save_pretrained(folder)
+    return OwnSyncScorer(path=str(folder), clip=CLIP, device="cpu")
+
+
+def test_an_own_syncnet_says_what_its_embeddings_say(own: OwnSyncScorer, syncnet: StableSyncNet):
+    pixels, waveform = face_pixels(20, 16), noise(20)
+    signed = rearrange(torch.from_numpy(pixels), "t h w c -> t c h w").float() / 127.5 - 1
+    mel = log_mel(torch.from_numpy(waveform), sample_rate_hz=16000, mel_hz=100, num_mels=8)
+    expected = offset_and_confidence(*syncnet_embeddings(syncnet, signed, mel, CLIP))
+    assert own(pixels, waveform) == pytest.approx(expected, abs=1e-5)
+    assert pickle.loads(pickle.dumps(own))(pixels, waveform) == own(pixels, waveform)
+
+
+def test_another_training_is_another_version_and_a_copy_is_not(
+    own: OwnSyncScorer, syncnet: StableSyncNet, tmp_path: Path
+):
+    syncnet.save_pretrained(tmp_path / "copy")
+    tiny_syncnet(seed=2).save_pretrained(tmp_path / "other")
+    versions = [OwnSyncScorer(path=str(tmp_path / name), clip=CLIP, device="cpu").version for name in ("copy", "other")]
+    assert versions[0] == own.version
+    assert versions[1] != own.version
+    none = OwnSyncScorer(path=str(tmp_path / "none"), clip=CLIP, device="cpu")
+    assert none.version == "own_syncnet:missing"
+    with pytest.raises(MissingWeights, match=r"no config\.json there"):
+        none(face_pixels(20, 16), noise(20))
+
+
+def test_other_weights_in_the_place_of_the_evaluation_syncnet_are_another_version(tmp_path: Path):
+    judge = EvaluationSyncScorer(path=str(tmp_path / "syncnet_v2.model"), device="cpu")
+    versions = [judge.version]
+    for content in (b"released", b"retrained"):
+        Path(judge.path).write_bytes(content)
+        versions.append(judge.version)
+    assert len(set(versions)) == 3
+
+
+def test_an_own_syncnet_refuses_faces_and_clips_it_was_not_trained_for(own: OwnSyncScorer):
+    with pytest.raises(ClipMismatch, match="16x16"):
+        own(face_pixels(20, 32), noise(20))
+    with pytest.raises(ClipTooShort, match="needs 4 frames"):
+        own(face_pixels(3, 16), noise(20))
+    longer = ClipSpec(**{**CLIP.as_dict(), "num_frames": 8})
+    with pytest.raises(ClipMismatch, match="reads 12 channels of lips, 8 RGB frames have 24"):
+        OwnSyncScorer(path=own.path, clip=longer, device="cpu")(face_pixels(20, 16), noise(20))
+
+
+def faces(num_frames: int = 9, resolution: int = 16) -> Tensor:
+    return torch.from_numpy(uniform("faces", (num_frames, 3, resolution, resolution))).float()
+
+
+def mel(num_columns: int) -> Tensor:
+    return torch.from_numpy(uniform("mel", (8, num_columns))).float()
+
+
+def test_there_is_one_window_for_every_start_that_frames_and_sound_allow(syncnet: StableSyncNet):
+    num_windows = [len(syncnet_embeddings(syncnet, faces(), mel(columns), CLIP)[0]) for columns in (100, 36, 35, 16)]
+    assert num_windows == [6, 6, 5, 1]
+
+
+def test_each_window_is_embedded_as_if_it_were_alone(syncnet: StableSyncNet):
+    vision, audio = syncnet_embeddings(syncnet, faces(), mel(40), CLIP, batch_size=4)
+    with torch.no_grad():
+        alone = syncnet(lower_half(faces()[3:7]).reshape(1, 12, 8, 16), mel_window(mel(40), 3, CLIP)[None])
+    torch.testing.assert_close((vision[3:4], audio[3:4]), alone)
+
+
+def test_a_syncnet_in_training_is_judged_without_dropout_and_stays_in_training(syncnet: StableSyncNet):
+    expected = syncnet_embeddings(syncnet, faces(), mel(40), CLIP)
+    found = syncnet_embeddings(syncnet.train(), faces(), mel(40), CLIP)
+    torch.testing.assert_close(found, expected)
+    assert syncnet.training
+    syncnet.eval()

@@ -1,0 +1,146 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lipsync_lightning.errors import BadMedia
+from lipsync_lightning.media.alignment import (
+    Aligner,
+    SidecarFacePoints,
+    align,
+    alignment_matrices,
+    paste_back,
+    patch_region,
+)
+
+ORACLE = np.load(Path(__file__).parents[1] / "fixtures" / "faces_oracle.npz")
+POINTS = np.array([[60.0, 50.0], [100.0, 47.0], [81.0, 70.0]])
+
+
+def smooth_picture(height: int, width: int) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    channels = [np.sin(rows / 17 + phase) * np.cos(columns / 23 - phase) for phase in (0, 1, 2)]
+    return (127 + 100 * np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("resolution", [256, 512])
+def test_matrices_match_the_reference_frame_by_frame(resolution: int) -> None:
+    matrices = alignment_matrices(ORACLE["landmarks"], resolution)
+    assert matrices.dtype == np.float64
+    assert np.abs(matrices - ORACLE[f"matrices_{resolution}"]).max() < 1e-3
+
+
+def test_streaming_gives_the_matrices_of_the_batch() -> None:
+    aligner = Aligner(resolution=256)
+    streamed = np.stack([aligner.matrix(points) for points in ORACLE["landmarks"]])
+    assert (streamed == alignment_matrices(ORACLE["landmarks"], 256)).all()
+
+
+def test_the_first_frames_matrix_does_not_depend_on_later_frames_but_later_ones_on_the_first() -> None:
+    together = alignment_matrices(ORACLE["landmarks"], 256)
+    assert (alignment_matrices(ORACLE["landmarks"][:1], 256)[0] == together[0]).all()
+    assert not np.allclose(alignment_matrices(ORACLE["landmarks"][1:], 256)[0], together[1], atol=1e-4)
+
+
+def test_no_frames_give_no_matrices() -> None:
+    assert alignment_matrices(np.zeros((0, 3, 2)), 64).shape == (0, 2, 3)
+
+
+def test_mirrored_points_are_turned_and_not_mirrored() -> None:
+    matrix = alignment_matrices(POINTS[None, [1, 0, 2]], 256)[0]
+    assert np.linalg.det(matrix[:, :2]) > 0
+
+
+def test_points_that_coincide_are_refused() -> None:
+    with pytest.raises(BadMedia, match="must differ"):
+        alignment_matrices(np.ones((1, 3, 2)), 64)
+
+
+def test_align_matches_the_reference_within_two_levels() -> None:
+    face = align(ORACLE["image"], ORACLE["matrix"], 64)
+    difference = np.abs(face.astype(int) - ORACLE["face"])
+    assert difference.max() <= 2
+    assert difference.mean() < 0.1
+
+
+def test_paste_back_matches_the_reference_but_for_a_few_pixels_of_the_seam() -> None:
+    pasted = paste_back(ORACLE["image"], ORACLE["generated"], ORACLE["matrix"])
+    difference = np.abs(pasted.astype(int) - ORACLE["restored"])
+    assert difference.max() <= 6
+    assert (difference > 1).sum() <= 30
+
+
+@pytest.mark.parametrize(
+    "shift", [(0, 0), (-70, -40), (60, 60), (400, 0)], ids=["inside", "top left", "bottom right", "out of frame"]
+)
+def test_pixels_outside_the_patch_are_untouched_and_most_inside_change(shift: tuple[int, int]) -> None:
+    frame = smooth_picture(140, 160)
+    before = frame.copy()
+    matrix = alignment_matrices(POINTS[None] + shift, 64)[0]
+    pasted = paste_back(frame, np.full((64, 64, 3), 255, np.uint8), matrix)
+    region = patch_region(matrix, 64, frame.shape)
+    assert (frame == before).all()
+    assert (pasted[~region] == frame[~region]).all()
+    changed = (pasted != frame).any(axis=-1)
+    assert region.any() == (shift != (400, 0))
+    assert changed.sum() >= 0.9 * region.sum()
+
+
+def test_the_patch_does_not_depend_on_how_much_frame_lies_around_it() -> None:
+    frame = smooth_picture(300, 320)
+    matrix = alignment_matrices(POINTS[None] + (80, 90), 64)[0]
+    face = np.full((64, 64, 3), 200, np.uint8)
+    cropped = matrix.copy()
+    cropped[:, 2] += matrix[:, :2] @ (60, 70)
+    alone = paste_back(frame[70:290, 60:300], face, cropped)
+    assert (paste_back(frame, face, matrix)[70:290, 60:300] == alone).all()
+
+
+def test_a_face_cut_out_and_put_back_leaves_the_frame_nearly_as_it_was() -> None:
+    frame = smooth_picture(300, 320)
+    matrix = alignment_matrices(POINTS[None] * 2, 256)[0]
+    pasted = paste_back(frame, align(frame, matrix, 256), matrix)
+    assert np.abs(pasted.astype(int) - frame).max() <= 4
+
+
+def test_align_puts_the_points_where_the_template_has_them() -> None:
+    frame = np.zeros((300, 320, 3), np.uint8)
+    for x, y in POINTS * 2:
+        cv2.circle(frame, (int(x), int(y)), 3, (255, 255, 255), -1)
+    face = align(frame, alignment_matrices(POINTS[None] * 2, 256)[0], 256)
+    for x, y in np.array([[47.6, 56.0], [162.4, 56.0], [105.0, 112.0]]) * (256 / 210, 256 / 280):
+        near = face[int(y) - 8 : int(y) + 9, int(x) - 8 : int(x) + 9]
+        assert near.max() > 200
+
+
+def test_where_the_face_leaves_the_frame_the_cut_out_is_grey() -> None:
+    matrix = alignment_matrices(POINTS[None] + 1000, 64)[0]
+    assert (align(np.zeros((50, 50, 3), np.uint8), matrix, 64) == 127).all()
+
+
+def test_sidecar_points_come_in_order_and_end_in_none(tmp_path: Path) -> None:
+    (tmp_path / "talk.one.json").write_text(json.dumps({"points": [POINTS.tolist(), None, (POINTS + 1).tolist()]}))
+    points = SidecarFacePoints().for_video(tmp_path / "talk.one.mp4")
+    frame = np.zeros((8, 8, 3), np.uint8)
+    found = [points(frame) for _ in range(4)]
+    assert (found[0] == POINTS).all()
+    assert found[1] is None
+    assert (found[2] == POINTS + 1).all()
+    assert found[3] is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", '{"key": 1}', "[]", '{"points": [[[1, 2]]]}', '{"points": 3}', '{"points": [[[1, 2], [3], [4, 5]]]}'],
+)
+def test_a_broken_sidecar_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "talk.json").write_text(content)
+    with pytest.raises(BadMedia, match=r"talk\.json"):
+        SidecarFacePoints().for_video(tmp_path / "talk.mp4")
+
+
+def test_a_missing_sidecar_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadMedia, match=r"talk\.json.*no such file"):
+        SidecarFacePoints().for_video(tmp_path / "talk.mp4")

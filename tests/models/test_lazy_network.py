@@ -1,0 +1,85 @@
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lipsync_lightning.models.lazy_network import LazyNetwork, judging, version_by_content
+
+
+class Doubler(LazyNetwork[nn.Linear]):
+    num_loads = 0
+
+    def load(self) -> nn.Linear:
+        type(self).num_loads += 1
+        return nn.Linear(1000, 1000)
+
+
+def test_a_network_is_loaded_once_and_only_when_it_is_needed():
+    Doubler.num_loads = 0
+    judge = Doubler(device="cpu")
+    assert Doubler.num_loads == 0
+    assert judge.network is judge.network
+    assert Doubler.num_loads == 1
+
+
+def test_a_copy_for_another_process_has_the_settings_without_the_network():
+    judge = Doubler(device="cpu")
+    assert judge.network is not None
+    sent = pickle.dumps(judge)
+    assert len(sent) < 1000
+    assert vars(pickle.loads(sent)) == {"wanted_device": "cpu"}
+
+
+def test_the_device_is_chosen_by_the_process_that_judges(monkeypatch: pytest.MonkeyPatch):
+    judge = Doubler(device="auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert judge.device == "cuda"
+    sent = pickle.dumps(judge)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pickle.loads(sent).device == "cpu"
+    assert next(pickle.loads(sent).network.parameters()).device.type == "cpu"
+
+
+def test_a_device_that_was_named_is_taken(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Doubler(device="cpu").device == "cpu"
+
+
+def test_other_weights_under_the_same_name_are_another_version_and_a_copy_elsewhere_is_not(tmp_path: Path):
+    weights, copy = tmp_path / "a.pt", tmp_path / "b.pt"
+    weights.write_bytes(b"one")
+    copy.write_bytes(b"one")
+    before = version_by_content("judge", str(weights))
+    assert version_by_content("judge", str(copy)) == before == "judge:7692c3ad3540bb80"
+    weights.write_bytes(b"two")
+    os.utime(weights, ns=(0, 0))
+    assert version_by_content("judge", str(weights)) != before
+
+
+def test_weights_are_read_once_for_all_the_clips_they_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    weights = tmp_path / "a.pt"
+    weights.write_bytes(b"weights")
+    opened = []
+    open_path = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *mode: opened.append(path) or open_path(path, *mode))
+    assert len({version_by_content("judge", str(weights)) for _ in range(3)}) == 1
+    assert len(opened) == 1
+
+
+def test_missing_weights_have_a_version_of_their_own(tmp_path: Path):
+    assert (
+        version_by_content("judge", str(tmp_path / "none.pt"))
+        == version_by_content("judge", str(tmp_path))
+        == "judge:missing"
+    )
+
+
+def test_judging_computes_without_gradients_and_leaves_settings_as_they_were():
+    before = torch.backends.cudnn.deterministic
+    with judging():
+        assert not (nn.Linear(2, 2)(torch.ones(1, 2))).requires_grad
+        assert torch.backends.cudnn.deterministic
+    assert torch.backends.cudnn.deterministic == before

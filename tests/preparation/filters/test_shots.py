@@ -1,0 +1,155 @@
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from scenedetect import SceneManager
+from scenedetect.common import FrameTimecode
+from scenedetect.detectors import AdaptiveDetector
+from scenedetect.video_stream import VideoStream
+
+from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.preparation.filters.shots import AdaptiveShots, NoShots
+
+FPS = 25.0
+DEFAULTS: dict[str, Any] = {"threshold": 3.0, "min_content": 15.0, "window": 2, "min_shot_seconds": 0.6}
+
+
+def shot(seed: int, num_frames: int, width: int, height: int) -> Iterator[np.ndarray]:
+    """A coarse coloured picture, panned a little."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    picture = np.kron(blocks, np.ones((8, 8, 1), np.uint8))[:height, :width]
+    for index in range(num_frames):
+        yield np.roll(picture, index, axis=1)
+
+
+def film(lengths: tuple[int, ...], width: int = 64, height: int = 48) -> list[np.ndarray]:
+    return [frame for seed, length in enumerate(lengths) for frame in shot(seed, length, width, height)]
+
+
+def cuts(shots: AdaptiveShots | NoShots, frames: list[np.ndarray], fps: float = FPS) -> list[int]:
+    return [index for index, (_, begins_shot) in enumerate(shots(frames, fps)) if begins_shot]
+
+
+class FramesInMemory(VideoStream):
+    """What PySceneDetect reads: BGR frames."""
+
+    path = name = "memory"
+    is_seekable = False
+    aspect_ratio = 1.0
+    frame_rate = Fraction(FPS)
+    frame_number = 0
+
+    def __init__(self, frames: list[np.ndarray]) -> None:
+        self.frames = frames
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        return self.frames[0].shape[1], self.frames[0].shape[0]
+
+    @property
+    def duration(self) -> FrameTimecode:
+        return FrameTimecode(len(self.frames), FPS)
+
+    @property
+    def position(self) -> FrameTimecode:
+        return FrameTimecode(max(0, self.frame_number - 1), FPS)
+
+    @property
+    def position_ms(self) -> float:
+        return 1000 * self.position.seconds
+
+    def read(self, decode: bool = True) -> np.ndarray | bool:
+        if self.frame_number == len(self.frames):
+            return False
+        self.frame_number += 1
+        return np.ascontiguousarray(self.frames[self.frame_number - 1][..., ::-1])
+
+    def reset(self) -> None:
+        raise NotImplementedError
+
+    def seek(self, target: Any) -> None:
+        raise NotImplementedError
+
+
+def cuts_of_the_library(frames: list[np.ndarray]) -> list[int]:
+    manager = SceneManager()
+    manager.add_detector(AdaptiveDetector())
+    manager.detect_scenes(FramesInMemory(frames))
+    return [start.frame_num for start, _ in manager.get_scene_list(start_in_scene=True)]
+
+
+@pytest.mark.parametrize("size", [(64, 48), (400, 240), (272, 480)])
+@pytest.mark.parametrize(
+    "lengths", [(40,), (20, 20), (16, 8, 30, 3, 25), (14, 1, 14, 15, 16, 2), (3, 1), (30, 2), (30, 3)]
+)
+def test_shots_are_those_that_pyscenedetect_finds_itself(lengths, size):
+    frames = film(lengths, *size)
+    assert cuts(AdaptiveShots(**DEFAULTS), frames) == cuts_of_the_library(frames)
+
+
+@pytest.mark.parametrize("colour", [(200, 60, 75), (75, 60, 200), (90, 140, 90)])
+def test_cuts_that_are_hardly_noticed_are_the_same_ones_too(colour):
+    """Fine grain and a hue that wraps around at red: what is looked at must be scaled and coloured as there."""
+    rng = np.random.default_rng(0)
+    shots = [rng.normal(colour, grain, (240, 400, 3)) for grain in np.linspace(2, 50, 25)]
+    frames = [np.clip(picture, 0, 255).astype(np.uint8) for picture in shots for _ in range(16)]
+    found = cuts(AdaptiveShots(**DEFAULTS), frames)
+    assert found == cuts_of_the_library(frames)
+    assert 1 < len(found) < len(shots)
+
+
+def test_a_shot_begins_with_its_first_frame():
+    assert cuts(AdaptiveShots(**DEFAULTS), film((20, 30, 16))) == [0, 20, 50]
+
+
+def test_a_shot_lasts_at_least_as_long_as_asked_at_any_frame_rate():
+    frames = film((20, 10, 20, 20))
+    assert cuts(AdaptiveShots(**DEFAULTS), frames, fps=25.0) == [0, 20, 50]
+    assert cuts(AdaptiveShots(**DEFAULTS), frames, fps=12.5) == [0, 20, 30, 50]
+
+
+def test_every_frame_comes_out_as_it_went_in_and_with_a_lag_of_the_window():
+    frames, num_read = film((6, 6)), 0
+
+    def read() -> Iterator[np.ndarray]:
+        nonlocal num_read
+        for frame in frames:
+            num_read += 1
+            yield frame
+
+    for index, (frame, _) in enumerate(AdaptiveShots(**DEFAULTS)(read(), FPS)):
+        assert frame is frames[index]
+        assert num_read == min(index + 3, len(frames))
+
+
+def test_frames_may_change_their_size():
+    frames = film((20,)) + film((20,), 80, 60)
+    assert cuts(AdaptiveShots(**DEFAULTS), frames)[0] == 0
+
+
+@pytest.mark.parametrize("num_frames", [0, 1, 2, 3])
+def test_very_short_videos_are_one_shot(num_frames):
+    assert cuts(AdaptiveShots(**DEFAULTS), film((num_frames,))) == [0][:num_frames]
+
+
+def test_without_shots_only_the_first_frame_begins_one():
+    assert cuts(NoShots(), film((20, 20))) == [0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("threshold", 4.0), ("min_content", 10.0), ("window", 3), ("min_shot_seconds", 1.0)]
+)
+def test_every_setting_is_part_of_the_version(setting, value):
+    versions = {
+        AdaptiveShots(**DEFAULTS).version,
+        AdaptiveShots(**(DEFAULTS | {setting: value})).version,
+        NoShots().version,
+    }
+    assert len(versions) == 3
+
+
+def test_a_window_of_no_frames_is_refused():
+    with pytest.raises(BadConfig, match="window"):
+        AdaptiveShots(**(DEFAULTS | {"window": 0}))

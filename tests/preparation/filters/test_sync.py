@@ -1,0 +1,160 @@
+import pickle
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.errors import BadConfig, ClipTooShort
+from lipsync_lightning.evaluation.offset import SyncScore, offset_and_confidence
+from lipsync_lightning.preparation.filters.sync import NoSyncFilter, SyncFilter
+from lipsync_lightning.preparation.verdict import AlignedClip, Rejected
+from lipsync_lightning.synthetic.speech import Speaker, Utterance, speak
+
+CLIP = ClipSpec(num_frames=16, fps=25, resolution=16, sample_rate_hz=16000, mel_hz=80, num_mels=80)
+FIRST, NUM_FRAMES = 20, 60
+
+
+@dataclass
+class FixedJudge:
+    """Says the same of every clip, and notes what it was shown."""
+
+    sync: SyncScore
+    fps: int = 25
+    sample_rate_hz: int = 16000
+    version: str = "fixed"
+    seen: list[tuple[int, int]] = field(default_factory=list)
+
+    def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
+        self.seen.append((len(faces), len(waveform)))
+        return self.sync
+
+
+class MouthJudge(FixedJudge):
+    """Compares how far a drawn mouth is open with how loud the sound is, half a second at a time."""
+
+    def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
+        opening = (faces[:, :, 8, 0] == 0).mean(axis=1)
+        loudness = np.sqrt(np.square(waveform.reshape(-1, 640)).mean(axis=1))
+        vision, sound = (torch.from_numpy(_half_seconds(track)).float() for track in (opening, loudness))
+        return offset_and_confidence(vision, sound)
+
+
+def _half_seconds(track: np.ndarray) -> np.ndarray:
+    windows = np.lib.stride_tricks.sliding_window_view((track - track.mean()) / track.std(), 12)
+    return windows.copy()
+
+
+@pytest.fixture(scope="module")
+def said() -> Utterance:
+    return speak(Speaker.from_seed(3), 4.0, 5)
+
+
+def talking(said: Utterance, sound: np.ndarray) -> AlignedClip:
+    """Black mouths, as high as they are open, on white faces."""
+    faces = np.full((NUM_FRAMES, 16, 16, 3), 255, np.uint8)
+    for face, opening in zip(faces, said.opening[FIRST:], strict=False):
+        face[: round(16 * float(opening))] = 0
+    return AlignedClip(first_frame=FIRST, person=0, faces=faces, sound=sound)
+
+
+def fixed(offset: int, confidence: float = 5.0) -> FixedJudge:
+    return FixedJudge(SyncScore(offset=offset, distance=7.5, confidence=confidence))
+
+
+def sync_filter(judge: FixedJudge, min_confidence: float = 3.0, max_offset: int = 6) -> SyncFilter:
+    return SyncFilter(judge=judge, clip=CLIP, min_confidence=min_confidence, max_offset=max_offset)
+
+
+def still_clip() -> AlignedClip:
+    return AlignedClip(
+        first_frame=2, person=0, faces=np.zeros((NUM_FRAMES, 16, 16, 3), np.uint8), sound=np.zeros(640 * 70, np.float32)
+    )
+
+
+@pytest.mark.parametrize("early", [-6, -1, 0, 2, 6])
+def test_sound_that_comes_early_or_late_is_brought_into_step_to_the_sample(said: Utterance, early: int):
+    sound = np.roll(said.waveform, -640 * early)
+    kept = sync_filter(MouthJudge(SyncScore(0, 0, 0)), min_confidence=0)(talking(said, sound))
+    assert isinstance(kept, AlignedClip)
+    assert kept.scores["sync_offset"] == early
+    np.testing.assert_array_equal(kept.waveform(CLIP), said.waveform[640 * FIRST : 640 * (FIRST + NUM_FRAMES)])
+    assert MouthJudge(SyncScore(0, 0, 0))(kept.faces, kept.waveform(CLIP)).offset == 0
+
+
+def test_scores_are_noted_and_the_judge_hears_what_belongs_to_the_faces():
+    judge = fixed(2)
+    kept = sync_filter(judge)(still_clip().scored(earlier=1.0))
+    assert isinstance(kept, AlignedClip)
+    assert kept.scores == {"earlier": 1.0, "sync_confidence": 5.0, "sync_offset": 2.0, "sync_distance": 7.5}
+    assert judge.seen == [(NUM_FRAMES, 640 * NUM_FRAMES)]
+
+
+def test_a_clip_that_was_shifted_before_is_shifted_by_the_rest():
+    once = sync_filter(fixed(2))(still_clip())
+    assert isinstance(once, AlignedClip)
+    twice = sync_filter(fixed(-1))(once)
+    assert isinstance(twice, AlignedClip)
+    assert (once.sound_shift, twice.sound_shift) == (-2, -1)
+
+
+@pytest.mark.parametrize(("offset", "confidence"), [(6, 3.0), (-6, 3.0), (0, 99.0)])
+def test_what_just_reaches_the_thresholds_is_kept(offset: int, confidence: float):
+    assert isinstance(sync_filter(fixed(offset, confidence))(still_clip()), AlignedClip)
+
+
+@pytest.mark.parametrize(
+    ("offset", "confidence", "reason"),
+    [
+        (0, 2.994, "sync confidence 2.99, at least 3 needed"),
+        (0, float("nan"), "sync confidence nan, at least 3 needed"),
+        (7, 5.0, "sound 7 frames (280 ms) early, at most 6 frames (240 ms) can be corrected"),
+        (-8, 5.0, "sound 8 frames (320 ms) late, at most 6 frames (240 ms) can be corrected"),
+    ],
+)
+def test_what_misses_a_threshold_is_rejected_with_what_was_measured_and_needed(
+    offset: int, confidence: float, reason: str
+):
+    rejected = sync_filter(fixed(offset, confidence))(still_clip())
+    assert isinstance(rejected, Rejected)
+    assert (rejected.step, rejected.reason) == ("sync", reason)
+    assert rejected.scores["sync_offset"] == offset
+    assert set(rejected.scores) == {"sync_confidence", "sync_offset", "sync_distance"}
+
+
+def test_a_clip_too_short_for_the_judge_is_rejected():
+    class ShortSighted(FixedJudge):
+        def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
+            raise ClipTooShort("needs 6 frames")
+
+    rejected = sync_filter(ShortSighted(SyncScore(0, 0, 0)))(still_clip())
+    assert rejected == Rejected(step="sync", reason="needs 6 frames")
+
+
+@pytest.mark.parametrize(("fps", "sample_rate_hz"), [(30, 16000), (25, 48000)])
+def test_a_judge_of_another_frame_rate_or_sound_is_refused_before_any_work(fps: int, sample_rate_hz: int):
+    judge = FixedJudge(SyncScore(0, 0, 0), fps=fps, sample_rate_hz=sample_rate_hz)
+    with pytest.raises(
+        BadConfig, match=rf"reads {fps} frames per second and sound at {sample_rate_hz} Hz, the clip has 25 and 16000"
+    ):
+        sync_filter(judge)
+
+
+@pytest.mark.parametrize("max_offset", [-1, 16])
+def test_offsets_that_are_not_searched_cannot_be_allowed(max_offset: int):
+    with pytest.raises(BadConfig, match="searched from 0 to 15"):
+        sync_filter(fixed(0), max_offset=max_offset)
+
+
+def test_the_version_tells_settings_and_judge():
+    versions = {step.version for step in (sync_filter(fixed(0)), sync_filter(fixed(0), 4), sync_filter(fixed(0), 3, 5))}
+    assert len(versions) == 3
+    assert sync_filter(fixed(0)).version == "1 min_confidence=3 max_offset=6 judge=fixed"
+    assert pickle.loads(pickle.dumps(sync_filter(fixed(0)))).version == sync_filter(fixed(0)).version
+
+
+def test_a_skipped_judge_leaves_the_clip_and_says_so():
+    clip = still_clip()
+    assert NoSyncFilter()(clip) is clip
+    assert (NoSyncFilter.name, NoSyncFilter.version) == (SyncFilter.name, "skipped")
