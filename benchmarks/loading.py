@@ -28,7 +28,7 @@ from lipsync_lightning.data.frame_arrays import stored_array
 from lipsync_lightning.data.latent_samples import ENCODED, HEARD_BY, LATENTS, TOKENS, LatentSamples
 from lipsync_lightning.data.samples import Samples, SyncNetSamples, UNetSamples, clip_mel, clip_waveform, frames_tensor
 from lipsync_lightning.media.audio import encode_flac
-from lipsync_lightning.media.frames import add_h264, exact_rate, to_rgb, to_yuv
+from lipsync_lightning.media.h264 import add_h264, exact_rate, to_rgb, to_yuv
 from lipsync_lightning.media.mel import log_mel, mel_window
 from lipsync_lightning.media.video import encode_clip
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder

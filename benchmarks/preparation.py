@@ -22,7 +22,7 @@ from scenedetect import AdaptiveDetector, detect
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.media.alignment import Aligner, align
 from lipsync_lightning.media.audio import encode_flac, read_audio
-from lipsync_lightning.media.frames import exact_rate
+from lipsync_lightning.media.h264 import exact_rate
 from lipsync_lightning.media.people import MeshPeople
 from lipsync_lightning.media.video import VideoWriter, encode_clip, open_media, probe, read_frames, video_stream
 from lipsync_lightning.preparation.filters.check import Check

@@ -11,7 +11,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from lipsync_lightning.media.frames import exact_rate
+from lipsync_lightning.media.h264 import exact_rate
 
 # Matroska and FLV store times in whole milliseconds, so a frame can seem to come this much late.
 _CLOCK_ROUNDING_S = Fraction(1, 1000)

@@ -21,7 +21,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from lipsync_lightning.errors import BadMedia, ClipTooShort
-from lipsync_lightning.media.frames import add_h264, exact_rate, to_rgb, to_yuv, upright
+from lipsync_lightning.media.h264 import add_h264, exact_rate, to_rgb, to_yuv, upright
 from lipsync_lightning.media.resampling import shown_frames
 
 

@@ -22,6 +22,7 @@ from lipsync_lightning.errors import BadConfig, BadMedia, MissingWeights, NoFace
 from lipsync_lightning.inpainting import Inpainter
 from lipsync_lightning.media.alignment import FacePoints, align, paste_back
 from lipsync_lightning.media.audio import read_audio
+from lipsync_lightning.media.frames import to_float, to_uint8
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.mux import MuxedVideoWriter
 from lipsync_lightning.media.video import probe, read_frames
@@ -209,10 +210,10 @@ class LipSyncPipeline(DiffusionPipeline):
         # A short window is filled up with its last face, because the U-Net has seen clips of one length only.
         filled = shown + [shown[-1]] * (self.clip.num_frames - len(shown))
         aligned = np.stack([align(window[i].frame, _matrix(window[i]), self.clip.resolution) for i in filled])
-        frames_TCHW = rearrange(torch.from_numpy(aligned), "t h w c -> t c h w").to(sampling.noise) / 127.5 - 1
+        frames_TCHW = rearrange(to_float(aligned), "t h w c -> t c h w").to(sampling.noise)
         audio_TAD = audio[torch.tensor(filled)].to(sampling.noise)
         faces_TCHW = self.generate(frames_TCHW, reference.of(frames_TCHW), audio_TAD, sampling)
-        faces_THWC = rearrange((faces_TCHW.float() * 127.5 + 127.5).round().byte(), "t c h w -> t h w c").cpu().numpy()
+        faces_THWC = rearrange(to_uint8(faces_TCHW), "t c h w -> t h w c").cpu().numpy()
         new_face = dict(zip(shown, faces_THWC, strict=False))
         for index, placed in enumerate(window):
             yield paste_back(placed.frame, new_face[index], _matrix(placed)) if index in new_face else placed.frame
