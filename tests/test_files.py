@@ -5,7 +5,7 @@ import pytest
 
 from lipsync_lightning import files
 from lipsync_lightning.errors import NoSpace, WouldOverwrite
-from lipsync_lightning.files import require_space, whole_file, whole_folder
+from lipsync_lightning.files import require_space, sha256_of, whole_file, whole_folder
 
 CONTENT = "config.json"
 
@@ -145,3 +145,8 @@ def test_other_folders_and_files_are_refused_before_any_work(tmp_path):
         with pytest.raises(WouldOverwrite, match=r"not written here|is a file"), whole_folder(out):
             pytest.fail("the block ran")
     assert (tmp_path / "photos" / "me.png").exists()
+
+
+def test_sha256_is_that_of_the_content(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2's example
+    assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -49,13 +49,9 @@ class WouldOverwrite(LipSyncError):
     """An output that is already there and would be lost."""
 
 
-class Diverged(LipSyncError):
-    """A training whose numbers are no longer finite."""
-
-
 class NoSpace(LipSyncError):
     """An output for which the disk has no room."""
 
 
 class StepFailed(LipSyncError):
-    """One of several commands ended with an error."""
+    """A training or a command that cannot go on."""

@@ -1,5 +1,6 @@
 """Where the library's own files lie, and how it writes files."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -29,6 +30,12 @@ def write_atomically(path: Path, data: bytes) -> Path:
     part = path.with_name(path.name + ".part")
     part.write_bytes(data)
     return part.replace(path)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

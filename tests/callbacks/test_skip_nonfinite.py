@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lipsync_lightning.callbacks.skip_nonfinite import SkipNonfinite
-from lipsync_lightning.errors import Diverged
+from lipsync_lightning.errors import StepFailed
 
 
 class Line(LightningModule):
@@ -68,7 +68,7 @@ def test_all_clips_of_an_accumulated_step_are_named(tmp_path):
 def test_too_many_such_steps_in_a_row_end_the_run_with_the_way_out(tmp_path):
     with (
         pytest.warns(UserWarning, match="not finite"),
-        pytest.raises(Diverged, match=r"3 such steps in a row: lower module\.optimizer\.lr"),
+        pytest.raises(StepFailed, match=r"3 such steps in a row: lower module\.optimizer\.lr"),
     ):
         trained(tmp_path, [1.0] + [float("nan")] * 3)
 

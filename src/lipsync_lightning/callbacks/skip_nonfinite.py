@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from lipsync_lightning.errors import Diverged
+from lipsync_lightning.errors import StepFailed
 
 _NUM_NAMED = 8
 
@@ -32,7 +32,7 @@ class SkipNonfinite(Callback):
         self.ids += batch["id"]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Raises: Diverged, if too many steps in a row were skipped."""
+        """Raises: StepFailed, if too many steps in a row were skipped."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = get_total_norm(gradients) if gradients else torch.zeros(())
         finite = trainer.strategy.reduce_boolean_decision(
@@ -58,7 +58,7 @@ class SkipNonfinite(Callback):
         clips = f"{', '.join(self.ids[:_NUM_NAMED])}{', ...' if len(self.ids) > _NUM_NAMED else ''}"
         told = f"step {trainer.global_step}: the gradient is not finite, the step is left out (clips {clips} on rank {trainer.global_rank})"
         if self.in_a_row > self.most_in_a_row:
-            raise Diverged(
+            raise StepFailed(
                 f"{told}; {self.in_a_row} such steps in a row: lower module.optimizer.lr, look at these clips, and go on with "
                 "ckpt_path=<a checkpoint before it>"
             )

@@ -20,7 +20,7 @@ from webdataset.tariterators import base_plus_ext
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BrokenShard, MissingShards
-from lipsync_lightning.files import write_atomically
+from lipsync_lightning.files import sha256_of, write_atomically
 from lipsync_lightning.shards.faults import Reason, ShardFault, require_safe_names
 
 FORMAT = 2  # 1 did not say where members lie
@@ -268,11 +268,6 @@ def require_first_key(file: BinaryIO, keys: Sequence[str] | np.ndarray, source: 
             f"{source} begins with {found}, its sidecar says {keys[0]}: another shard's content lies there; copy both again",
             Reason.SWAPPED,
         )
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _add_member(archive: tarfile.TarFile, file: BinaryIO, name: str, data: bytes) -> tuple[int, int, int]:

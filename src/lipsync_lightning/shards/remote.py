@@ -15,9 +15,10 @@ from fsspec.core import url_to_fs
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import LipSyncError, MissingShards, NoSpace
+from lipsync_lightning.files import sha256_of
 from lipsync_lightning.shards.cache import ShardCache
 from lipsync_lightning.shards.faults import Reason, ShardFault
-from lipsync_lightning.shards.format import SPLITS, Shard, ShardFile, fitting, not_prepared, parse_sidecar, sha256_of
+from lipsync_lightning.shards.format import SPLITS, Shard, ShardFile, fitting, not_prepared, parse_sidecar
 
 _SIDECARS_AT_ONCE = 16
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0

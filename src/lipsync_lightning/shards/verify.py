@@ -5,8 +5,9 @@ from pathlib import Path
 
 from webdataset.tariterators import base_plus_ext
 
+from lipsync_lightning.files import sha256_of
 from lipsync_lightning.shards.faults import Reason, ShardFault, require_safe_names
-from lipsync_lightning.shards.format import Sidecar, read_sidecar, require_first_key, sha256_of
+from lipsync_lightning.shards.format import Sidecar, read_sidecar, require_first_key
 
 _MAKE_AGAIN = "copy it again, or delete it and run `prepare` again"
 
