@@ -11,7 +11,7 @@ import pytest
 from command_line import CommandLine
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BrokenShard, MissingShards
-from lipsync_lightning.evaluation.page import Table
+from lipsync_lightning.evaluation.old_page import Table
 from lipsync_lightning.preparation import shard_survey
 from lipsync_lightning.preparation.ledger import (
     CLIP,

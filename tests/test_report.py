@@ -13,7 +13,7 @@ import pytest
 from lipsync_lightning.errors import BadConfig, BadMedia
 from lipsync_lightning.evaluation.curves import read_csv_log, smoothed
 from lipsync_lightning.evaluation.headlines import number
-from lipsync_lightning.evaluation.page import duration, means_table
+from lipsync_lightning.evaluation.old_page import duration, means_table
 from lipsync_lightning.evaluation.run_folder import read_run
 from lipsync_lightning.media.strips import save_png
 from lipsync_lightning.report import main, write_report
@@ -245,7 +245,7 @@ def test_a_missing_run_is_one_sentence(
 
 
 def test_making_a_page_does_not_wait_for_torch():
-    code = "import sys, lipsync_lightning.evaluation.page, lipsync_lightning.evaluation.training_page; sys.exit('torch' in sys.modules)"
+    code = "import sys, lipsync_lightning.evaluation.old_page, lipsync_lightning.evaluation.training_page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

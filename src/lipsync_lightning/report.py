@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from lipsync_lightning.cli import entry_point
 from lipsync_lightning.errors import BadConfig
-from lipsync_lightning.evaluation.page import render
+from lipsync_lightning.evaluation.old_page import render
 from lipsync_lightning.evaluation.run_folder import read_run
 from lipsync_lightning.evaluation.training_page import render_training
 from lipsync_lightning.evaluation.training_run import OF_A_ROAD, is_training_run, read_training_run

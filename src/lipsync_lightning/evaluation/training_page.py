@@ -8,7 +8,7 @@ import numpy as np
 from lipsync_lightning.evaluation.curves import Series
 from lipsync_lightning.evaluation.headlines import Headline, number
 from lipsync_lightning.evaluation.log_names import groups_of
-from lipsync_lightning.evaluation.page import ClipCard, Table, data_address, filled
+from lipsync_lightning.evaluation.old_page import ClipCard, Table, data_address, filled
 from lipsync_lightning.evaluation.training_curves import curve_panels, histogram_panels
 from lipsync_lightning.evaluation.training_run import Row, TrainingRun, first_middle_last
 from lipsync_lightning.media.strips import png, read_png, stacked, strip_rows

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lipsync_lightning.evaluation.curves import COLOURS, panel
 from lipsync_lightning.evaluation.headlines import Headline, number
-from lipsync_lightning.evaluation.page import Table, data_address, filled
+from lipsync_lightning.evaluation.old_page import Table, data_address, filled
 from lipsync_lightning.evaluation.training_curves import Panel
 from lipsync_lightning.files import write_atomically
 from lipsync_lightning.media.strips import png
