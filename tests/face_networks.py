@@ -2,19 +2,10 @@
 
 import pytest
 
-from lipsync_lightning.errors import MissingWeights
-from lipsync_lightning.media.face_networks import COMMAND, FACE_MODELS, face_model_path
-
-
-def networks_are_missing() -> bool:
-    try:
-        for name in FACE_MODELS:
-            face_model_path(name)
-    except MissingWeights:
-        return True
-    return False
-
+from lipsync_lightning.files import weights_dir
+from lipsync_lightning.media.face_networks import COMMAND, FACE_NETWORKS
 
 needs_networks = pytest.mark.skipif(
-    networks_are_missing(), reason=f"the face networks are not fetched: run `{COMMAND}`"
+    not all((weights_dir() / "face_mesh" / f"{name}.tflite").is_file() for name in FACE_NETWORKS),
+    reason=f"the face networks are not fetched: run `{COMMAND}`",
 )

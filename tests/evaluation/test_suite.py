@@ -7,8 +7,8 @@ import pytest
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadMedia, NoFace
 from lipsync_lightning.evaluation.suite import aligned_faces, mean_of, shuffled, test_videos, true_opening
-from lipsync_lightning.media.alignment import SidecarFacePoints
 from lipsync_lightning.media.audio import read_audio
+from lipsync_lightning.media.people import SidecarPeople
 from tiny_media import number_of, sound_of, write_video
 
 test_videos.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]
@@ -62,7 +62,7 @@ def test_the_true_opening_is_read_where_there_is_one(videos: list[Path]):
 
 
 def test_faces_are_cut_out_frame_by_frame_where_the_original_has_them(videos: list[Path], tiny_clip: ClipSpec):
-    faces = aligned_faces(videos[1], videos[0], SidecarFacePoints(), tiny_clip)
+    faces = aligned_faces(videos[1], videos[0], SidecarPeople(), tiny_clip)
     assert faces.shape == (12, 32, 32, 3)
     assert [number_of(face) for face in faces] == list(range(12))
 
@@ -70,7 +70,7 @@ def test_faces_are_cut_out_frame_by_frame_where_the_original_has_them(videos: li
 def test_a_frame_without_a_face_cannot_be_judged(tmp_path: Path, tiny_clip: ClipSpec):
     video = write_video(tmp_path / "v.mp4", 6, None, without_face=range(4, 5))
     with pytest.raises(NoFace, match="no face on frame 4"):
-        aligned_faces(video, video, SidecarFacePoints(), tiny_clip)
+        aligned_faces(video, video, SidecarPeople(), tiny_clip)
 
 
 def test_means_are_over_the_rows_that_have_the_figure():

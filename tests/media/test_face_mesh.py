@@ -1,20 +1,13 @@
 import math
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from face_networks import needs_networks
-from lipsync_lightning.errors import MissingWeights
 from lipsync_lightning.media import face_mesh
 from lipsync_lightning.media.face_mesh import (
     FULL_RANGE,
     SHORT_RANGE,
-    Detection,
-    DetectorLayout,
-    MeshFacePoints,
-    MeshTracker,
+    FaceFinder,
     Rectangle,
     alignment_points,
     anchor_centres,
@@ -45,14 +38,14 @@ def test_decoding_adds_the_anchor_and_sorts_by_score() -> None:
     regressors[:, 2:4] = (20, 10)
     regressors[2, :8] = (1, 2, 20, 10, -5, -1, 5, -1)
     anchors = np.array([[10.0, 10.0], [50.0, 50.0], [100.0, 60.0]])
-    rows = decode(regressors, np.array([0.0, -3.0, 2.0]), anchors, 0.5)
+    rows = decode(regressors, np.array([0.0, -3.0, 2.0]), anchors)
     assert rows[:, 0] == pytest.approx([1 / (1 + math.exp(-2)), 0.5])
     assert rows[0, 1:].tolist() == [91, 57, 111, 67, 95, 59, 105, 59]
 
 
 def test_extreme_logits_decode_without_overflow() -> None:
     with np.errstate(all="raise"):
-        rows = decode(np.zeros((2, 16), np.float32), np.array([-1e30, 1e30], np.float32), np.zeros((2, 2)), 0.5)
+        rows = decode(np.zeros((2, 16), np.float32), np.array([-1e30, 1e30], np.float32), np.zeros((2, 2)))
     assert rows[:, 0].tolist() == [1]
 
 
@@ -101,101 +94,20 @@ def test_alignment_points_are_brows_and_nose() -> None:
     assert alignment_points(mesh)[:, 0] == pytest.approx([82.2, 311.8, 124.0])
 
 
-class ScriptedMesh:
-    """A mesh in the middle of whatever square it is shown; a face only where `has_face` says so."""
+@pytest.mark.parametrize(("offset", "num_looks"), [(0, 1), (9, 2)])
+def test_a_mesh_far_from_where_it_was_looked_for_is_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch, offset: float, num_looks: int
+) -> None:
+    shown: list[Rectangle] = []
 
-    def __init__(self) -> None:
-        self.shown: list[Rectangle] = []
-        self.has_face: Callable[[Rectangle], bool] = lambda rectangle: True
-        self.offset = 0
+    def mesh_in(finder: FaceFinder, frame: np.ndarray, square: Rectangle) -> tuple[np.ndarray, float]:
+        shown.append(square)
+        third = square.side / 3
+        mesh = np.random.default_rng(0).uniform(-third, third, (468, 2))
+        mesh[0], mesh[1], mesh[[33, 263]] = -third, third, [[-third / 2, 0], [third / 2, 0]]
+        return mesh + np.array([square.x, square.y]) + offset, 1.0
 
-    def find(self, frame: np.ndarray, rectangle: Rectangle) -> tuple[np.ndarray, float]:
-        self.shown.append(rectangle)
-        quarter = rectangle.side / 3
-        mesh = np.random.default_rng(0).uniform(-quarter, quarter, (468, 2))
-        mesh[0], mesh[1], mesh[[33, 263]] = -quarter, quarter, [[-quarter / 2, 0], [quarter / 2, 0]]
-        return mesh + np.array([rectangle.x, rectangle.y]) + self.offset, float(self.has_face(rectangle))
-
-
-def scripted_tracker(
-    monkeypatch: pytest.MonkeyPatch, detections: list[Detection]
-) -> tuple[MeshTracker, ScriptedMesh, list[int]]:
-    mesh, calls = ScriptedMesh(), []
-
-    class ScriptedDetector:
-        def __init__(self, layout: DetectorLayout) -> None:
-            self.finds = detections if layout is SHORT_RANGE else []
-
-        def detect(self, frame: np.ndarray) -> list[Detection]:
-            calls.append(1)
-            return self.finds
-
-    monkeypatch.setattr(face_mesh, "FaceDetector", ScriptedDetector)
-    monkeypatch.setattr(face_mesh, "FaceMesh", lambda: mesh)
-    return MeshTracker(), mesh, calls
-
-
-def detection(score: float, left: float, side: float) -> Detection:
-    return Detection(
-        score=score, box=np.array([left, 0, left + side, side]), eyes=np.array([[left, 0], [left + side, 0]])
-    )
-
-
-FRAME = np.zeros((10, 10, 3), np.uint8)
-
-
-def test_the_face_with_the_best_score_is_taken_and_not_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
-    tracker, mesh, _ = scripted_tracker(monkeypatch, [detection(0.52, 0, 300), detection(0.9, 500, 100)])
-    tracker.points(FRAME)
-    assert mesh.shown[0].x == 550
-
-
-def test_a_detection_without_a_mesh_gives_way_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    tracker, mesh, _ = scripted_tracker(monkeypatch, [detection(0.9, 0, 300), detection(0.6, 500, 100)])
-    mesh.has_face = lambda rectangle: rectangle.x == 550
-    points = tracker.points(FRAME)
-    assert points is not None
-    assert 500 < points[:, 0].mean() < 600
-
-
-def test_a_tracked_face_needs_no_detector_until_it_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    tracker, mesh, calls = scripted_tracker(monkeypatch, [detection(0.9, 0, 100)])
-    for _ in range(3):
-        tracker.points(FRAME)
-    assert len(calls) == 2
-    mesh.has_face = lambda rectangle: False
-    assert tracker.points(FRAME) is None
-    assert len(calls) == 4
-
-
-def test_a_mesh_far_from_where_it_was_looked_for_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    tracker, mesh, _ = scripted_tracker(monkeypatch, [])
-    tracker._last = Rectangle(x=50, y=50, side=60, angle=0)
-    tracker.points(FRAME)
-    assert len(mesh.shown) == 1
-    mesh.offset = 9
-    tracker.points(FRAME)
-    assert len(mesh.shown) == 3
-
-
-@needs_networks
-@pytest.mark.parametrize("content", ["black", "grey", "noise"])
-def test_a_frame_without_a_face_gives_none(content: str) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
-    frame = {"black": np.zeros_like(noise), "grey": np.full_like(noise, 127), "noise": noise}[content]
-    assert MeshFacePoints().for_video(Path("video.mp4"))(frame) is None
-
-
-@needs_networks
-def test_a_tracker_whose_face_is_gone_finds_nothing_and_forgets_it() -> None:
-    tracker = MeshTracker()
-    tracker._last = Rectangle(x=50, y=50, side=60, angle=0)
-    frame = np.full((100, 100, 3), 127, np.uint8)
-    assert tracker.points(frame) is None
-    assert tracker._last is None
-
-
-def test_missing_networks_are_named_with_the_way_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIPSYNC_WEIGHTS", str(tmp_path))
-    with pytest.raises(MissingWeights, match="face_models"):
-        MeshFacePoints().for_video(Path("video.mp4"))
+    monkeypatch.setattr(face_mesh, "Network", lambda name: None)
+    monkeypatch.setattr(FaceFinder, "_mesh_in", mesh_in)
+    FaceFinder().mesh(np.zeros((10, 10, 3), np.uint8), Rectangle(x=50, y=50, side=60, angle=0))
+    assert len(shown) == num_looks

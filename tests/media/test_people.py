@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from face_networks import needs_networks
-from lipsync_lightning.errors import BadConfig, BadMedia
+from lipsync_lightning.errors import BadConfig, BadMedia, MissingWeights
 from lipsync_lightning.media import people as people_module
-from lipsync_lightning.media.face_mesh import Detection, MeshTracker, Rectangle, alignment_points
+from lipsync_lightning.media.face_mesh import Detection, Rectangle, alignment_points
 from lipsync_lightning.media.people import MeshPeople, PeopleTracker, SidecarPeople
 
 FRAME = np.zeros((8, 8, 3), np.uint8)
@@ -34,7 +34,7 @@ class Head:
 
 
 class Scene:
-    """A finder of the heads that are in the picture now: the mesh finds the one closest to its square, if that is within it."""
+    """A finder of the heads in the picture: the mesh finds the one closest to its square, if that is within it."""
 
     def __init__(self) -> None:
         self.heads: list[Head] = []
@@ -58,9 +58,8 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 
 def tracker(search_every: int = 5, most_people: int = 3, min_side: float = 30) -> PeopleTracker:
-    return MeshPeople(search_every=search_every, most_people=most_people, min_side=min_side).for_video(
-        Path("video.mp4")
-    )
+    people = MeshPeople(search_every=search_every, most_people=most_people, min_side=min_side)
+    return people.for_video(Path("video.mp4"))
 
 
 def places(tracker: PeopleTracker) -> dict[int, float]:
@@ -82,9 +81,17 @@ def test_people_are_numbered_as_they_appear_and_keep_their_numbers(scene: Scene)
     assert places(following) == {0: 20, 1: 290}
 
 
-def test_points_are_those_of_the_mesh(scene: Scene):
+def test_a_single_face_is_the_surest_and_needs_no_detector_until_it_is_lost(scene: Scene):
+    points_of = MeshPeople().for_video(Path("video.mp4"))
+    scene.heads, scene.false_boxes = [Head(300, side=60), Head(50, score=0.8)], [Head(900, score=0.99)]
+    for _ in range(8):
+        np.testing.assert_array_equal(points_of(FRAME), alignment_points(Head(300, side=60).mesh()))
+    assert scene.num_searches == 1
     scene.heads = [Head(50)]
-    np.testing.assert_array_equal(tracker().people(FRAME)[0], alignment_points(Head(50).mesh()))
+    np.testing.assert_array_equal(points_of(FRAME), alignment_points(Head(50).mesh()))
+    scene.heads = []
+    assert [points_of(FRAME) for _ in range(2)] == [None, None]
+    assert scene.num_searches == 4
 
 
 def test_newcomers_are_looked_for_from_time_to_time_only(scene: Scene):
@@ -194,7 +201,13 @@ def test_every_setting_is_part_of_the_version(setting: str):
 
 def test_settings_without_sense_are_refused():
     with pytest.raises(BadConfig, match="search_every"):
-        MeshPeople(search_every=0, most_people=1, min_side=1)
+        MeshPeople(search_every=0)
+
+
+def test_missing_networks_are_named_with_the_way_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LIPSYNC_WEIGHTS", str(tmp_path))
+    with pytest.raises(MissingWeights, match="face_networks"):
+        MeshPeople().for_video(Path("video.mp4"))
 
 
 @needs_networks
@@ -203,7 +216,6 @@ def test_where_there_is_no_face_there_is_nobody(content: str):
     noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     frame = {"black": np.zeros_like(noise), "grey": np.full_like(noise, 127), "noise": noise}[content]
     assert tracker().people(frame) == {}
-    assert MeshTracker().points(frame) is None
 
 
 def write_sidecar(folder: Path, content: object) -> PeopleTracker:
@@ -216,6 +228,13 @@ def test_a_sidecar_of_one_person(tmp_path: Path):
     found = [following.people(FRAME) for _ in range(4)]
     assert [list(people) for people in found] == [[0], [], [0], []]
     np.testing.assert_array_equal(found[2][0], POINTS + 1)
+
+
+def test_the_face_of_a_sidecar_is_the_first_persons_while_that_one_is_there(tmp_path: Path):
+    here, there = POINTS.tolist(), (POINTS + 9).tolist()
+    points_of = write_sidecar(tmp_path, {"people": [[here, None, here], [there] * 3]})
+    np.testing.assert_array_equal([points_of(FRAME) for _ in range(3)], [here, there, here])
+    assert points_of(FRAME) is None
 
 
 def test_a_sidecar_of_several_numbers_them_as_they_appear(tmp_path: Path):
@@ -244,4 +263,10 @@ def test_a_broken_sidecar_is_named(tmp_path: Path, content: object):
 
 def test_a_missing_sidecar_is_named(tmp_path: Path):
     with pytest.raises(BadMedia, match=r"talk\.json.*no such file"):
+        SidecarPeople().for_video(tmp_path / "talk.mp4")
+
+
+def test_half_a_sidecar_is_named(tmp_path: Path):
+    (tmp_path / "talk.json").write_text("{")
+    with pytest.raises(BadMedia, match=r"talk\.json.*JSONDecodeError"):
         SidecarPeople().for_video(tmp_path / "talk.mp4")

@@ -19,15 +19,16 @@ from lipsync_lightning.errors import (
     WouldOverwrite,
     WrongWeights,
 )
-from lipsync_lightning.media.alignment import SidecarFacePoints, patch_region
 from lipsync_lightning.media.audio import encode_flac, read_audio
 from lipsync_lightning.media.masks import keep_mask
+from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.media.video import probe, read_frames
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.pipeline import lipsync
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, Sampling, load_pipeline, placed_frames
 from lipsync_lightning.pipeline.reference import OwnFrames
 from lipsync_lightning.pipeline.windows import PlacedFrame
+from patch_region import patch_region
 from tiny_media import POINTS, SIDE, level, numbered_frames, sound_of, write_video
 
 NUM_FRAMES = 10  # two whole windows and a half
@@ -50,7 +51,7 @@ def write_speech(path: Path, num_frames: float, seed: int = 0) -> Path:
 
 
 def synced(pipeline: LipSyncPipeline, video: Path, speech: Path, out: Path, **options: Any) -> np.ndarray:
-    pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints(), **options)
+    pipeline(video=video, audio=speech, out=out, faces=SidecarPeople(), **options)
     return np.stack(list(read_frames(out)))
 
 
@@ -73,7 +74,7 @@ def spoken(
 def test_the_result_has_the_videos_frames_and_all_the_sound(
     pipeline: LipSyncPipeline, video: Path, speech: Path, out: Path
 ):
-    result = pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints())
+    result = pipeline(video=video, audio=speech, out=out, faces=SidecarPeople())
     made = probe(out)
     assert (made.width, made.height, made.fps) == (SIDE, SIDE, 25)
     assert len(list(read_frames(out))) == NUM_FRAMES
@@ -171,7 +172,7 @@ def test_a_video_that_sometimes_shows_a_face_keeps_its_length(
     pipeline: LipSyncPipeline, tmp_path: Path, speech: Path, out: Path
 ):
     video = write_video(tmp_path / "v.mp4", NUM_FRAMES, None, without_face=range(3, 9))
-    result = pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints())
+    result = pipeline(video=video, audio=speech, out=out, faces=SidecarPeople())
     assert (result.num_frames, result.num_synced) == (NUM_FRAMES, 4)
     made = np.stack(list(read_frames(out)))
     assert [round(float(np.median(frame))) for frame in made[3:9]] == pytest.approx(
@@ -184,11 +185,11 @@ def test_no_face_at_all_writes_nothing_and_keeps_a_former_result(
 ):
     video = write_video(tmp_path / "v.mp4", NUM_FRAMES, None, without_face=range(NUM_FRAMES))
     with pytest.raises(NoFace, match=f"no face on any of {NUM_FRAMES} frames"):
-        pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints())
+        pipeline(video=video, audio=speech, out=out, faces=SidecarPeople())
     assert list(out.parent.iterdir()) == []
     out.write_text("former")
     with pytest.raises(NoFace):
-        pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints())
+        pipeline(video=video, audio=speech, out=out, faces=SidecarPeople())
     assert out.read_text() == "former"
     assert list(out.parent.iterdir()) == [out]
 
@@ -209,9 +210,9 @@ def test_inputs_and_folders_are_not_overwritten(pipeline: LipSyncPipeline, video
     before = video.read_bytes(), speech.read_bytes()
     for target in (video, speech, video.parent / ".." / video.parent.name / video.name):
         with pytest.raises(WouldOverwrite, match="is also an input"):
-            pipeline(video=video, audio=speech, out=target, faces=SidecarFacePoints())
+            pipeline(video=video, audio=speech, out=target, faces=SidecarPeople())
     with pytest.raises(WouldOverwrite, match="is a folder"):
-        pipeline(video=video, audio=speech, out=video.parent, faces=SidecarFacePoints())
+        pipeline(video=video, audio=speech, out=video.parent, faces=SidecarPeople())
     assert (video.read_bytes(), speech.read_bytes()) == before
 
 
@@ -226,7 +227,7 @@ def test_bad_inputs_are_told_apart(pipeline: LipSyncPipeline, video: Path, speec
     ]
     for kind, words, change in cases:
         with pytest.raises(kind, match=words):
-            pipeline(**({"video": video, "audio": speech, "out": out, "faces": SidecarFacePoints()} | change))
+            pipeline(**({"video": video, "audio": speech, "out": out, "faces": SidecarPeople()} | change))
         assert not out.exists()
 
 
@@ -251,7 +252,7 @@ def test_memory_does_not_grow_with_the_video(
             yield watched_frame
 
     monkeypatch.setattr(lipsync, "read_frames", watched)
-    pipeline(video=video, audio=speech, out=out, faces=SidecarFacePoints(), num_inference_steps=1)
+    pipeline(video=video, audio=speech, out=out, faces=SidecarPeople(), num_inference_steps=1)
     assert 4 < most <= 2 * 4 + 2
 
 

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from lipsync_lightning.media.people import PeopleTracker
 from lipsync_lightning.preparation.align import Stretch, aligned_stretches
 from tiny_media import POINTS, number_of, numbered_frames
 
 
-class ScriptedPeople:
+class ScriptedPeople(PeopleTracker):
     """Who is seen on which frames, by number."""
 
     def __init__(self, seen_on: dict[int, set[int]]) -> None:

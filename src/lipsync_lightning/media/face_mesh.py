@@ -1,15 +1,13 @@
-"""Find a face and follow it through a video with MediaPipe's detectors and 468-point mesh, on one core."""
+"""Find the faces of a frame, and the points of one, with MediaPipe's detectors and 468-point mesh, on one core."""
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from lipsync_lightning.media.face_networks import face_model_path
+from lipsync_lightning.media.face_networks import face_network_path
 
 # Mesh points whose means are the alignment points; left and right as in the picture.
 BROW_L = (70, 63, 105, 66, 107)
@@ -20,10 +18,9 @@ NOSE = (5, 129, 358, 4)
 _MESH_SIDE = 192
 _EYE_CORNERS = (33, 263)
 _RECTANGLE_SCALE = 1.5
-_SMALLEST_MESH_SCORE = 0.5
+_SMALLEST_SCORE = 0.5
 SAME_FACE_OVERLAP = 0.3
 _LARGEST_LOGIT = 100.0
-_MOST_CANDIDATES = 4
 # How far the mesh may end from the square it was looked for in, as a part of the side.
 _LARGEST_DIFFERENCE = 0.05
 
@@ -62,32 +59,30 @@ class Detection:
     box: np.ndarray
     eyes: np.ndarray
 
-    def rectangle(self) -> Rectangle:
+    @property
+    def square(self) -> Rectangle:
         return rectangle_around(self.box, self.eyes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorLayout:
-    """A detector's file, input side, anchor grids (stride in pixels, anchors per cell) and the score it needs."""
+    """A detector's file, input side and anchor grids (stride in pixels, anchors per cell)."""
 
     model: str
     side: int
     grids: tuple[tuple[int, int], ...]
-    smallest_score: float
 
 
-SHORT_RANGE = DetectorLayout(model="face_detection_short_range", side=128, grids=((8, 2), (16, 6)), smallest_score=0.5)
-FULL_RANGE = DetectorLayout(model="face_detection_full_range_sparse", side=192, grids=((4, 1),), smallest_score=0.5)
+SHORT_RANGE = DetectorLayout(model="face_detection_short_range", side=128, grids=((8, 2), (16, 6)))
+FULL_RANGE = DetectorLayout(model="face_detection_full_range_sparse", side=192, grids=((4, 1),))
 
 
 def rectangle_around(box: np.ndarray, eyes: np.ndarray) -> Rectangle:
-    """Return the square, half as large again as `box` (left, top, right, bottom), turned so that the eyes (2, 2) are level."""
-    left, top, right, bottom = box
+    """Return the square half as large again as `box` (left, top, right, bottom), turned so that the eyes are level."""
+    left, top, right, bottom = map(float, box)
     across, down = eyes[1] - eyes[0]
     side = _RECTANGLE_SCALE * max(right - left, bottom - top)
-    return Rectangle(
-        x=float(left + right) / 2, y=float(top + bottom) / 2, side=float(side), angle=math.atan2(down, across)
-    )
+    return Rectangle(x=(left + right) / 2, y=(top + bottom) / 2, side=side, angle=math.atan2(down, across))
 
 
 def box_of_mesh(mesh: np.ndarray) -> np.ndarray:
@@ -114,17 +109,17 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -_LARGEST_LOGIT, _LARGEST_LOGIT)))
 
 
-def decode(regressors: np.ndarray, logits: np.ndarray, anchors: np.ndarray, smallest_score: float) -> np.ndarray:
+def decode(regressors: np.ndarray, logits: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     """Return the boxes that score high enough, best first, in input pixels.
 
     Args:
-        regressors: (anchors, 16), offsets from the anchor: box centre and size, then six points of which two are the eyes.
+        regressors: (anchors, 16), offsets from the anchor: box centre and size, then six points, first the eyes.
         logits: (anchors,).
         anchors: (anchors, 2), from `anchor_centres`.
     Returns: (boxes, 9): score, left, top, right, bottom, first eye x, y, second eye x, y.
     """
     scores = _sigmoid(logits)
-    kept = np.flatnonzero(scores >= smallest_score)
+    kept = np.flatnonzero(scores >= _SMALLEST_SCORE)
     kept = kept[np.argsort(-scores[kept])]
     centres = regressors[kept, :2] + anchors[kept]
     halves = regressors[kept, 2:4] / 2
@@ -156,10 +151,10 @@ def merge_overlapping(rows: np.ndarray) -> np.ndarray:
 
 
 class Network:
-    """A tflite network on one thread: one uint8 picture in, float arrays out."""
+    """A tflite network on one thread."""
 
     def __init__(self, name: str) -> None:
-        self._interpreter = Interpreter(model_path=str(face_model_path(name)), num_threads=1)
+        self._interpreter = Interpreter(model_path=str(face_network_path(name)), num_threads=1)
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._outputs = [details["index"] for details in self._interpreter.get_output_details()]
@@ -175,7 +170,7 @@ class FaceDetector:
     """One of MediaPipe's two detectors: short range for large faces, full range for small ones."""
 
     def __init__(self, layout: DetectorLayout) -> None:
-        self._layout = layout
+        self._side = layout.side
         self._anchors = anchor_centres(layout)
         self._network = Network(layout.model)
 
@@ -183,33 +178,13 @@ class FaceDetector:
         """Return the faces in a frame, (H, W, 3) uint8 RGB, best score first."""
         height, width = frame.shape[:2]
         whole = Rectangle(x=width / 2, y=height / 2, side=float(max(height, width)), angle=0.0)
-        side = self._layout.side
-        regressors, logits = self._network(whole.crop(frame, side).astype(np.float32) / 127.5 - 1)
-        rows = merge_overlapping(decode(regressors, logits[:, 0], self._anchors, self._layout.smallest_score))
-        points = rows[:, 1:].reshape(-1, 4, 2) * (whole.side / side) + (whole.to_frame(side)[:, 2])
+        regressors, logits = self._network(whole.crop(frame, self._side).astype(np.float32) / 127.5 - 1)
+        rows = merge_overlapping(decode(regressors, logits[:, 0], self._anchors))
+        points = rows[:, 1:].reshape(-1, 4, 2) * (whole.side / self._side) + whole.to_frame(self._side)[:, 2]
         return [
             Detection(score=float(row[0]), box=found[:2].ravel(), eyes=found[2:])
             for row, found in zip(rows, points, strict=True)
         ]
-
-
-class FaceMesh:
-    """The 468-point network on one turned square of a frame."""
-
-    def __init__(self) -> None:
-        self._network = Network("face_landmark")
-
-    def find(self, frame: np.ndarray, rectangle: Rectangle) -> tuple[np.ndarray, float]:
-        """Return the points, (468, 2) float64 x, y in the frame's pixels, and the score in [0, 1] that there is a face."""
-        points, score = self._network(rectangle.crop(frame, _MESH_SIDE).astype(np.float32) / 255)
-        in_crop = points.reshape(-1, 3)[:, :2].astype(np.float64)
-        to_frame = rectangle.to_frame(_MESH_SIDE)
-        return in_crop @ to_frame[:, :2].T + to_frame[:, 2], float(_sigmoid(score).item())
-
-
-def alignment_points(mesh: np.ndarray) -> np.ndarray:
-    """Return left brow, right brow and nose centre, (3, 2), of a mesh (468, 2)."""
-    return np.stack([mesh[list(indices)].mean(axis=0) for indices in (BROW_L, BROW_R, NOSE)])
 
 
 class FaceFinder:
@@ -217,65 +192,32 @@ class FaceFinder:
 
     def __init__(self) -> None:
         self._detectors = [FaceDetector(SHORT_RANGE), FaceDetector(FULL_RANGE)]
-        self._mesh = FaceMesh()
+        self._network = Network("face_landmark")
 
     def detections(self, frame: np.ndarray) -> list[Detection]:
-        """Return what both detectors see in a frame, best score first (the largest box may be a false one); one face may be there twice."""
+        """Return what both detectors see, best score first (a large box may be false); one face may be there twice."""
         found = [detection for detector in self._detectors for detection in detector.detect(frame)]
         return sorted(found, key=lambda detection: -detection.score)
 
-    def mesh(self, frame: np.ndarray, rectangle: Rectangle) -> np.ndarray | None:
-        """Return the points of the face in this square or close to it, (468, 2) float64 in pixels of the frame; None without one.
+    def mesh(self, frame: np.ndarray, square: Rectangle) -> np.ndarray | None:
+        """Return the points of the face in or near a square, (468, 2) float64 in pixels of the frame; None without one.
 
-        A mesh that was not found well inside its square (a detection, a fast move) is a tenth of a face off: look twice.
+        A mesh not found well inside its square (a detection, a fast move) is a tenth of a face off: look twice.
         """
-        points, score = self._mesh.find(frame, rectangle)
-        if score < _SMALLEST_MESH_SCORE:
-            return None
+        points, score = self._mesh_in(frame, square)
         around = rectangle_of_mesh(points)
-        if around.difference(rectangle) < _LARGEST_DIFFERENCE:
-            return points
-        points, score = self._mesh.find(frame, around)
-        return None if score < _SMALLEST_MESH_SCORE else points
+        if score >= _SMALLEST_SCORE and around.difference(square) >= _LARGEST_DIFFERENCE:
+            points, score = self._mesh_in(frame, around)
+        return points if score >= _SMALLEST_SCORE else None
+
+    def _mesh_in(self, frame: np.ndarray, square: Rectangle) -> tuple[np.ndarray, float]:
+        """Return the points in pixels of the frame, and the score in [0, 1] that there is a face in the square."""
+        points, score = self._network(square.crop(frame, _MESH_SIDE).astype(np.float32) / 255)
+        to_frame = square.to_frame(_MESH_SIDE)
+        in_crop = points.reshape(-1, 3)[:, :2].astype(np.float64)
+        return in_crop @ to_frame[:, :2].T + to_frame[:, 2], float(_sigmoid(score).item())
 
 
-class MeshTracker:
-    """The face of one video, frame after frame: follows the last frame's mesh, and looks again where that loses it."""
-
-    def __init__(self) -> None:
-        self._finder = FaceFinder()
-        self._last: Rectangle | None = None
-
-    def points(self, frame: np.ndarray) -> np.ndarray | None:
-        """Return left brow, right brow and nose centre of the next frame's face, (3, 2) float64 in pixels; None without one.
-
-        Args:
-            frame: (H, W, 3) uint8 RGB.
-        """
-        mesh = self.mesh(frame)
-        return None if mesh is None else alignment_points(mesh)
-
-    def mesh(self, frame: np.ndarray) -> np.ndarray | None:
-        """Return all points of the next frame's face, (468, 2) float64 x, y in pixels; None without one."""
-        for rectangle in self._places(frame):
-            points = self._finder.mesh(frame, rectangle)
-            if points is not None:
-                self._last = rectangle_of_mesh(points)
-                return points
-        self._last = None
-        return None
-
-    def _places(self, frame: np.ndarray) -> Iterator[Rectangle]:
-        """Where to look: where the face was, then what the detectors see."""
-        if self._last is not None:
-            yield self._last
-        for detection in self._finder.detections(frame)[:_MOST_CANDIDATES]:
-            yield detection.rectangle()
-
-
-class MeshFacePoints:
-    """Alignment points found by the face mesh; a tracker of its own for each video."""
-
-    def for_video(self, path: Path) -> Callable[[np.ndarray], np.ndarray | None]:
-        """Return a new tracker's `points`, as `FacePoints` says. Raises: MissingWeights, if the networks were not fetched."""
-        return MeshTracker().points
+def alignment_points(mesh: np.ndarray) -> np.ndarray:
+    """Return left brow, right brow and nose centre, (3, 2), of a mesh (468, 2)."""
+    return np.stack([mesh[list(indices)].mean(axis=0) for indices in (BROW_L, BROW_R, NOSE)])

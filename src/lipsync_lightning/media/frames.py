@@ -1,4 +1,4 @@
-"""Frames as the disk has them (uint8) and as networks see them (float in [-1, 1]): the only conversions between the two."""
+"""Frames as files have them (uint8) and as networks see them (float in [-1, 1]): the only conversions."""
 
 import numpy as np
 import torch

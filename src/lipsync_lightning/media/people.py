@@ -1,6 +1,7 @@
 """Who is in the picture: follow every face of a video, each under a number of its own."""
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lipsync_lightning.errors import BadConfig, BadMedia
+from lipsync_lightning.media.alignment import Points
 from lipsync_lightning.media.face_mesh import (
     SAME_FACE_OVERLAP,
     FaceFinder,
@@ -18,23 +20,24 @@ from lipsync_lightning.media.face_mesh import (
     rectangle_of_mesh,
 )
 
-# Left brow, right brow and nose centre of one face, (3, 2) float64 x, y in pixels; left and right as in the picture.
-Points = np.ndarray
 
+class PeopleTracker(ABC):
+    """Follows the faces of one video; as a function of its frames, a single face, as `FacePoints` says."""
 
-class PeopleTracker(Protocol):
-    """Follows the faces of one video."""
-
+    @abstractmethod
     def people(self, frame: np.ndarray) -> dict[int, Points]:
         """Return the points of everyone in the next frame, (H, W, 3) uint8 RGB, by ascending number.
 
         Numbers count up from 0 in the order in which people appear; nobody is given a number that was someone else's.
         """
-        ...
 
+    @abstractmethod
     def cut(self) -> None:
         """The next frame begins a new shot: forget everyone; whoever is seen then is somebody new."""
-        ...
+
+    def __call__(self, frame: np.ndarray) -> Points | None:
+        """Return the points of whoever appeared first of those in the next frame; None if there is nobody."""
+        return next(iter(self.people(frame).values()), None)
 
 
 class People(Protocol):
@@ -50,30 +53,16 @@ class People(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Face:
-    """One person's face as last seen."""
-
-    mesh: np.ndarray  # (468, 2) float64, pixels
-    moved: float  # since the frame before, or from where the detector saw it, as a part of the face's side
-
-    @property
-    def square(self) -> Rectangle:
-        return rectangle_of_mesh(self.mesh)
-
-
-def _is_same(box: np.ndarray, face: _Face) -> bool:
-    return overlap(box, box_of_mesh(face.mesh)[None]).item() >= SAME_FACE_OVERLAP
-
-
 class MeshPeople:
     """People found by MediaPipe's detectors and followed by its mesh, on one core."""
 
-    def __init__(self, *, search_every: int, most_people: int, min_side: float) -> None:
-        """Args:
-            search_every: frames after which to look for newcomers; besides, wherever someone is lost and while nobody is in sight.
+    def __init__(self, *, search_every: int = 5, most_people: int = 1, min_side: float = 0) -> None:
+        """The defaults follow one person of any size: all that lip-syncing needs.
+
+        Args:
+            search_every: frames after which to look for newcomers; besides, where someone is lost or nobody in sight.
             most_people: to follow at a time; of several newcomers those that the detectors are surest of.
-            min_side: pixels; faces are passed over where the square around them, half as large again as the face, is smaller.
+            min_side: pixels; faces are passed over where the square around them, 1.5 times the face, is smaller.
         Raises: BadConfig, if `search_every` or `most_people` is below 1.
         """
         if min(search_every, most_people) < 1:
@@ -91,15 +80,24 @@ class MeshPeople:
 
     def for_video(self, path: Path) -> PeopleTracker:
         """Return a new tracker, as `People` says. Raises: MissingWeights, if the networks were not fetched."""
-        return _MeshPeopleTracker(search_every=self.search_every, most_people=self.most_people, min_side=self.min_side)
+        return _MeshTracker(self)
 
 
-class _MeshPeopleTracker:
-    def __init__(self, *, search_every: int, most_people: int, min_side: float) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Face:
+    """One person's face as last seen."""
+
+    mesh: np.ndarray  # (468, 2) float64, pixels
+    moved: float  # since the frame before, or from where the detector saw it, as a part of the face's side
+
+    def is_at(self, box: np.ndarray) -> bool:
+        return overlap(box, box_of_mesh(self.mesh)[None]).item() >= SAME_FACE_OVERLAP
+
+
+class _MeshTracker(PeopleTracker):
+    def __init__(self, settings: MeshPeople) -> None:
         self._finder = FaceFinder()
-        self._search_every = search_every
-        self._most_people = most_people
-        self._min_side = min_side
+        self._settings = settings
         self._num_people = 0
         self.cut()
 
@@ -109,38 +107,41 @@ class _MeshPeopleTracker:
         self._since_search = 0
 
     def people(self, frame: np.ndarray) -> dict[int, Points]:
-        followed = {person: self._face(frame, face.square) for person, face in self._seen.items()}
+        followed = {person: self._face(frame, rectangle_of_mesh(face.mesh)) for person, face in self._seen.items()}
         found = _without_twins({person: face for person, face in followed.items() if face is not None})
         just_lost = {person: face for person, face in self._seen.items() if person not in found}
         self._lost |= just_lost
         self._since_search += 1
-        if just_lost or not found or self._since_search >= self._search_every:
+        if just_lost or not found or self._since_search >= self._settings.search_every:
             self._since_search = 0
-            self._add_newcomers(frame, found)
+            if len(found) < self._settings.most_people:
+                self._add_newcomers(frame, found)
         self._seen = dict(sorted(found.items()))
         return {person: alignment_points(face.mesh) for person, face in self._seen.items()}
 
     def _face(self, frame: np.ndarray, square: Rectangle) -> _Face | None:
-        mesh = self._finder.mesh(frame, square)
+        """Return the face near a square of the frame, unless there is none or it is too small."""
+        mesh = None if square.side < self._settings.min_side else self._finder.mesh(frame, square)
         if mesh is None:
             return None
         around = rectangle_of_mesh(mesh)
-        return None if around.side < self._min_side else _Face(mesh=mesh, moved=around.difference(square))
+        return None if around.side < self._settings.min_side else _Face(mesh=mesh, moved=around.difference(square))
 
     def _add_newcomers(self, frame: np.ndarray, found: dict[int, _Face]) -> None:
         for detection in self._finder.detections(frame):
-            known = any(_is_same(detection.box, face) for face in found.values())
-            if known or len(found) >= self._most_people or detection.rectangle().side < self._min_side:
+            if len(found) >= self._settings.most_people:
+                return
+            if any(face.is_at(detection.box) for face in found.values()):
                 continue
-            face = self._face(frame, detection.rectangle())
+            face = self._face(frame, detection.square)
             # A false, larger box around a face leads the mesh to that very face.
-            if face is not None and not any(_is_same(box_of_mesh(face.mesh), other) for other in found.values()):
+            if face is not None and not any(other.is_at(box_of_mesh(face.mesh)) for other in found.values()):
                 found[self._number_of(face)] = face
 
     def _number_of(self, face: _Face) -> int:
-        """The number of the person who was lost here in this shot, else a new one."""
+        """Return the number of the person who was lost here in this shot, else a new one."""
         for person, lost in sorted(self._lost.items()):
-            if _is_same(box_of_mesh(face.mesh), lost):
+            if lost.is_at(box_of_mesh(face.mesh)):
                 del self._lost[person]
                 return person
         self._num_people += 1
@@ -148,10 +149,10 @@ class _MeshPeopleTracker:
 
 
 def _without_twins(faces: dict[int, _Face]) -> dict[int, _Face]:
-    """Where two people's meshes came to lie on one face, the one that moved less was there before; the older, if they moved alike."""
+    """Where two meshes came to lie on one face, keep the one that moved less; the older, if they moved alike."""
     kept: dict[int, _Face] = {}
     for person, face in sorted(faces.items(), key=lambda item: (item[1].moved, item[0])):
-        if not any(_is_same(box_of_mesh(face.mesh), other) for other in kept.values()):
+        if not any(other.is_at(box_of_mesh(face.mesh)) for other in kept.values()):
             kept[person] = face
     return kept
 
@@ -170,7 +171,7 @@ class SidecarPeople:
         return _SidecarTracker(_people_in(Path(path).with_suffix(".json")))
 
 
-class _SidecarTracker:
+class _SidecarTracker(PeopleTracker):
     def __init__(self, lists: list[list[Points | None]]) -> None:
         self._lists = lists
         self._next_frame = 0
@@ -178,23 +179,19 @@ class _SidecarTracker:
         self.cut()
 
     def cut(self) -> None:
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[int, int] = {}  # of the lists that someone was in during this shot
 
     def people(self, frame: np.ndarray) -> dict[int, Points]:
-        here = {
-            which: frames[self._next_frame]
-            for which, frames in enumerate(self._lists)
-            if self._next_frame < len(frames)
-        }
+        found: dict[int, Points] = {}
+        for which, frames in enumerate(self._lists):
+            points = frames[self._next_frame] if self._next_frame < len(frames) else None
+            if points is not None:
+                if which not in self._numbers:
+                    self._numbers[which] = self._num_people
+                    self._num_people += 1
+                found[self._numbers[which]] = points
         self._next_frame += 1
-        found = {self._number_of(which): points for which, points in here.items() if points is not None}
         return dict(sorted(found.items()))
-
-    def _number_of(self, which: int) -> int:
-        if which not in self._numbers:
-            self._numbers[which] = self._num_people
-            self._num_people += 1
-        return self._numbers[which]
 
 
 def _people_in(path: Path) -> list[list[Points | None]]:
