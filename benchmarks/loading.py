@@ -24,8 +24,7 @@ from torch.utils.data import default_collate
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
-from lipsync_lightning.data.frame_arrays import stored_array
-from lipsync_lightning.data.latent_samples import ENCODED, HEARD_BY, LATENTS, TOKENS, LatentSamples
+from lipsync_lightning.data.latent_samples import ENCODED, ENCODED_AUDIO_BY, LATENTS, TOKENS, LatentSamples, stored_array
 from lipsync_lightning.data.samples import Samples, SyncNetSamples, UNetSamples, clip_mel, clip_waveform, frames_tensor
 from lipsync_lightning.media.audio import encode_flac
 from lipsync_lightning.media.h264 import add_h264, exact_rate, to_rgb, to_yuv
@@ -83,7 +82,7 @@ def make_shards(folder: Path) -> list[tuple[Path, np.ndarray]]:
         facts[ENCODED] = {
             "made_by": "benchmark",
             "mask": "released",
-            HEARD_BY: fingerprint_with_settings(AUDIO_ENCODER),
+            ENCODED_AUDIO_BY: fingerprint_with_settings(AUDIO_ENCODER),
             **{suffix: told for suffix, (_, told) in stored.items()},
         }
         contents = {suffix: content for suffix, (content, _) in stored.items()}

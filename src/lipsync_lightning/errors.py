@@ -38,7 +38,12 @@ class MissingShards(LipSyncError):
 
 
 class BrokenShard(LipSyncError):
-    """A shard whose content is not what its sidecar says."""
+    """A shard, or a clip of one, that is not what the sidecar says."""
+
+    def __init__(self, message: str, reason: str = "corrupt") -> None:
+        """Args: reason: a word or two, to count by."""
+        super().__init__(message)
+        self.reason = reason
 
 
 class BadConfig(LipSyncError):

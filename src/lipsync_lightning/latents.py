@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lipsync_lightning.cli import build, entry_point
-from lipsync_lightning.data.encode import ClipEncoder, EncodedSoFar, encode_shards
+from lipsync_lightning.data.encode import ClipEncoder, encode_shards
 
 
 @entry_point("latents")
@@ -18,15 +18,14 @@ def main(config: DictConfig) -> None:
         batch_size=config.batch_size,
         device=config.device,
     )
-    print(summary(encode_shards(config.shards, Path(config.out), encoder), config.out))
-
-
-def summary(found: EncodedSoFar, out: str) -> str:
-    """Return how far a data set has come, and what can be done with it now."""
-    if found.num_elsewhere:
-        return f"{found.num_done} shards with latents in {out}; {found.num_elsewhere} are still being encoded by other processes"
-    train = f"train on them with an experiment that reads latents, such as +experiment=stage1_latents data.shards={out}"
-    return f"{found.num_done} shards with latents in {out}; {train}"
+    num_done, num_elsewhere = encode_shards(config.shards, Path(config.out), encoder)
+    print(f"{num_done} shards with latents in {config.out}")
+    if num_elsewhere:
+        print(f"{num_elsewhere} are still being encoded by other processes; run this again when they ended")
+    else:
+        print(
+            f"train on them with an experiment that reads latents: +experiment=stage1_latents data.shards={config.out}"
+        )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.preparation.recipe import clip_id
-from lipsync_lightning.shards.faults import require_safe_names
+from lipsync_lightning.shards.format import require_safe_name
 from tiny_media import folder_recipe
 
 
@@ -16,7 +16,7 @@ def test_ids_have_no_dots_and_tell_clips_apart():
     ids = {clip_id("d", name, frame, person) for name in names for frame in range(2) for person in range(2)}
     assert len(ids) == 4 * len(names)
     for each in ids:
-        require_safe_names(each, ("mp4",), "here")
+        require_safe_name(each, "mp4", "here")
 
 
 def test_limits_in_frames_hold_a_whole_window(tmp_path: Path, tiny_clip: ClipSpec):

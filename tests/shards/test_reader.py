@@ -1,30 +1,41 @@
+import multiprocessing
+import pickle
+import shutil
 import sys
-import tracemalloc
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.errors import BrokenShard
-from lipsync_lightning.shards.faults import ClipFault, Reason, ShardFault
-from lipsync_lightning.shards.format import FinishedClip, find_shards, write_shard
-from lipsync_lightning.shards.reader import ClipIndex
+from lipsync_lightning.errors import BrokenShard, ClipMismatch, MissingShards, NoSpace
+from lipsync_lightning.shards.format import FinishedClip, find_shards, sidecar_path, write_shard
+from lipsync_lightning.shards.reader import MEMBERS, ClipIndex, RemoteAccess, Survey, survey
+
+URL = "flaky://data"
+NAMES = ["train/000000.tar", "train/000001.tar"]
 
 
-def clips_of(name: str, num_clips: int, **members: bytes) -> list[FinishedClip]:
-    whole = {"mp4": f"picture of {name}".encode() * 100, "flac": b"sound" * 50, "json": b"{}", **members}
+def clips_of(name: str, num_clips: int) -> list[FinishedClip]:
+    whole = {"mp4": f"picture of {name}".encode() * 100, "flac": b"sound" * 50, "json": b"{}"}
     return [
         FinishedClip(f"{name}/{number}", 20 + number, {key: data + bytes([number]) for key, data in whole.items()})
         for number in range(num_clips)
     ]
 
 
+WRITTEN = [*clips_of("a", 3), *clips_of("b", 3)]
+
+
 @pytest.fixture
 def folder(tmp_path: Path, tiny_clip: ClipSpec) -> Path:
-    for number, name in enumerate(("a", "b")):
-        write_shard(tmp_path / "train" / f"{number:06d}.tar", clips_of(name, 3), clip=tiny_clip)
-    return tmp_path
+    for name, letter in zip(NAMES, "ab", strict=True):
+        write_shard(tmp_path / "local" / name, clips_of(letter, 3), clip=tiny_clip)
+    return tmp_path / "local"
 
 
 @pytest.fixture
@@ -32,80 +43,45 @@ def index(folder: Path, tiny_clip: ClipSpec) -> ClipIndex:
     return ClipIndex(find_shards(folder, "train", tiny_clip))
 
 
-def test_every_clip_is_read_where_it_lies(index: ClipIndex):
-    written = [*clips_of("a", 3), *clips_of("b", 3)]
-    assert index.keys.tolist() == [clip.key for clip in written]
-    assert index.num_frames.tolist() == [clip.num_frames for clip in written]
+def reason_of(call: Callable[[], object]) -> str:
+    with pytest.raises(BrokenShard) as caught:
+        call()
+    return caught.value.reason
+
+
+def test_every_clip_is_read_where_it_lies_in_any_order(index: ClipIndex):
+    assert index.keys.tolist() == [clip.key for clip in WRITTEN]
+    assert index.num_frames.tolist() == [clip.num_frames for clip in WRITTEN]
     assert index.shard_of.tolist() == [0, 0, 0, 1, 1, 1]
     for number in (5, 0, 3):
-        assert index.read(number) == {
-            "__key__": written[number].key,
-            "__url__": index.shards[number // 3].location,
-            **written[number].members,
-        }
+        where = {"__key__": WRITTEN[number].key, "__url__": index.shards[number // 3].location}
+        assert index.read(number) == {**where, **WRITTEN[number].members}
 
 
-def test_no_shard_is_opened_before_a_clip_is_read(folder: Path, tiny_clip: ClipSpec):
-    shards = find_shards(folder, "train", tiny_clip)
-    for shard in shards:
-        shard.path.unlink()
-    index = ClipIndex(shards)
-    assert len(index) == 6
-    with pytest.raises(ShardFault) as caught:
-        index.read(0)
-    assert caught.value.reason == Reason.MISSING
+def test_only_wanted_members_are_read_and_parts_only_in_part(folder: Path, tiny_clip: ClipSpec):
+    index = ClipIndex(find_shards(folder, "train", tiny_clip), members=("json",), parts=("mp4",))
+    with index.open(1) as file:
+        sample = index.read_from(file, 4)
+        assert sample.keys() == {"__key__", "__url__", "json", "mp4"}
+        assert (sample["mp4"](3, 20), sample["mp4"].size) == (WRITTEN[4].members["mp4"][3:23], 1201)
 
 
-@pytest.mark.parametrize("member", ["mp4", "flac", "json"])
+@pytest.mark.parametrize("member", MEMBERS)
 def test_one_changed_byte_of_any_member_is_noticed(index: ClipIndex, member: str):
     content = bytearray(index.shards[1].path.read_bytes())
-    content[index.places[4, index.members.index(member), 0]] ^= 1
+    content[index.shards[1].place(1, member)[0]] ^= 1
     index.shards[1].path.write_bytes(content)
-    with pytest.raises(ClipFault, match=rf"b/1 in .*000001\.tar: the {member} has another crc32") as caught:
+    with pytest.raises(BrokenShard, match=rf"b/1 in .*000001\.tar: the {member} has another crc32"):
         index.read(4)
-    assert caught.value.reason == Reason.CORRUPT
     index.read(3)
     index.read(5)
 
 
-def test_another_shards_content_of_the_same_size_is_noticed(index: ClipIndex):
-    one, other = (shard.path for shard in index.shards)
-    assert one.stat().st_size == other.stat().st_size
-    one.write_bytes(other.read_bytes())
-    with pytest.raises(ShardFault, match=r"000000\.tar begins with b/0, its sidecar says a/0") as caught:
-        index.read(2)
-    assert caught.value.reason == Reason.SWAPPED
-    index.read(3)
-
-
-def test_a_shard_that_was_cut_after_it_was_indexed_is_noticed(index: ClipIndex):
-    path = index.shards[0].path
-    path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(ClipFault, match=r"a/2 in .*000000\.tar: .* bytes of .* wanted") as caught:
-        index.read(2)
-    assert caught.value.reason == Reason.TRUNCATED
-
-
-def test_a_clip_that_lacks_a_wanted_member_is_refused_naming_what_it_has(folder: Path, tiny_clip: ClipSpec):
-    lacking = [*clips_of("c", 2), FinishedClip("c/x", 9, {"mp4": b"", "json": b""})]
-    write_shard(folder / "train" / "000002.tar", lacking, clip=tiny_clip)
-    with pytest.raises(ShardFault, match=r"c/x in .*000002\.tar: no 'flac' member \(has \['json', 'mp4'\]\)") as caught:
-        ClipIndex(find_shards(folder, "train", tiny_clip))
-    assert caught.value.reason == Reason.INCOMPLETE
-    assert isinstance(caught.value, BrokenShard)
-
-
-def test_only_the_members_that_are_wanted_are_needed_and_read(tmp_path: Path, tiny_clip: ClipSpec):
-    write_shard(
-        tmp_path / "train" / "0.tar", [FinishedClip("d", 7, {"json": b"{}", "latents.npy": b"z"})], clip=tiny_clip
-    )
-    index = ClipIndex(find_shards(tmp_path, "train", tiny_clip), members=("latents.npy", "json"))
-    assert index.read(0) == {
-        "__key__": "d",
-        "__url__": str(tmp_path / "train" / "0.tar"),
-        "latents.npy": b"z",
-        "json": b"{}",
-    }
+def test_a_shard_that_was_lost_or_cut_after_it_was_indexed_is_noticed(index: ClipIndex):
+    index.shards[0].path.write_bytes(index.shards[0].path.read_bytes()[:600])
+    assert reason_of(lambda: index.read(2)) == "truncated"
+    index.shards[0].path.unlink()
+    assert reason_of(lambda: index.read(2)) == "missing"
 
 
 class Unreadable(BytesIO):
@@ -113,35 +89,172 @@ class Unreadable(BytesIO):
         raise OSError(5, "Input/output error")
 
 
-@pytest.mark.parametrize("wanted", [{"members": ("json",)}, {"members": (), "parts": ("mp4",)}])
-def test_a_disk_that_fails_is_a_fault_of_the_clip_read_whole_or_in_parts(
-    folder: Path, tiny_clip: ClipSpec, wanted: dict
-):
-    index = ClipIndex(find_shards(folder, "train", tiny_clip), **wanted, opened=lambda shard: Unreadable())
-    with pytest.raises(ClipFault, match=r"000000\.tar.* cannot be read: Input/output error") as caught:
-        index.read(0)["mp4"](0, 10)
-    assert caught.value.reason == Reason.UNREACHABLE
+def test_a_disk_that_fails_is_told_read_whole_or_in_parts(index: ClipIndex):
+    index.parts = ("mp4",)
+    with pytest.raises(BrokenShard, match=r"000000\.tar.* cannot be read: Input/output error"):
+        index.read_from(Unreadable(), 0)
+    index.members = ()
+    assert reason_of(lambda: index.read_from(Unreadable(), 0)["mp4"](0, 10)) == "unreachable"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere open files are not listed there")
+def test_reading_leaves_no_file_open(index: ClipIndex):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(6):
+        index.read(number)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_no_shards_make_an_empty_index():
     assert len(ClipIndex([])) == 0
 
 
-def num_open_files() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+class Flaky(MemoryFileSystem):
+    """Files in memory; a request fails as often as `faults` says for the end of its path, and is counted."""
+
+    protocol: ClassVar = ("flaky",)
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar = [""]
+    faults: ClassVar[dict[str, list[Any]]] = {}
+    requests: ClassVar[list[str]] = []
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("flaky://", "memory://"))
+
+    def _content(self, path: str, content: bytes) -> bytes:
+        self.requests.append(path.rpartition("/")[2])
+        waiting = self.faults.get(path.rpartition("/")[2], [])
+        fault = waiting.pop(0) if waiting else None
+        if isinstance(fault, Exception):
+            raise fault
+        return fault(content) if fault else content
+
+    def cat_file(self, path: str, **kwargs: Any) -> bytes:
+        return self._content(path, super().cat_file(path, **kwargs))
+
+    def get_file(self, rpath: str, lpath: str, **kwargs: Any) -> None:
+        Path(lpath).write_bytes(self._content(rpath, MemoryFileSystem.cat_file(self, rpath)))
+
+    def ls(self, path: str, **kwargs: Any) -> Any:
+        self._content(path, b"")
+        return super().ls(path, **kwargs)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere open files are not listed there")
-def test_reading_leaves_no_file_open_and_no_memory_taken(index: ClipIndex):
-    def read_many() -> None:
-        for number in range(600):
-            index.read(number % 6)
+@pytest.fixture
+def flaky(folder: Path) -> Iterator[Flaky]:
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    for attribute in (Flaky.store, Flaky.faults, Flaky.requests):
+        attribute.clear()
+    filesystem: Flaky = fsspec.filesystem("flaky")
+    for path in (folder / "train").iterdir():
+        filesystem.pipe_file(f"{URL}/train/{path.name}", path.read_bytes())
+    yield filesystem
+    Flaky.store.clear()
 
-    read_many()
-    tracemalloc.start()
-    open_before, before = num_open_files(), tracemalloc.get_traced_memory()[0]
-    read_many()
-    after = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
-    assert num_open_files() == open_before
-    assert after - before < 20_000
+
+def index_of(url: str, clip: ClipSpec, tmp_path: Path) -> ClipIndex:
+    shards = list(survey(url, "train", clip, MEMBERS).good.values())
+    return ClipIndex(shards, remote=RemoteAccess(cache_dir=str(tmp_path / "cache")))
+
+
+@pytest.mark.parametrize("scheme", ["flaky", "file", "folder"])
+def test_a_data_set_is_the_same_behind_any_url(
+    flaky: Flaky, folder: Path, tmp_path: Path, tiny_clip: ClipSpec, scheme: str
+):
+    url = {"flaky": URL, "file": f"file://{folder}", "folder": str(folder)}[scheme]
+    index = index_of(f"{url}/", tiny_clip, tmp_path)
+    assert [shard.location for shard in index.shards] == [f"{url}/{name}" for name in NAMES]
+    for number, clip in enumerate(WRITTEN):
+        sample = index.read(number)
+        assert (sample["__key__"], {suffix: sample[suffix] for suffix in MEMBERS}) == (clip.key, clip.members)
+
+
+def test_sidecars_are_read_first_and_each_shard_is_fetched_once_even_by_later_runs(
+    flaky: Flaky, tmp_path: Path, tiny_clip: ClipSpec
+):
+    index = index_of(URL, tiny_clip, tmp_path)
+    assert not [name for name in flaky.requests if name.endswith(".tar")]
+    for clip in (3, 4, 0, 3):
+        index.read(clip)
+    pickle.loads(pickle.dumps(index_of(URL, tiny_clip, tmp_path))).read(5)
+    assert [name for name in flaky.requests if name.endswith(".tar")] == ["000001.tar", "000000.tar"]
+
+
+CUT, ALTERED = (lambda content: content[:-512]), (lambda content: content.replace(b"picture", b"pictura"))
+
+
+@pytest.mark.parametrize("fault", [CUT, ALTERED, lambda content: content + b"more", ConnectionError("reset")])
+def test_a_wrong_fetch_is_tried_once_more_then_the_shard_is_bad(
+    flaky: Flaky, tmp_path: Path, tiny_clip: ClipSpec, fault: Any
+):
+    flaky.faults["000000.tar"] = [fault]
+    index = index_of(URL, tiny_clip, tmp_path)
+    assert index.read(0)["mp4"] == WRITTEN[0].members["mp4"]
+    shutil.rmtree(tmp_path / "cache")
+    flaky.faults["000000.tar"] = [fault, fault]
+    index = index_of(URL, tiny_clip, tmp_path)
+    with pytest.raises(
+        BrokenShard, match=r"flaky://data/train/000000\.tar was fetched twice in vain, at last with "
+    ) as told:
+        index.read(0)
+    assert told.value.reason == ("unreachable" if isinstance(fault, Exception) else "wrong content")
+    assert index.read(3)["mp4"] == WRITTEN[3].members["mp4"]
+    assert index.read(0)["mp4"] == WRITTEN[0].members["mp4"], "what is not whole in the cache is fetched again"
+
+
+def test_a_full_disk_is_no_fault_of_the_shard(flaky: Flaky, tmp_path: Path, tiny_clip: ClipSpec):
+    flaky.faults["000000.tar"] = [OSError(28, "No space left on device")]
+    with pytest.raises(NoSpace, match=r"data\.remote\.cache_dir"):
+        index_of(URL, tiny_clip, tmp_path).read(0)
+
+
+def read_all(index: ClipIndex) -> None:
+    assert [index.read(number)["mp4"] for number in range(6)] == [clip.members["mp4"] for clip in WRITTEN]
+
+
+def test_processes_share_one_cache(folder: Path, tmp_path: Path, tiny_clip: ClipSpec):
+    index = index_of(f"file://{folder}", tiny_clip, tmp_path)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=read_all, args=(index,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def test_bad_shards_are_told_by_name_and_reason(flaky: Flaky, folder: Path, tiny_clip: ClipSpec):
+    for number in (2, 3, 4, 5):
+        flaky.pipe_file(f"{URL}/train/00000{number}.tar", b"cut")
+        flaky.pipe_file(f"{URL}/train/00000{number}.json", sidecar_path(folder / NAMES[0]).read_bytes())
+    flaky.pipe_file(f"{URL}/train/000004.tar", (folder / NAMES[0]).read_bytes())
+    flaky.faults["000003.json"] = [ConnectionError("reset")]
+    flaky.rm_file(f"{URL}/train/000001.json")
+    flaky.rm_file(f"{URL}/train/000005.tar")
+    found = survey(URL, "train", tiny_clip, MEMBERS)
+    assert list(found.good) == NAMES[:1]
+    assert {name[-8:-4]: error.reason for name, error in found.bad.items()} == {
+        "0001": "without sidecar",
+        "0002": "truncated",
+        "0003": "unreachable",
+        "0004": "there twice",
+        "0005": "missing",
+    }
+    assert {error.reason for error in survey(URL, "train", tiny_clip, ["latents.npy"]).bad.values()} >= {
+        "member missing"
+    }
+
+
+def test_a_split_may_be_missing_a_data_set_may_not(flaky: Flaky, tmp_path: Path, tiny_clip: ClipSpec):
+    assert survey(URL, "heldout", tiny_clip, MEMBERS) == Survey()
+    for nothing in ("flaky://nothing", str(tmp_path / "nothing"), str(tmp_path)):
+        with pytest.raises(MissingShards, match=f"no shards at {nothing} "):
+            survey(nothing, "train", tiny_clip, MEMBERS)
+    with pytest.raises(MissingShards, match=r"data\.shards=nosuch://bucket cannot be listed: .*Protocol not known"):
+        survey("nosuch://bucket", "train", tiny_clip, MEMBERS)
+    flaky.faults["data"] = [ConnectionError("reset")]
+    with pytest.raises(MissingShards, match=r"data\.shards=flaky://data cannot be listed: ConnectionError: reset"):
+        survey(URL, "train", tiny_clip, MEMBERS)
+    with pytest.raises(ClipMismatch, match="resolution 32 against 64"):
+        survey(URL, "train", ClipSpec(**(tiny_clip.as_dict() | {"resolution": 64})), MEMBERS)

@@ -11,7 +11,6 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from lipsync_lightning.data.datamodule import ClipDataModule
 
 _KIB = 1024
 _GIB = 1024**3
@@ -123,7 +122,7 @@ class Vitals(Callback):
 def arrival(trainer: Trainer) -> float:
     """Return when the batch that is about to be trained on was there; for batches that do not come from our datamodule, now."""
     data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-    return data.arrived_s if isinstance(data, ClipDataModule) else perf_counter()
+    return getattr(data, "arrived_s", perf_counter())
 
 
 def known_peak_flops(trainer: Trainer) -> float | None:

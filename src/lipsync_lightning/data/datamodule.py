@@ -1,29 +1,30 @@
 """The one datamodule of all modules; which windows it serves is its `samples` argument."""
 
 import warnings
+from collections import defaultdict
 from math import ceil
-from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from torch import distributed
 from torch.utils.data import DataLoader, Sampler
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.data.bad_data import BadData, on_all_ranks, what_changed
 from lipsync_lightning.data.order import WindowOrder
-from lipsync_lightning.data.samples import Samples, to_float
-from lipsync_lightning.data.windows import ClipWindows, OnePass, ResumableBatchSampler, collate
+from lipsync_lightning.data.samples import Samples
+from lipsync_lightning.data.windows import BadClip, ClipWindows, OnePass, ResumableBatchSampler, collate
 from lipsync_lightning.data.worker import prepare_worker
-from lipsync_lightning.errors import BadConfig, BrokenShard, ClipTooShort, MissingShards
-from lipsync_lightning.shards.format import Shard
-from lipsync_lightning.shards.reader import ClipIndex
-from lipsync_lightning.shards.remote import RemoteAccess, RemoteStore, is_url
-from lipsync_lightning.shards.store import LocalStore, ShardStore, Survey, common_faults, survey
+from lipsync_lightning.errors import BrokenShard, ClipTooShort, MissingShards
+from lipsync_lightning.media.frames import to_float
+from lipsync_lightning.shards.format import Sidecar
+from lipsync_lightning.shards.reader import ClipIndex, RemoteAccess, Survey, survey
 
 _SHORT_HASH = 16  # hexadecimal digits that tell shards apart
+_NAMED = 3  # of many names
+T = TypeVar("T")
 
 
 class ClipDataModule(LightningDataModule):
@@ -31,9 +32,9 @@ class ClipDataModule(LightningDataModule):
 
     The order depends on the seed and on how many windows all ranks have read, not on the number of ranks or workers. Its state in a
     checkpoint is that number, so that a resumed run, on however many ranks, reads exactly what it had not read, and the names and contents
-    of the shards, so that it says so if they are no longer the same ones.
+    of the shards, so that it warns if they changed.
 
-    What proves bad is reported each time all windows have been read once, and at the end: a warning for each shard and reason, and the
+    Clips that could not be read are reported each time all windows have been read once, and at the end: a warning for each reason, and the
     figures `data/bad_clips` and `data/bad_shards` in the trainer's loggers, if there were any.
     """
 
@@ -57,14 +58,11 @@ class ClipDataModule(LightningDataModule):
         batch_size: windows per batch and rank.
         shuffle_buffer: clips of shards that are mixed together; shards are shuffled as a whole.
         max_bad_clips: clips that may prove unreadable in one worker before training stops; until then others stand in.
-        max_bad_shards: shards of a split that may be bad; they are left out when work begins, and stood in for when they prove bad later.
-        remote: how shards behind a URL are read; not needed for a folder.
+        max_bad_shards: shards of a split that may be bad; they are left out when work begins, and stood in for when they are lost later.
         heldout_samples: windows to validate on; None for such as are trained on.
-        Raises: BadConfig, if `shards` is a URL and `remote` is missing.
         """
         super().__init__()
         self.shards = shards
-        self.store = store_at(shards, remote)
         self.clip = clip
         self.samples = samples
         self.heldout_samples = heldout_samples or samples
@@ -74,79 +72,70 @@ class ClipDataModule(LightningDataModule):
         self.shuffle_buffer = shuffle_buffer
         self.max_bad_clips = max_bad_clips
         self.max_bad_shards = max_bad_shards
-        self.resumed = {
-            "windows_read": 0,
-            "global_step": 0,
-        }  # by all ranks together, when training began or was resumed
+        self.remote = remote or RemoteAccess()
+        self.resumed = {"windows_read": 0, "global_step": 0}  # by all ranks, when training began or was resumed
         self.train_shards: dict[str, str] = {}  # content by name, as they were at the last checkpoint, then as they are
-        self.bad_data = BadData()
-        self.num_left_out = 0
-        self.arrived_s = 0.0  # when the newest batch was there, by perf_counter
+        self.bad_clips: set[BadClip] = set()  # of this pass, on this rank
+        self.num_bad_shards = 0
         self._surveys: dict[str, Survey] = {}
 
     def require_shards(self, *splits: str) -> None:
         """Raises: MissingShards, BrokenShard or ClipMismatch now, instead of when work has begun, for any of `splits`."""
         for split in splits:
-            self._surveys[split] = self._survey(split)
-            self._require_few_bad(self._surveys[split])
-            if not self._surveys[split].good:
-                raise MissingShards(
-                    f"{self.shards} holds no {split} clips; the ledger there says what became of each source"
-                )
+            found = self._surveys[split] = self._survey(split)
+            self._require_few_bad(found.bad)
+            if not found.good:
+                raise MissingShards(f"{self.shards} holds no {split} clips; the ledger there tells why")
 
     def clip_index(self, split: str, max_shards: int) -> ClipIndex:
         """Return the clips of at most so many good shards of a split, evenly spread. Raises: MissingShards, ClipMismatch."""
         shards = list(self._survey(split).good.values())
-        return self._index_of(shards[:: ceil(len(shards) / max_shards) or 1], split)
+        return self._index(shards[:: ceil(len(shards) / max_shards) or 1], split)
 
     def train_dataloader(self) -> DataLoader:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        index, num_bad = self._index("train")
-        self._tell_changed_shards({shard.name: shard.sha256[:_SHORT_HASH] for shard in index.shards})
-        windows, order = self._windows(index, num_bad, self.samples, self.shuffle_buffer)
-        self.num_left_out = num_bad
+        shards = self._agreed_shards("train")
+        self._warn_if_shards_changed(shards)
+        index = self._index(shards, "train")
+        if not len(index):
+            raise MissingShards(f"{self.shards} holds no train clips; the ledger there tells why")
+        windows, order = self._windows(index, self.samples, self.shuffle_buffer)
         self.windows_taken, self.epoch_length = self.resumed["windows_read"], order.epoch_length
         batches = ResumableBatchSampler(
             order=order,
             position=self.resumed["windows_read"],
             batch_size=self.batch_size,
-            rank=rank,
-            world_size=world_size,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
         )
         return self._loader(windows, batches)
 
     def val_dataloader(self) -> DataLoader | list:
-        index, num_bad = self._index("heldout")
+        index = self._index(self._agreed_shards("heldout"), "heldout")
         if not len(index):
             return []
         # Every rank reads all of it: were it divided, ranks with fewer batches would leave the others waiting.
-        windows, order = self._windows(index, num_bad, self.heldout_samples, shuffle_buffer=0)
+        windows, order = self._windows(index, self.heldout_samples, shuffle_buffer=0)
         return self._loader(windows, OnePass(order=order, batch_size=self.batch_size))
-
-    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        self.arrived_s = perf_counter()
-        return batch
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Return the batch on its device with frames in [-1, 1] and all numbers in float32, and with what all windows share.
 
         What it tells of bad clips is taken out and counted.
         """
-        self.bad_data.add(batch.get("bad", ()))
+        self.bad_clips.update(batch.pop("bad", ()))
         if self.trainer is not None and self.trainer.training:
             self._count_windows(len(batch["id"]) * self.trainer.world_size)
-        device = batch["first_frame"].device
-        shared = {
-            key: value.to(device).expand(len(batch["id"]), *value.shape)
-            for key, value in self._samples_in_use().same_for_all.items()
-        }
-        return {key: _as_floats(value) for key, value in batch.items() if key != "bad"} | shared
+        validating = self.trainer is not None and (self.trainer.validating or self.trainer.sanity_checking)
+        shared = (self.heldout_samples if validating else self.samples).same_for_all
+        batch_size, device = len(batch["id"]), batch["first_frame"].device
+        for key, value in batch.items():
+            if isinstance(value, torch.Tensor) and value.dtype in (torch.uint8, torch.float16):
+                batch[key] = to_float(value) if value.dtype == torch.uint8 else value.float()
+        return batch | {key: value.to(device).expand(batch_size, *value.shape) for key, value in shared.items()}
 
     def teardown(self, stage: str) -> None:
-        rank = self.trainer.global_rank if self.trainer else 0
-        for line in self.bad_data.lines():  # of this rank alone: others may have stopped elsewhere
-            warnings.warn(f"bad data at the end, on rank {rank}: {line}", stacklevel=2)
-        self.bad_data = BadData()
+        self._report_bad_clips("at the end", self.bad_clips)  # of this rank alone: others may have stopped elsewhere
+        self.bad_clips = set()
 
     def state_dict(self) -> dict[str, Any]:
         """Return how much has been read in optimizer steps that are done: what was read for an unfinished one is read again."""
@@ -161,77 +150,52 @@ class ClipDataModule(LightningDataModule):
         self.resumed = {key: int(state_dict[key]) for key in self.resumed}
         self.train_shards = dict(state_dict.get("shards", {}))  # older checkpoints do not tell
 
-    def _samples_in_use(self) -> Samples:
-        validating = self.trainer is not None and (self.trainer.validating or self.trainer.sanity_checking)
-        return self.heldout_samples if validating else self.samples
-
-    def _samples_of(self, split: str) -> Samples:
-        return self.samples if split == "train" else self.heldout_samples
-
     def _survey(self, split: str) -> Survey:
-        return survey(self.store, split, self.clip, [*self._samples_of(split).members, *self._samples_of(split).parts])
+        samples = self.samples if split == "train" else self.heldout_samples
+        return survey(self.shards, split, self.clip, [*samples.members, *samples.parts])
 
-    def _index(self, split: str) -> tuple[ClipIndex, int]:
-        """Return the clips of all good shards, the same on all ranks, and the number of the others. Raises: MissingShards, BrokenShard."""
+    def _index(self, shards: list[Sidecar], split: str) -> ClipIndex:
+        samples = self.samples if split == "train" else self.heldout_samples
+        return ClipIndex(shards, members=samples.members, parts=samples.parts, remote=self.remote)
+
+    def _agreed_shards(self, split: str) -> list[Sidecar]:
+        """Return the shards that all ranks have with the same content. Raises: MissingShards, BrokenShard, ClipMismatch."""
         found = self._surveys.pop(split, None) or self._survey(split)
-        if (
-            len(set(on_all_ranks(found.digest))) > 1
-        ):  # else no rank has anything to tell, and tables of many shards are large
-            found.bad = common_faults(on_all_ranks((found.contents, found.bad)))  # what one rank cannot read none reads
-            found.good = {name: shard for name, shard in found.good.items() if name not in found.bad}
-        self._require_few_bad(found)
-        for name, fault in sorted(found.bad.items()):
-            rank_zero_warn(f"left out, {fault.reason}: {name}: {fault}")
-        return self._index_of(list(found.good.values()), split), len(found.bad)
+        contents = {name: shard.sha256[:_SHORT_HASH] for name, shard in found.good.items()}
+        everyones = on_all_ranks((contents, found.bad))
+        bad = {name: error for _, theirs in reversed(everyones) for name, error in theirs.items()}
+        for name in sorted(set().union(*(theirs for theirs, _ in everyones)) - bad.keys()):
+            if len({theirs.get(name) for theirs, _ in everyones}) > 1:
+                told = f"{name} is not there, or not the same, on all ranks; copy the same shards to all nodes"
+                bad[name] = BrokenShard(told, "not the same")
+        self._require_few_bad(bad)
+        for name, error in sorted(bad.items()):
+            rank_zero_warn(f"left out, {error.reason}: {name}: {error}")
+        self.num_bad_shards = len(bad)
+        return [shard for name, shard in found.good.items() if name not in bad]
 
-    def _index_of(self, shards: list[Shard], split: str) -> ClipIndex:
-        samples = self._samples_of(split)
-        return ClipIndex(shards, members=samples.members, parts=samples.parts, opened=self.store.opened)
-
-    def _require_few_bad(self, found: Survey) -> None:
-        if len(found.bad) > self.max_bad_shards:
-            first = found.bad[min(found.bad)]
+    def _require_few_bad(self, bad: dict[str, BrokenShard]) -> None:
+        if len(bad) > self.max_bad_shards:
+            first = bad[min(bad)]
             raise BrokenShard(
-                f"{first} ({len(found.bad)} bad shards, {self.max_bad_shards} allowed by data.max_bad_shards)"
+                f"{first} ({len(bad)} bad shards, data.max_bad_shards allows {self.max_bad_shards})", first.reason
             ) from first
-        if found.bad and not found.good:
-            raise MissingShards(f"all shards at {self.shards} are bad: {found.bad[min(found.bad)]}")
 
-    def _tell_changed_shards(self, now: dict[str, str]) -> None:
-        changed = what_changed(self.train_shards, now) if self.train_shards else None
-        if changed:
+    def _warn_if_shards_changed(self, shards: list[Sidecar]) -> None:
+        before, now = self.train_shards, {shard.name: shard.sha256[:_SHORT_HASH] for shard in shards}
+        changes = {
+            "gone": sorted(before.keys() - now.keys()),
+            "new": sorted(now.keys() - before.keys()),
+            "other content": sorted(name for name in before.keys() & now.keys() if before[name] != now[name]),
+        }
+        told = "; ".join(f"{what}: {_first_few(names)}" for what, names in changes.items() if names)
+        if before and told:
             rank_zero_warn(
-                f"the shards at {self.shards} are not those this run has read until now ({changed}): from here on the order is another, "
-                "and of this pass over the data some windows are read twice or not at all"
+                f"The shards changed since the checkpoint ({told}). This epoch may repeat or skip some windows."
             )
         self.train_shards = now
 
-    def _count_windows(self, num_windows: int) -> None:
-        """Report what was bad when the last batch of a pass is taken."""
-        number = self.windows_taken // self.epoch_length + 1
-        self.windows_taken += num_windows
-        if self.windows_taken // self.epoch_length >= number:
-            self._report(number, self.bad_data.merged())
-            self.bad_data = BadData()
-
-    @rank_zero_only
-    def _report(self, number: int, found: BadData) -> None:
-        assert self.trainer is not None
-        for line in found.lines():
-            warnings.warn(f"bad data in pass {number}: {line}", stacklevel=2)
-        if found.num_clips or self.num_left_out:
-            for logger in self.trainer.loggers:
-                figures = {
-                    "data/bad_clips": float(found.num_clips),
-                    "data/bad_shards": float(self.num_left_out + len(found.shards)),
-                }
-                logger.log_metrics(figures, step=self.trainer.global_step)
-
-    def _windows(
-        self, index: ClipIndex, num_bad: int, samples: Samples, shuffle_buffer: int
-    ) -> tuple[ClipWindows, WindowOrder]:
-        if not len(index):
-            raise MissingShards(f"{self.shards} holds no train clips; the ledger there says what became of each source")
+    def _windows(self, index: ClipIndex, samples: Samples, shuffle_buffer: int) -> tuple[ClipWindows, WindowOrder]:
         lengths, which = np.unique(index.num_frames, return_inverse=True)
         num_windows = np.array([samples.num_windows(int(length)) for length in lengths])[which]
         num_short = int((num_windows == 0).sum())
@@ -241,17 +205,14 @@ class ClipDataModule(LightningDataModule):
                 f"{self.clip.num_frames} (the U-Net stages need two of them); prepare with longer min_seconds"
             )
         if num_short:
-            rank_zero_warn(
-                f"{num_short} of {len(index)} clips at {self.shards} are too short for a window and are left out"
-            )
+            rank_zero_warn(f"left out: {num_short} of {len(index)} clips at {self.shards}, too short for a window")
         windows = ClipWindows(
             index=index,
             samples=samples,
             num_windows=num_windows,
             seed=self.seed,
             max_bad_clips=self.max_bad_clips,
-            max_bad_shards=self.max_bad_shards,
-            num_bad_shards=num_bad,
+            max_bad_shards=self.max_bad_shards - self.num_bad_shards,
         )
         return windows, WindowOrder(
             num_windows=num_windows, shard_of=index.shard_of, seed=self.seed, shuffle_buffer=shuffle_buffer
@@ -268,17 +229,40 @@ class ClipDataModule(LightningDataModule):
             worker_init_fn=prepare_worker,
         )
 
+    def _count_windows(self, num_windows: int) -> None:
+        """Report what was bad when the last batch of a pass is taken."""
+        number = self.windows_taken // self.epoch_length + 1
+        self.windows_taken += num_windows
+        if self.windows_taken // self.epoch_length >= number:
+            self._report_pass(number, set().union(*on_all_ranks(self.bad_clips)))
+            self.bad_clips = set()
 
-def store_at(shards: str, remote: RemoteAccess | None) -> ShardStore:
-    """Return the shards in a folder or behind a URL. Raises: BadConfig, if it is a URL and `remote` is missing."""
-    if not is_url(shards):
-        return LocalStore(shards)
-    if remote is None:
-        raise BadConfig(f"data.shards={shards} is a URL; say in data.remote how it is read, as conf/data/*.yaml do")
-    return RemoteStore(shards, remote)
+    @rank_zero_only
+    def _report_pass(self, number: int, bad: set[BadClip]) -> None:
+        self._report_bad_clips(f"in pass {number}", bad)
+        if self.trainer is not None and (bad or self.num_bad_shards):
+            for logger in self.trainer.loggers:
+                figures = {"data/bad_clips": float(len(bad)), "data/bad_shards": float(self.num_bad_shards)}
+                logger.log_metrics(figures, step=self.trainer.global_step)
+
+    def _report_bad_clips(self, when: str, bad: set[BadClip]) -> None:
+        keys = defaultdict(list)
+        for shard, reason, key in sorted(bad):
+            keys[reason].append(f"{key} in {shard}")
+        for reason, names in keys.items():
+            warnings.warn(
+                f"bad clips {when}, {reason}: {len(names)}, others stood in: {_first_few(names)}", stacklevel=2
+            )
 
 
-def _as_floats(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
-    return to_float(value) if value.dtype == torch.uint8 else value.float() if value.dtype == torch.float16 else value
+def on_all_ranks(mine: T) -> list[T]:
+    """Return what every rank has, in their order; all must ask at the same time."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [mine]
+    everyones: list = [None] * distributed.get_world_size()
+    distributed.all_gather_object(everyones, mine)
+    return everyones
+
+
+def _first_few(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

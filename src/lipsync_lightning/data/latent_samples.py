@@ -1,30 +1,72 @@
-"""Windows of latents and audio tokens that were computed ahead of time: nothing is decoded."""
+"""Windows of latents and audio tokens that were computed ahead of time: nothing is decoded.
+
+Both are arrays with one entry per video frame, stored so that any of its frames can be read, and checked, without the others.
+"""
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from io import BytesIO
+from math import prod
+from typing import Any, Protocol
+from zlib import crc32
 
 import numpy as np
 import torch
-from einops import rearrange
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.data.frame_arrays import read_frames
-from lipsync_lightning.data.samples import Window, target_and_reference, usable_frames
-from lipsync_lightning.errors import ClipMismatch
-from lipsync_lightning.media.masks import keep_mask
+from lipsync_lightning.data.samples import UNetSamples, Window
+from lipsync_lightning.errors import BrokenShard, ClipMismatch
 from lipsync_lightning.models.audio_encoder import ChunkedAudioEncoder
 from lipsync_lightning.models.fingerprint import fingerprint_with_settings
 
-LATENTS, TOKENS = (
-    "latents.npy",
-    "audio.npy",
-)  # members of a clip: (F, 2, 2, C, h, w) whole and masked, mean and deviation; (F, A, D)
+LATENTS = (
+    "latents.npy"  # member of a clip: (F, 2, 2, C, h, w), of the whole and of the masked frame, mean and deviation
+)
+TOKENS = "audio.npy"  # member of a clip: (F, A, D)
 ENCODED = "encoded"  # key of a clip's facts: who made these members, and how they are read
-HEARD_BY = "audio_encoder"  # key below it: the fingerprint of who made the tokens
+ENCODED_AUDIO_BY = "audio_encoder"  # key below it: the fingerprint of who made the tokens
+_TYPE = np.dtype("<f2")  # half precision: latents and audio tokens are about of unit variance
 
 
-class LatentSamples:
+class Part(Protocol):
+    """A member of which parts are read."""
+
+    size: int  # bytes
+
+    def __call__(self, first: int, size: int) -> bytes: ...
+
+
+def stored_array(frames: np.ndarray) -> tuple[bytes, dict[str, Any]]:
+    """Return an array (F, ...) as the content of a .npy file, in half precision, and the facts that `read_frames` needs to read it.
+
+    Raises: ValueError, if a value is not finite in half precision.
+    """
+    halves = np.ascontiguousarray(frames, dtype=_TYPE)
+    if not np.isfinite(halves).all():
+        raise ValueError(f"an array of shape {frames.shape} is beyond half precision, up to {np.abs(frames).max():g}")
+    content = BytesIO()
+    np.save(content, halves)
+    return content.getvalue(), {"shape": list(halves.shape), "crc32": [crc32(frame.tobytes()) for frame in halves]}
+
+
+def read_frames(part: Part, facts: Mapping[str, Any], first: int, last: int, where: str) -> np.ndarray:
+    """Return frames `first` to `last - 1` of a stored array, (last - first, ...), float16.
+
+    Args: facts: from `stored_array`.
+    Raises: BrokenShard, naming `where`, if a frame is not what was stored.
+    """
+    num_frames, *shape = facts["shape"]
+    frame_size = prod(shape) * _TYPE.itemsize
+    header_size = part.size - num_frames * frame_size
+    content = part(header_size + first * frame_size, (last - first) * frame_size)
+    frames = np.frombuffer(content, _TYPE).reshape(last - first, *shape)
+    for number, frame in enumerate(frames, start=first):
+        if crc32(frame.tobytes()) != facts["crc32"][number]:
+            raise BrokenShard(f"{where}: frame {number} has another crc32 than was stored; encode the shard again")
+    return frames
+
+
+class LatentSamples(UNetSamples):
     """The windows of `UNetSamples` as `LatentBatch` has them: the same ones of the same clip from the same draws."""
 
     members = ("json",)
@@ -32,55 +74,47 @@ class LatentSamples:
 
     def __init__(self, *, clip: ClipSpec, audio_encoder: ChunkedAudioEncoder, windows_per_clip: int, mask: str) -> None:
         """Args:
-        audio_encoder: the one that tokens were encoded with, and that the U-Net is to hear with later; it computes nothing here.
+        audio_encoder: the one that tokens were encoded with, which serves inference later; it computes nothing here.
         mask: what is to be generated, one of `media.masks.REGIONS`; the one that latents were encoded with.
         """
-        self.clip = clip
-        self.windows_per_clip = windows_per_clip
-        self.mask = mask
-        self.heard_by = fingerprint_with_settings(audio_encoder)
-        self.same_for_all = {"keep_mask": rearrange(keep_mask(clip.resolution, mask), "h w -> 1 h w")}
-
-    def num_windows(self, num_frames: int) -> int:
-        return self.windows_per_clip if usable_frames(num_frames, self.clip) >= 2 * self.clip.num_frames else 0
+        super().__init__(clip=clip, audio_encoder=audio_encoder, windows_per_clip=windows_per_clip, mask=mask)
+        self.audio_fingerprint = fingerprint_with_settings(audio_encoder)
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
         """Return rows of `LatentBatch` but `same_for_all`, latents and tokens in half precision.
 
-        Raises: ClipFault, if a frame is not what was stored; ClipMismatch, for another mask or audio encoder.
+        Raises: BrokenShard, if a frame is not what was stored; ClipMismatch, for another mask or audio encoder.
         """
         facts = json.loads(sample["json"])
         encoded = facts[ENCODED]
         if encoded["mask"] != self.mask:
             raise ClipMismatch(
                 f"{sample['__key__']} was encoded with mask={encoded['mask']}, this run wants {self.mask}; "
-                "give data.samples.mask the same, or encode the shards again"
+                "set data.samples.mask to the same, or encode the shards again"
             )
-        if encoded[HEARD_BY] != self.heard_by:
+        if encoded[ENCODED_AUDIO_BY] != self.audio_fingerprint:
             raise ClipMismatch(
-                f"the audio tokens of {sample['__key__']} were made by another audio encoder, or one with other settings, than "
-                "audio_encoder; encode the shards again with this one (python -m lipsync_lightning.latents), or train with that one"
+                f"the audio tokens of {sample['__key__']} were made by another audio encoder, or one with other settings; "
+                "encode the shards again with this one (python -m lipsync_lightning.latents), or train with that one"
             )
-        usable = usable_frames(int(facts["num_frames"]), self.clip)
-        pairs = [target_and_reference(usable, self.clip, rng) for _ in range(self.windows_per_clip)][
-            wanted.start : wanted.stop
-        ]
-        return [self._window(sample, encoded, target, reference) for target, reference in pairs]
 
-    def _window(self, sample: Mapping[str, Any], encoded: Mapping[str, Any], target: int, reference: int) -> Window:
         def frames(suffix: str, first: int) -> torch.Tensor:
             where = f"{sample['__key__']} in {sample['__url__']}: {suffix}"
-            return torch.from_numpy(
-                read_frames(sample[suffix], encoded[suffix], first, first + self.clip.num_frames, where).copy()
-            )
+            stored = read_frames(sample[suffix], encoded[suffix], first, first + self.clip.num_frames, where)
+            return torch.from_numpy(stored.copy())
 
-        whole_and_masked = frames(LATENTS, target)
-        return {
-            "latents": whole_and_masked[:, 0],
-            "masked_latents": whole_and_masked[:, 1],
-            "reference_latents": frames(LATENTS, reference)[:, 0],
-            "audio": frames(TOKENS, target),
-            "id": sample["__key__"],
-            "made_by": encoded["made_by"],
-            "first_frame": target,
-        }
+        windows = []
+        for target, reference in self.starts(int(facts["num_frames"]), rng, wanted):
+            whole_and_masked = frames(LATENTS, target)
+            windows.append(
+                {
+                    "latents": whole_and_masked[:, 0],
+                    "masked_latents": whole_and_masked[:, 1],
+                    "reference_latents": frames(LATENTS, reference)[:, 0],
+                    "audio": frames(TOKENS, target),
+                    "id": sample["__key__"],
+                    "made_by": encoded["made_by"],
+                    "first_frame": target,
+                }
+            )
+        return windows

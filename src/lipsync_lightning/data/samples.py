@@ -1,7 +1,4 @@
-"""What a shard's sample becomes: training windows, still as bytes-sized tensors.
-
-Frames stay uint8 until they are on the device; `to_float` makes them [-1, 1].
-"""
+"""What a clip of a shard becomes: windows to train on. Frames stay uint8 until they are on the device."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,24 +17,22 @@ from lipsync_lightning.media.mel import log_mel, mel_window
 from lipsync_lightning.media.video import decode_windows
 from lipsync_lightning.models.audio_encoder import AudioEncoder
 
-Window = dict[str, Any]  # one row of a ClipBatch, before collation
+Window = dict[str, Any]  # one row of a batch, before collation
 
 
 class Samples(Protocol):
-    """Turns one shard sample into windows."""
+    """Turns one clip of a shard into windows."""
 
     members: Sequence[str]  # suffixes of what it reads of a clip, whole
     parts: Sequence[str]  # suffixes of what it reads in parts
-    same_for_all: Mapping[
-        str, Tensor
-    ]  # what every window has besides, without a batch dimension: made once, on the device
+    same_for_all: Mapping[str, Tensor]  # what every window has besides, without a batch dimension
 
     def num_windows(self, num_frames: int) -> int:
         """Return how many windows a clip of so many frames gives; 0 where it is too short."""
         ...
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
-        """Return those of the clip's windows, counted from 0, that are wanted; the same of them whichever others are wanted too.
+        """Return those of the clip's windows, counted from 0, that are wanted; the same ones whichever others are wanted too.
 
         Args: rng: draws where the windows lie.
         """
@@ -63,73 +58,70 @@ class SyncNetSamples:
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
         """Return windows: `frames` (T, 3, H, W) uint8, `mel` (1, M, L), `id`, `first_frame`. Raises: BadMedia, ClipTooShort."""
-        return self.windows_with(clip_mel(sample, self.clip), sample, rng, wanted)
-
-    def windows_with(
-        self, mel: Tensor, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range
-    ) -> list[Window]:
-        """Return what a call returns, given the (M, L) log-mel of the sample's whole sound."""
-        num_frames = stated_frames(sample)
+        num_frames, mel = stated_frames(sample), clip_mel(sample, self.clip)
         last_start = usable_frames(num_frames, self.clip) - self.clip.num_frames
-        starts = spread_starts(last_start, self.num_windows(num_frames), self.min_gap_frames, rng)[
-            wanted.start : wanted.stop
-        ]
+        starts = spread_starts(last_start, self.num_windows(num_frames), self.min_gap_frames, rng)
+        starts = starts[wanted.start : wanted.stop]
         windows = decode_windows(sample["mp4"], starts, self.clip.num_frames)
         return [
-            {
-                "frames": frames_tensor(frames),
-                "mel": mel_window(mel, start, self.clip),
-                "id": sample["__key__"],
-                "first_frame": start,
-            }
+            {"frames": frames_tensor(frames), **self.sound(mel, start), "id": sample["__key__"], "first_frame": start}
             for start, frames in zip(starts, windows, strict=True)
         ]
 
+    def sound(self, mel: Tensor, first_frame: int) -> dict[str, Tensor]:
+        """Return what a window has of the clip's (M, L) log-mel."""
+        return {"mel": mel_window(mel, first_frame, self.clip)}
+
 
 class HeldoutSyncNetSamples(SyncNetSamples):
-    """The windows of `SyncNetSamples`, each with the sound around it, so that validation can tell where its best match lies."""
+    """The windows of `SyncNetSamples`, each with the sound around it, so that validation can tell where its best match lies.
+
+    That is `mel_around` (offsets, 1, M, L), NaN where the clip lacks some of that sound.
+    """
 
     def __init__(self, *, clip: ClipSpec, windows_per_clip: int, min_gap_frames: int, max_offset_frames: int) -> None:
         """Args: max_offset_frames: how many frames earlier and later sound is wanted, in steps of one."""
         super().__init__(clip=clip, windows_per_clip=windows_per_clip, min_gap_frames=min_gap_frames)
         self.offsets = range(-max_offset_frames, max_offset_frames + 1)
 
-    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
-        """Return windows as `SyncNetSamples` does, with `mel_around` (offsets, 1, M, L), NaN where the clip lacks some of that sound."""
-        mel = clip_mel(sample, self.clip)
-        windows = self.windows_with(mel, sample, rng, wanted)
-        return [window | {"mel_around": self._mel_around(mel, window["first_frame"])} for window in windows]
-
-    def _mel_around(self, mel: Tensor, first_frame: int) -> Tensor:
+    def sound(self, mel: Tensor, first_frame: int) -> dict[str, Tensor]:
         starts = [first_frame + offset for offset in self.offsets]
         if starts[0] < 0 or self.clip.mel_start(starts[-1]) + self.clip.mel_columns > mel.shape[1]:
-            return torch.full((len(starts), 1, self.clip.num_mels, self.clip.mel_columns), torch.nan)
-        return torch.stack([mel_window(mel, start, self.clip) for start in starts])
+            around = torch.full((len(starts), 1, self.clip.num_mels, self.clip.mel_columns), torch.nan)
+        else:
+            around = torch.stack([mel_window(mel, start, self.clip) for start in starts])
+        return {**super().sound(mel, first_frame), "mel_around": around}
 
 
 class UNetSamples:
     """Target windows with a reference window that does not overlap them, mask, audio tokens and mel."""
 
-    members = ("mp4", "flac", "json")
-    parts = ()
+    members: Sequence[str] = ("mp4", "flac", "json")
+    parts: Sequence[str] = ()
 
     def __init__(self, *, clip: ClipSpec, audio_encoder: AudioEncoder, windows_per_clip: int, mask: str) -> None:
         """Args: mask: what is to be generated, one of `media.masks.REGIONS`."""
         self.clip = clip
         self.audio_encoder = audio_encoder
         self.windows_per_clip = windows_per_clip
+        self.mask = mask
         self.same_for_all = {"keep_mask": rearrange(keep_mask(clip.resolution, mask), "h w -> 1 h w")}
 
     def num_windows(self, num_frames: int) -> int:
         return self.windows_per_clip if usable_frames(num_frames, self.clip) >= 2 * self.clip.num_frames else 0
 
+    def starts(self, num_frames: int, rng: np.random.Generator, wanted: range) -> list[tuple[int, int]]:
+        """Return the first frames of target and reference of the wanted windows of a clip of so many frames."""
+        usable = usable_frames(num_frames, self.clip)
+        pairs = [target_and_reference(usable, self.clip, rng) for _ in range(self.windows_per_clip)]
+        return pairs[wanted.start : wanted.stop]
+
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
         """Return rows of every key of `ClipBatch` but `same_for_all`, frames as uint8. Raises: BadMedia, ClipTooShort."""
-        usable = usable_frames(stated_frames(sample), self.clip)
-        pairs = [target_and_reference(usable, self.clip, rng) for _ in range(self.windows_per_clip)][
-            wanted.start : wanted.stop
-        ]
+        num_frames = stated_frames(sample)
+        pairs = self.starts(num_frames, rng, wanted)
         mel = clip_mel(sample, self.clip)
+        usable = usable_frames(num_frames, self.clip)
         tokens = self.audio_encoder.tokens(clip_waveform(sample), usable, fps=float(self.clip.fps))
         windows = iter(decode_windows(sample["mp4"], [start for pair in pairs for start in pair], self.clip.num_frames))
         return [
@@ -143,12 +135,6 @@ class UNetSamples:
             }
             for target, _ in pairs
         ]
-
-
-def to_float(frames: Tensor) -> Tensor:
-    """Return uint8 frames as float in [-1, 1]."""
-    # In place, for on a CPU a batch's worth of fresh memory costs more than the arithmetic.
-    return frames.to(torch.float32, copy=True).div_(127.5).sub_(1)
 
 
 def frames_tensor(frames: np.ndarray) -> Tensor:
@@ -176,9 +162,7 @@ def usable_frames(num_frames: int, clip: ClipSpec) -> int:
     """Return how many frames of a clip have a full mel window as well."""
     num_columns = 1 + clip.num_samples(num_frames) // (clip.sample_rate_hz // clip.mel_hz)
     last_column = num_columns - clip.mel_columns
-    last_start = (
-        (last_column + 1) * clip.fps - 1
-    ) // clip.mel_hz  # the greatest f with clip.mel_start(f) <= last_column
+    last_start = ((last_column + 1) * clip.fps - 1) // clip.mel_hz  # the greatest f with mel_start(f) <= last_column
     return min(num_frames, last_start + clip.num_frames)
 
 

@@ -17,10 +17,9 @@ from lipsync_lightning.media.strips import GAP_COLOUR, film_strip
 from lipsync_lightning.media.video import decode_window
 from lipsync_lightning.preparation.ledger_survey import LedgerSurvey, kept_ids, survey_ledger
 from lipsync_lightning.preparation.runner import WORK
-from lipsync_lightning.shards.faults import ClipFault, Reason, ShardFault
-from lipsync_lightning.shards.format import SPLITS, Shard, ShardFile, shard_paths
-from lipsync_lightning.shards.reader import MEMBERS, ClipIndex, places_of
-from lipsync_lightning.shards.verify import check_tar
+from lipsync_lightning.shards.format import SPLITS, Sidecar, shard_paths
+from lipsync_lightning.shards.reader import MEMBERS, ClipIndex
+from lipsync_lightning.shards.verify import verify_shard
 
 NUM_SOUNDS = 256  # clips whose sounds are compared, each with each: some seconds
 NUM_PICTURES = 48
@@ -112,7 +111,7 @@ def survey_shards(folder: Path) -> ShardSurvey:
     faults += [*(files_in_both_splits(ledger) if ledger else ()), *undecodable]
     return ShardSurvey(
         folder=folder,
-        clip=next((_clip_of(shard) for shard in whole.values()), None),
+        clip=next((shard.clip for shard in whole.values()), None),
         splits=[survey_split(split, paths, whole) for split in SPLITS],
         ledger=ledger,
         sound=sound,
@@ -123,20 +122,20 @@ def survey_shards(folder: Path) -> ShardSurvey:
     )
 
 
-def read_through(paths: Mapping[str, Path]) -> tuple[dict[str, Shard], list[Fault]]:
+def read_through(paths: Mapping[str, Path]) -> tuple[dict[str, Sidecar], list[Fault]]:
     """Read shards (by name, such as train/000000.tar) from end to end, and return those that are whole, and what is wrong with the others.
 
     Whole: names, sizes and sha256 are those of the sidecar, no clip lacks picture, sound or facts, and all were made for the same clip.
     """
-    whole: dict[str, Shard] = {}
+    whole: dict[str, Sidecar] = {}
     faults: list[Fault] = []
     for name, path in tqdm(paths.items(), desc="inspect", unit="shard", dynamic_ncols=True):
         try:
             shard = _whole_shard(path)
             first = next(iter(whole.values()), shard)
-            _clip_of(shard).require_same_recording(_clip_of(first), path, first.path)
+            shard.clip.require_same_recording(first.clip, path, first.path)
             whole[name] = shard
-        except ShardFault as fault:
+        except BrokenShard as fault:
             faults.append(Fault(where=name, reason=fault.reason, told=str(fault)))
         except ClipMismatch as mismatch:
             faults.append(Fault(where=name, reason="another clip", told=str(mismatch)))
@@ -144,7 +143,7 @@ def read_through(paths: Mapping[str, Path]) -> tuple[dict[str, Shard], list[Faul
 
 
 def against_ledger(
-    kept: Iterable[tuple[str, set[str]]], paths: Mapping[str, Path], whole: Mapping[str, Shard]
+    kept: Iterable[tuple[str, set[str]]], paths: Mapping[str, Path], whole: Mapping[str, Sidecar]
 ) -> list[Fault]:
     """Return where shards do not hold what the ledger says was kept.
 
@@ -155,9 +154,9 @@ def against_ledger(
         name = f"{shard}.tar"
         if name not in paths:
             told = f"by the ledger it holds {len(ids)} clips, neither it nor its sidecar is there; copy it, or run `prepare` again"
-            faults.append(Fault(where=name, reason=Reason.MISSING, told=told))
+            faults.append(Fault(where=name, reason="missing", told=told))
         elif name in whole:
-            differing = sorted(ids ^ set(whole[name].sidecar.keys.tolist()))
+            differing = sorted(ids ^ set(whole[name].keys.tolist()))
             if differing:
                 told = (
                     f"{len(differing)} clips are only in one of the ledger and the shard, the first is {differing[0]}"
@@ -168,30 +167,30 @@ def against_ledger(
     return faults
 
 
-def ids_twice(whole: Mapping[str, Shard]) -> list[Fault]:
+def ids_twice(whole: Mapping[str, Sidecar]) -> list[Fault]:
     """Return which shards have ids in common."""
     first_shard: dict[str, str] = {}
     again: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, shard in whole.items():
-        for key in shard.sidecar.keys.tolist():
+        for key in shard.keys.tolist():
             first = first_shard.setdefault(key, name)
             if first != name:
                 again[first, name].append(key)
     return [
         Fault(
             where=name,
-            reason=Reason.TWICE,
+            reason="there twice",
             told=f"{len(keys)} of its ids are also in {first}, such as {keys[0]}; delete one of the two",
         )
         for (first, name), keys in again.items()
     ]
 
 
-def in_both_splits(whole: Mapping[str, Shard]) -> list[Fault]:
+def in_both_splits(whole: Mapping[str, Sidecar]) -> list[Fault]:
     """Return whether sources stand in both splits, which would make every evaluation look better than it is."""
     sources: dict[str, set[str]] = {split: set() for split in SPLITS}
     for name, shard in whole.items():
-        sources[name.split("/")[0]].update(source_of(key) for key in shard.sidecar.keys.tolist())
+        sources[name.split("/")[0]].update(source_of(key) for key in shard.keys.tolist())
     both = sorted(set.intersection(*sources.values()))
     if not both:
         return []
@@ -204,19 +203,19 @@ def files_in_both_splits(ledger: LedgerSurvey) -> list[Fault]:
     return [_not_apart(f"{len(both)} files stand in both under several names: {_first_few(both)}")] if both else []
 
 
-def survey_split(split: str, paths: Mapping[str, Path], whole: Mapping[str, Shard]) -> SplitSurvey:
+def survey_split(split: str, paths: Mapping[str, Path], whole: Mapping[str, Sidecar]) -> SplitSurvey:
     """Return what the whole shards of a split hold."""
     names = [name for name in paths if name.startswith(f"{split}/")]
     shards = [whole[name] for name in names if name in whole]
-    keys = [key for shard in shards for key in shard.sidecar.keys.tolist()]
+    keys = [key for shard in shards for key in shard.keys.tolist()]
     return SplitSurvey(
         name=split,
         num_shards=len(names),
         num_bad_shards=len(names) - len(shards),
         num_sources=len({source_of(key) for key in keys}),
         num_people=len({(source_of(key), key.rpartition("-")[2]) for key in keys}),
-        seconds=np.concatenate([np.zeros(0), *(shard.sidecar.num_frames / _clip_of(shard).fps for shard in shards)]),
-        num_bytes=sum(shard.file.num_bytes for shard in shards),
+        seconds=np.concatenate([np.zeros(0), *(shard.num_frames / shard.clip.fps for shard in shards)]),
+        num_bytes=sum(shard.num_bytes for shard in shards),
     )
 
 
@@ -231,7 +230,7 @@ def contact_sheet(index: ClipIndex) -> tuple[ContactSheet, list[Fault]]:
             side = min(_MOST_SIDE, max(frame.shape[:2]))
             pictures[key] = cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA)
         except (BadMedia, ClipTooShort, BrokenShard) as error:
-            reason = error.reason if isinstance(error, ShardFault | ClipFault) else Reason.UNDECODABLE
+            reason = error.reason if isinstance(error, BrokenShard) else "undecodable"
             faults.append(Fault(where=index.shards[index.shard_of[number]].name, reason=reason, told=f"{key}: {error}"))
     return ContactSheet(picture=_grid(list(pictures.values())), num_columns=_COLUMNS, ids=list(pictures)), faults
 
@@ -262,15 +261,10 @@ def _grid(pictures: Sequence[np.ndarray]) -> NDArray[np.uint8] | None:
     )
 
 
-def _whole_shard(path: Path) -> Shard:
-    sidecar = check_tar(path)
-    shard = Shard(ShardFile(str(path), sidecar.num_bytes, sidecar.sha256), sidecar)
-    places_of(shard, MEMBERS)
-    return shard
-
-
-def _clip_of(shard: Shard) -> ClipSpec:
-    return ClipSpec.from_dict(shard.sidecar.clip, f"the sidecar of {shard.path}")
+def _whole_shard(path: Path) -> Sidecar:
+    sidecar = verify_shard(path)
+    sidecar.require_members(MEMBERS)
+    return sidecar
 
 
 def _ledger(folder: Path) -> tuple[LedgerSurvey | None, Iterable[tuple[str, set[str]]], list[Fault]]:
@@ -278,5 +272,5 @@ def _ledger(folder: Path) -> tuple[LedgerSurvey | None, Iterable[tuple[str, set[
     try:
         found = survey_ledger(folder)
     except BrokenShard as error:
-        return None, (), [Fault(where="ledger", reason=Reason.CORRUPT, told=str(error))]
+        return None, (), [Fault(where="ledger", reason="corrupt", told=str(error))]
     return (found, kept_ids(folder), []) if found.totals.num_sources else (None, (), [])

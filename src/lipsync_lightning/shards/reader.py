@@ -1,156 +1,218 @@
-"""Where every clip of a data set lies, so that any of them can be read without the ones before it, and what it must be."""
+"""Reading any clip of any shard, in a folder or behind a URL of fsspec, without the clips before it.
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+webdataset streams shards and cannot resume at an exact clip, so clips are read by seeking to where the sidecar says that they lie.
+"""
+
+import errno
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO
 from zlib import crc32
 
 import numpy as np
+from filelock import FileLock
+from fsspec.core import open_local, url_to_fs
 
-from lipsync_lightning.shards.faults import ClipFault, Reason, ShardFault
-from lipsync_lightning.shards.format import Shard, ShardFile, require_first_key
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.errors import BrokenShard, LipSyncError, MissingShards, NoSpace
+from lipsync_lightning.files import sha256_of
+from lipsync_lightning.shards.format import SPLITS, Sidecar, not_prepared, parse_sidecar
 
 MEMBERS = ("mp4", "flac", "json")  # of a clip of which pixels and sound are wanted
+_SIDECARS_AT_ONCE = 16
 
-OpenShard = Callable[[ShardFile], AbstractContextManager[BinaryIO]]
 
+@dataclass(frozen=True, kw_only=True)
+class RemoteAccess:
+    """How shards behind a URL are read."""
 
-@contextmanager
-def open_local(shard: ShardFile) -> Iterator[BinaryIO]:
-    """Open a shard of this machine. Raises: ShardFault, if that cannot be done."""
-    try:
-        file = shard.path.open("rb")
-    except OSError as error:
-        reason = Reason.MISSING if isinstance(error, FileNotFoundError) else Reason.UNREACHABLE
-        raise ShardFault(f"{shard.location} cannot be opened: {error.strerror}", reason) from error
-    with file:
-        yield file
+    cache_dir: str = "~/.cache/lipsync_lightning/shards"  # grows without bound; delete it while nothing runs
 
 
 @dataclass(frozen=True)
 class StoredPart:
-    """A member of a clip of which parts are read."""
+    """A member of a clip of which parts are read while its shard is open."""
 
-    opened: OpenShard
-    shard: ShardFile
+    file: BinaryIO
+    where: str  # for messages
     place: int  # its first byte in the shard
     size: int  # bytes
 
     def __call__(self, first: int, size: int) -> bytes:
-        """Return bytes `first` to `first + size - 1` of the member. Raises: ClipFault, if they cannot be read; ShardFault."""
-        with self.opened(self.shard) as file:
-            try:
-                file.seek(self.place + first)
-                content = file.read(size)
-            except OSError as error:
-                told = f"{self.shard.location}: {size} bytes at {self.place + first} cannot be read: {error.strerror}"
-                raise ClipFault(told, Reason.UNREACHABLE) from error
-        if len(content) != size or first + size > self.size:
-            raise ClipFault(
-                f"{self.shard.location}: {size} bytes wanted at {self.place + first}, {len(content)} there",
-                Reason.TRUNCATED,
-            )
-        return content
+        """Return bytes `first` to `first + size - 1` of the member. Raises: BrokenShard."""
+        return _read_exactly(self.file, self.place + first, size, self.where)
 
 
 class ClipIndex:
-    """The clips of some shards, in the order in which they are stored. Arrays, because a data set may hold millions.
-
-    All of it is in the shards' sidecars: no shard is opened before a clip of it is read.
-    """
+    """The clips of some shards, in the order in which they are stored. No shard is opened before a clip of it is read."""
 
     def __init__(
         self,
-        shards: Sequence[Shard],
+        shards: Sequence[Sidecar],
         *,
         members: Sequence[str] = MEMBERS,
         parts: Sequence[str] = (),
-        opened: OpenShard = open_local,
+        remote: RemoteAccess | None = None,
     ) -> None:
         """Args:
             members: suffixes of what is read of each clip.
             parts: suffixes of what is read in parts, by whoever is given the clip, who also checks them.
-            opened: gives the bytes of a shard.
-        Raises: ShardFault, if a clip lacks any of the members.
+        Raises: BrokenShard, if a clip lacks any of the members.
         """
-        self.shards: list[ShardFile] = [shard.file for shard in shards]
+        for shard in shards:
+            shard.require_members([*members, *parts])
+        self.shards = list(shards)
         self.members = tuple(members)
-        self.opened = opened
-        no_clips = np.zeros(0, dtype=np.int64)
-        self.keys = np.concatenate(
-            [np.array([], dtype=np.dtypes.StringDType()), *(shard.sidecar.keys for shard in shards)]
-        )
-        self.num_frames = np.concatenate([no_clips, *(shard.sidecar.num_frames for shard in shards)])
-        self.shard_of = np.repeat(np.arange(len(self.shards)), [shard.num_samples for shard in shards])
-        # First byte, number of bytes and crc32 of each member.
-        self.places = np.concatenate(
-            [no_clips.reshape(0, len(members), 3), *(places_of(shard, members) for shard in shards)]
-        )
         self.parts = tuple(parts)
-        self.part_places = np.concatenate(
-            [no_clips.reshape(0, len(parts), 3), *(places_of(shard, parts) for shard in shards)]
-        )
+        self.remote = remote or RemoteAccess()
+        sizes = [shard.num_samples for shard in shards]
+        self.keys = np.concatenate([np.array([], np.dtypes.StringDType()), *(shard.keys for shard in shards)])
+        self.num_frames = np.concatenate([np.array([], np.int64), *(shard.num_frames for shard in shards)])
+        self.shard_of = np.repeat(np.arange(len(shards)), sizes)
+        self._first_clip = np.cumsum([0, *sizes])
+        self._paths: dict[int, Path] = {}  # by shard, of those that this process has fetched
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    def open(self, shard: int) -> BinaryIO:
+        """Open a shard, which is fetched first if it is behind a URL. Raises: BrokenShard, if it cannot be had."""
+        stored = self.shards[shard]
+        if shard not in self._paths:
+            self._paths[shard] = fetched(stored, self.remote) if "://" in stored.location else stored.path
+        try:
+            return self._paths[shard].open("rb")
+        except OSError as error:
+            reason = "missing" if isinstance(error, FileNotFoundError) else "unreachable"
+            raise BrokenShard(f"{stored.location} cannot be opened: {error.strerror}", reason) from error
+
     def read(self, clip: int) -> dict[str, Any]:
         """Return the members of a clip as bytes, by their suffix, with `__key__` and `__url__` as webdataset has them.
 
-        What is read in parts is a `StoredPart` instead of bytes.
-        Raises: ClipFault, if any of them is not what the sidecar says; ShardFault, if that is so of the whole shard.
+        Raises: BrokenShard, if any of them is not what the sidecar says.
         """
+        with self.open(int(self.shard_of[clip])) as file:
+            return self.read_from(file, clip)
+
+    def read_from(self, file: BinaryIO, clip: int) -> dict[str, Any]:
+        """Return what `read` returns, and `parts` as `StoredPart`, from the clip's shard, which is open. Raises: BrokenShard."""
         shard = self.shards[self.shard_of[clip]]
-        places = zip(self.members, self.places[clip].tolist(), strict=True)
-        with self.opened(shard) as file:
-            members = {suffix: self._member(file, clip, suffix, *place) for suffix, place in places}
-        parts = {
-            suffix: StoredPart(self.opened, shard, first, size)
-            for suffix, (first, size, _) in zip(self.parts, self.part_places[clip].tolist(), strict=True)
-        }
-        return {"__key__": str(self.keys[clip]), "__url__": shard.location, **members, **parts}
+        row = clip - int(self._first_clip[self.shard_of[clip]])
+        where = f"{self.keys[clip]} in {shard.location}"
+        sample: dict[str, Any] = {"__key__": str(self.keys[clip]), "__url__": shard.location}
+        for suffix in self.members:
+            first, size, crc = shard.place(row, suffix)
+            sample[suffix] = _read_exactly(file, first, size, f"{where}: {suffix}")
+            if crc32(sample[suffix]) != crc:
+                raise BrokenShard(
+                    f"{where}: the {suffix} has another crc32 than the sidecar says; copy the shard again, or delete it "
+                    "and run `prepare` again"
+                )
+        for suffix in self.parts:
+            first, size, _ = shard.place(row, suffix)
+            sample[suffix] = StoredPart(file, f"{where}: {suffix}", first, size)
+        return sample
 
-    def _member(self, file: BinaryIO, clip: int, suffix: str, first: int, size: int, crc: int) -> bytes:
-        number = int(self.shard_of[clip])
-        where = f"{self.keys[clip]} in {self.shards[number].location}"
+
+@dataclass
+class Survey:
+    """The shards of a split by name, without empty ones, and what is wrong with the others."""
+
+    good: dict[str, Sidecar] = field(default_factory=dict)
+    bad: dict[str, BrokenShard] = field(default_factory=dict)
+
+
+def survey(folder: str, split: str, clip: ClipSpec, members: Sequence[str]) -> Survey:
+    """Return which shards of a data set, in a folder or behind a URL, hold clips with all of `members`, as far as sidecars and sizes tell.
+
+    Raises: MissingShards, if there is no data set; ClipMismatch.
+    """
+    folder = folder.rstrip("/")
+    try:
+        filesystem, root = url_to_fs(folder)
+        filesystem.invalidate_cache()
+        there = {entry["name"].rstrip("/").rpartition("/")[2] for entry in filesystem.ls(root, detail=True)}
+        listing = filesystem.ls(f"{root}/{split}", detail=True) if split in there else []
+    except FileNotFoundError as error:
+        raise not_prepared(folder) from error
+    except Exception as error:  # each filesystem raises its own, from libraries that may not be installed
+        raise MissingShards(f"data.shards={folder} cannot be listed: {type(error).__name__}: {error}") from error
+    if not there & set(SPLITS):
+        raise not_prepared(folder)
+    sizes = {entry["name"].rpartition("/")[2]: entry["size"] for entry in listing}
+
+    def checked(stem: str) -> Sidecar | BrokenShard:
+        location = f"{folder}/{split}/{stem}.tar"
         try:
-            file.seek(first)
-            content = file.read(size)
-        except OSError as error:
-            raise ClipFault(f"{where}: the {suffix} cannot be read: {error.strerror}", Reason.UNREACHABLE) from error
-        if len(content) != size:
-            raise ClipFault(
-                f"{where}: {size} bytes of {suffix} wanted at {first}, {len(content)} there", Reason.TRUNCATED
-            )
-        if crc32(content) != crc:
-            require_first_key(
-                file, self.keys[np.searchsorted(self.shard_of, number) :][:1], self.shards[number].location
-            )
-            raise ClipFault(
-                f"{where}: the {suffix} has another crc32 than the sidecar says; copy the shard again, or delete it and `prepare` again",
-                Reason.CORRUPT,
-            )
-        return content
+            if f"{stem}.json" not in sizes:
+                raise BrokenShard(f"{location} has no sidecar {stem}.json beside it; copy it too", "without sidecar")
+            sidecar = parse_sidecar(filesystem.cat_file(f"{root}/{split}/{stem}.json"), location)
+            sidecar.require_fits(sizes.get(f"{stem}.tar"), clip)
+            sidecar.require_members(members)
+            return sidecar
+        except BrokenShard as error:
+            return error
+        except LipSyncError:
+            raise
+        except Exception as error:  # as above
+            told = f"the sidecar of {location} cannot be read: {type(error).__name__}: {error}"
+            return BrokenShard(told, "unreachable")
+
+    found, name_of = Survey(), {}
+    stems = sorted({name.rpartition(".")[0] for name in sizes if name.endswith((".tar", ".json"))})
+    with ThreadPoolExecutor(_SIDECARS_AT_ONCE) as pool:
+        for stem, shard in zip(stems, pool.map(checked, stems), strict=True):
+            name = f"{split}/{stem}.tar"
+            if isinstance(shard, Sidecar) and name_of.setdefault(shard.sha256, name) != name:
+                shard = BrokenShard(
+                    f"{name} has the same content as {name_of[shard.sha256]}; delete one", "there twice"
+                )
+            if isinstance(shard, BrokenShard):
+                found.bad[name] = shard
+            elif shard.num_samples:
+                found.good[name] = shard
+    return found
 
 
-def places_of(shard: Shard, members: Sequence[str]) -> np.ndarray:
-    """Return (clips, members, 3): first byte, number of bytes and crc32. Raises: ShardFault, if a clip lacks one of the members."""
-    suffixes = shard.sidecar.suffixes
-    for member in members:
-        lacking = (
-            np.flatnonzero(shard.sidecar.places[:, suffixes.index(member), 0] < 0)
-            if member in suffixes
-            else range(shard.num_samples)
-        )
-        if len(lacking):
-            has = sorted(
-                suffix
-                for suffix, place in zip(suffixes, shard.sidecar.places[lacking[0]], strict=True)
-                if place[0] >= 0
-            )
-            where = f"{shard.sidecar.keys[lacking[0]]} in {shard.file.location}"
-            raise ShardFault(f"{where}: no {member!r} member (has {has}); run `prepare` again", Reason.INCOMPLETE)
-    if not shard.num_samples:
-        return np.zeros((0, len(members), 3), dtype=np.int64)
-    return shard.sidecar.places[:, [suffixes.index(member) for member in members]]
+def fetched(shard: Sidecar, remote: RemoteAccess) -> Path:
+    """Return the copy of a shard in fsspec's file cache on this machine, having fetched it if it was not there, or not whole.
+
+    Raises: BrokenShard, if it is fetched in vain twice; NoSpace.
+    """
+    # Named by its content, so that a shard that changed is another file.
+    storage = Path(remote.cache_dir).expanduser() / shard.sha256
+    whole = storage.with_suffix(".whole")
+    problem, reason = "", ""
+    storage.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(storage.with_suffix(".lock")):  # fsspec's cache knows neither other processes nor checksums
+        for _ in range(2):
+            if not whole.exists():
+                shutil.rmtree(storage, ignore_errors=True)
+            try:
+                path = Path(open_local(f"simplecache::{shard.location}", simplecache={"cache_storage": str(storage)}))
+            except Exception as error:  # each filesystem raises its own
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    raise NoSpace(f"{storage.parent} is full; make room, or set data.remote.cache_dir") from error
+                problem, reason = f"{type(error).__name__}: {error}", "unreachable"
+                continue
+            if whole.exists():
+                return path
+            if path.stat().st_size == shard.num_bytes and sha256_of(path) == shard.sha256:
+                whole.touch()
+                return path
+            problem, reason = f"{path.stat().st_size} bytes that are not those the sidecar says", "wrong content"
+    raise BrokenShard(f"{shard.location} was fetched twice in vain, at last with {problem}", reason)
+
+
+def _read_exactly(file: BinaryIO, first: int, size: int, where: str) -> bytes:
+    try:
+        file.seek(first)
+        content = file.read(size)
+    except OSError as error:
+        raise BrokenShard(f"{where} cannot be read: {error.strerror}", "unreachable") from error
+    if len(content) != size:
+        raise BrokenShard(f"{where}: {size} bytes wanted at {first}, {len(content)} there", "truncated")
+    return content
