@@ -31,12 +31,11 @@ EXPERIMENTS = sorted(
     for path in EXPERIMENTS_DIR.rglob("*.yaml")
     if "name" in OmegaConf.load(path)
 )
-FULL_SCALE = [name for name in EXPERIMENTS if not name.startswith(("demo/", "ablation/"))]
+FULL_SCALE = [name for name in EXPERIMENTS if not name.startswith("demo/")]
 UNET_STAGES = [name for name in FULL_SCALE if name.startswith("stage")]
 DEMO_STEPS = [
     name for name in EXPERIMENTS if name.startswith("demo/") and name != "demo/autoencoder"
 ]  # its fit takes no step
-ABLATIONS = [name for name in EXPERIMENTS if name.startswith("ablation/") and name != "ablation/autoencoder"]
 SIDE, FRAMES = 64, 4
 HEARD = {"num_tokens": 6, "width": 16}
 TINY_VIDEOMAE = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_width": 32}
@@ -347,24 +346,6 @@ def test_a_demo_experiment_takes_a_training_step_on_what_the_earlier_ones_left(e
     clip = build(config.clip)
     demo_batch = batch(clip)
     assert torch.isfinite(loss_of_one_step(config, demo_batch))
-
-
-@pytest.mark.parametrize("experiment", ABLATIONS)
-def test_an_ablation_takes_a_training_step_on_what_the_earlier_ones_left(experiment, tmp_path):
-    config = composed(experiment, f"runs_dir={tmp_path}", "trainer.max_steps=1", "seed=3")
-    fitted_to_noise(LinearAutoencoder(patch=4, latent_channels=12)).save_pretrained(
-        tmp_path / "ablation" / "autoencoder" / "seed_1" / "autoencoder"
-    )
-    for judge in ("syncnet", "syncnet_latent"):
-        build(composed(f"ablation/{judge}").module.syncnet).save_pretrained(
-            tmp_path / "ablation" / judge / "seed_3" / "syncnet"
-        )
-    assert torch.isfinite(loss_of_one_step(config, batch(build(config.clip))))
-
-
-def test_every_run_of_an_ablation_has_a_folder_of_its_own():
-    folders = {composed(experiment, f"seed={seed}").run_dir for experiment in ABLATIONS for seed in (1, 2)}
-    assert len(folders) == 2 * len(ABLATIONS)
 
 
 def loss_of_one_step(config: DictConfig, given: ClipBatch) -> Tensor:

@@ -9,7 +9,7 @@ PACKAGE = "lipsync_lightning"
 ROOT = Path(__file__).parents[1] / "src" / PACKAGE
 ENTRY_POINTS = {
     *("train", "prepare", "latents", "infer", "evaluate", "judge", "export", "convert", "synthesize", "report", "demo"),
-    *("cli", "ablate", "claims_tmp"),
+    "cli",
 }
 LAYERS: tuple[set[str], ...] = (
     {"clip", "errors", "files", "shapes"},
