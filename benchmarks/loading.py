@@ -27,9 +27,10 @@ from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.latent_samples import ENCODED, ENCODED_AUDIO_BY, LATENTS, TOKENS, LatentSamples, stored_array
 from lipsync_lightning.data.samples import Samples, SyncNetSamples, UNetSamples, clip_mel, clip_waveform, frames_tensor
 from lipsync_lightning.media.audio import encode_flac
-from lipsync_lightning.media.h264 import add_h264, exact_rate, to_rgb, to_yuv
 from lipsync_lightning.media.mel import log_mel, mel_window
-from lipsync_lightning.media.video import encode_clip
+from lipsync_lightning.media.mux import add_h264, encode_clip, to_yuv
+from lipsync_lightning.media.resampling import exact
+from lipsync_lightning.media.video import to_rgb
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from lipsync_lightning.models.fingerprint import fingerprint_with_settings
 from lipsync_lightning.shards.format import FinishedClip, write_shard
@@ -55,7 +56,14 @@ def long_groups(frames: list[np.ndarray]) -> bytes:
     """Return an mp4 as FFmpeg writes it unasked: a key frame every 250."""
     data = BytesIO()
     with av.open(data, "w", format="mp4") as container:
-        stream = add_h264(container, CLIP.resolution, CLIP.resolution, exact_rate(CLIP.fps), {"crf": "18"})
+        stream = add_h264(
+            container,
+            width=CLIP.resolution,
+            height=CLIP.resolution,
+            fps=exact(CLIP.fps),
+            options={"crf": "18"},
+            gop=None,
+        )
         for number, frame in enumerate(frames):
             container.mux(stream.encode(to_yuv(frame, stream, number)))
         container.mux(stream.encode(None))

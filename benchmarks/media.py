@@ -12,7 +12,8 @@ import torch
 
 from lipsync_lightning.media.alignment import align, alignment_matrices, paste_back
 from lipsync_lightning.media.mel import log_mel
-from lipsync_lightning.media.video import count_frames, decode_windows, encode_clip
+from lipsync_lightning.media.mux import encode_clip
+from lipsync_lightning.media.video import count_frames, decode_windows
 from lipsync_lightning.synthetic.corpus import SAMPLE_RATE_HZ, ClipPlan, make_clip
 
 RESOLUTION, WINDOW, FPS = 256, 16, 25

@@ -22,9 +22,9 @@ from scenedetect import AdaptiveDetector, detect
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.media.alignment import Aligner, align
 from lipsync_lightning.media.audio import encode_flac, read_audio
-from lipsync_lightning.media.h264 import exact_rate
+from lipsync_lightning.media.mux import VideoWriter, encode_clip
 from lipsync_lightning.media.people import MeshPeople
-from lipsync_lightning.media.video import VideoWriter, encode_clip, open_media, probe, read_frames, video_stream
+from lipsync_lightning.media.video import open_media, probe, read_frames, video_stream
 from lipsync_lightning.preparation.filters.check import Check
 from lipsync_lightning.preparation.filters.quality import NoQualityFilter
 from lipsync_lightning.preparation.filters.shots import AdaptiveShots
@@ -182,7 +182,7 @@ def warped(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def written(path: Path, faces: list[np.ndarray]) -> None:
     with VideoWriter(
-        path, width=CLIP.resolution, height=CLIP.resolution, fps=float(exact_rate(CLIP.fps)), crf=13, preset="medium"
+        path, width=CLIP.resolution, height=CLIP.resolution, fps=CLIP.fps, crf=13, preset="medium"
     ) as writer:
         for face in faces:
             writer.write(face)

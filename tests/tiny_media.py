@@ -8,7 +8,7 @@ import numpy as np
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.media.audio import encode_flac
-from lipsync_lightning.media.mux import MuxedVideoWriter
+from lipsync_lightning.media.mux import VideoWriter
 from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.preparation.executors.local import LocalExecutor
 from lipsync_lightning.preparation.filters.check import Check
@@ -64,7 +64,7 @@ def write_video(
     flac = path.with_name(".sound.flac")
     if sound is not None:
         flac.write_bytes(encode_flac(sound, RATE_HZ))
-    with MuxedVideoWriter(path, width=SIDE, height=SIDE, fps=fps, sound=flac if sound is not None else None) as writer:
+    with VideoWriter(path, width=SIDE, height=SIDE, fps=fps, sound=flac if sound is not None else None) as writer:
         for frame in numbered_frames(num_frames) if frames is None else frames:
             writer.write(frame)
     flac.unlink(missing_ok=True)

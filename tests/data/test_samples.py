@@ -19,7 +19,8 @@ from lipsync_lightning.data.samples import (
 from lipsync_lightning.errors import ClipTooShort
 from lipsync_lightning.media.audio import decode_flac, encode_flac
 from lipsync_lightning.media.mel import log_mel, mel_window
-from lipsync_lightning.media.video import decode_window, encode_clip
+from lipsync_lightning.media.mux import encode_clip
+from lipsync_lightning.media.video import decode_window
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from tiny_media import numbered_frames, sound_of
 

@@ -9,7 +9,7 @@ import pytest
 
 from lipsync_lightning.errors import BadMedia, ClipTooShort, MissingAudio
 from lipsync_lightning.media.audio import decode_flac, encode_flac, read_audio
-from lipsync_lightning.media.video import VideoWriter
+from lipsync_lightning.media.mux import VideoWriter
 
 CLICK_S = 0.5
 

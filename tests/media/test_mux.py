@@ -10,12 +10,12 @@ from av.container import OutputContainer
 
 from lipsync_lightning.errors import BadMedia, MissingAudio
 from lipsync_lightning.media.audio import read_audio
-from lipsync_lightning.media.mux import MuxedVideoWriter
-from lipsync_lightning.media.video import VideoWriter, probe, read_frames
+from lipsync_lightning.media.mux import VideoWriter
+from lipsync_lightning.media.video import probe, read_frames
 
 
 def write_muxed(path: Path, sound: Path | None, num_frames: int = 20) -> Path:
-    with MuxedVideoWriter(path, width=32, height=32, fps=25, sound=sound) as writer:
+    with VideoWriter(path, width=32, height=32, fps=25, sound=sound) as writer:
         for number in range(num_frames):
             writer.write(np.full((32, 32, 3), 3 * number % 256, np.uint8))
     return path
@@ -197,7 +197,7 @@ def test_unreadable_sound_is_bad_media_and_keeps_the_former_file(tmp_path, conte
 
 
 def write_two_sizes(path: Path, sound: Path) -> None:
-    with MuxedVideoWriter(path, width=32, height=32, fps=25, sound=sound) as writer:
+    with VideoWriter(path, width=32, height=32, fps=25, sound=sound) as writer:
         for size in (32, 16):
             writer.write(np.zeros((size, size, 3), np.uint8))
 

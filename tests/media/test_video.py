@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 
 from lipsync_lightning.errors import BadMedia, ClipTooShort
-from lipsync_lightning.media.video import (
-    VideoWriter,
-    count_frames,
-    decode_window,
-    decode_windows,
-    encode_clip,
-    probe,
-    read_frames,
-)
+from lipsync_lightning.media.mux import VideoWriter, encode_clip
+from lipsync_lightning.media.video import count_frames, decode_window, decode_windows, probe, read_frames
 
 
 def numbered_frame(number: int, width: int = 64, height: int = 48) -> np.ndarray:

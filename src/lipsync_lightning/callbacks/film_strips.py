@@ -19,8 +19,8 @@ from lipsync_lightning.callbacks.step_rows import SAMPLE_SCORES, SAMPLES_TABLE, 
 from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.losses.sync import SyncLoss
+from lipsync_lightning.media.mux import VideoWriter
 from lipsync_lightning.media.strips import film_strip, save_png
-from lipsync_lightning.media.video import VideoWriter
 from lipsync_lightning.models.frozen import frozen
 
 STRIP_COLUMNS = 6

@@ -1,4 +1,4 @@
-"""Read sound as one mono waveform whose first sample is heard when the video's first frame is shown, and keep it as FLAC."""
+"""Read sound as one mono waveform that begins when the video's first frame is shown, and keep it as FLAC."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -26,19 +26,23 @@ _FULL_SCALE_16_BIT = 32768
 def read_audio(path: Path | str, sample_rate_hz: int = 16000) -> np.ndarray:
     """Return the first sound stream as (N,) float32 mono in [-1, 1], starting with the first video frame.
 
-    Sound that starts late is padded with silence, sound from before the picture is cut off, holes become silence. Without a picture
-    the first sample is the first one heard. Stereo is averaged; more channels are mixed to stereo by FFmpeg before.
+    Sound that starts late is padded with silence, sound from before the picture is cut off, holes become silence.
+    Without a picture the first sample is the first one heard. Stereo is averaged; more channels are mixed to stereo by
+    FFmpeg before.
     Raises: MissingAudio, if the file has no sound; BadMedia, if it is missing, empty, truncated or not media.
     """
     zero_s = zero_time(path)
     with open_media(path) as container:
         require_whole(container, path)
-        runs = [
-            (start_s - zero_s, run) for start_s, run in _runs(container, sound_stream(container, path), sample_rate_hz)
-        ]
+        runs = list(_runs(container, sound_stream(container, path), sample_rate_hz))
     if not runs:
         raise MissingAudio(f"{path}: the sound stream holds no sound; give a file in which someone is heard")
-    return _laid_out(runs, sample_rate_hz)
+    places = [(round((start_s - zero_s) * sample_rate_hz), run) for start_s, run in runs]
+    waveform = np.zeros(max(0, *(place + len(run) for place, run in places)), np.float32)
+    for place, run in places:
+        audible = run[max(0, -place) :]
+        waveform[max(0, place) : max(0, place) + len(audible)] = audible
+    return np.clip(waveform, -1, 1, out=waveform)
 
 
 def zero_time(path: Path | str) -> Fraction:
@@ -55,7 +59,7 @@ def zero_time(path: Path | str) -> Fraction:
 
 
 def frame_time_s(frame: Frame, otherwise: Fraction) -> Fraction:
-    """Return when a frame is shown or heard, in seconds of its file's own time; `otherwise` if the file does not say."""
+    """Return when a frame is shown or heard, in seconds of its file's own time; `otherwise` if it does not say."""
     return otherwise if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
 
 
@@ -75,10 +79,8 @@ def encode_flac(waveform: np.ndarray, sample_rate_hz: int) -> bytes:
         raise ClipTooShort(
             f"a mono waveform of at least one sample is needed, got shape {waveform.shape}; check what it was cut from"
         )
-    levels = np.clip(
-        np.round(waveform * np.float32(_FULL_SCALE_16_BIT)), -_FULL_SCALE_16_BIT, _FULL_SCALE_16_BIT - 1
-    ).astype(np.int16)
-    frame = AudioFrame.from_ndarray(levels[None], format="s16", layout="mono")
+    levels = np.round(waveform * np.float32(_FULL_SCALE_16_BIT)).clip(-_FULL_SCALE_16_BIT, _FULL_SCALE_16_BIT - 1)
+    frame = AudioFrame.from_ndarray(levels.astype(np.int16)[None], format="s16", layout="mono")
     frame.sample_rate = sample_rate_hz
     data = BytesIO()
     with av.open(data, "w", format="flac") as container:
@@ -91,7 +93,10 @@ def encode_flac(waveform: np.ndarray, sample_rate_hz: int) -> bytes:
 
 
 def decode_flac(data: bytes) -> np.ndarray:
-    """Return the (N,) float32 waveform in [-1, 1] of an `encode_flac` file, exact to its 16 bits. Raises: BadMedia, if it is none."""
+    """Return the (N,) float32 waveform in [-1, 1] of an `encode_flac` file, exact to its 16 bits.
+
+    Raises: BadMedia, if it is none.
+    """
     try:
         with av.open(BytesIO(data), "r", format="flac") as container:
             frames = [frame.to_ndarray() for frame in container.decode(container.streams.audio[0])]
@@ -105,19 +110,20 @@ def decode_flac(data: bytes) -> np.ndarray:
 
 
 def _runs(container: InputContainer, stream: AudioStream, sample_rate_hz: int) -> Iterator[tuple[Fraction, np.ndarray]]:
-    """Yield (start in seconds of the file's own time, mono waveform) for each stretch of sound without a hole or a change of format."""
+    """Yield (start in seconds of the file's own time, mono waveform) for each stretch without a hole or new format."""
     start_s = end_s = Fraction(0)
     kind: tuple[str, str, int] | None = None
     resampler: AudioResampler | None = None
     pieces: list[np.ndarray] = []
     for frame in container.decode(stream):
         time_s = frame_time_s(frame, end_s)
-        if resampler is None or kind != _kind(frame) or abs(time_s - end_s) > _HOLE_S:
+        its_kind = frame.format.name, frame.layout.name, frame.sample_rate
+        if resampler is None or kind != its_kind or abs(time_s - end_s) > _HOLE_S:
             if resampler is not None:
                 yield start_s, np.concatenate(pieces + _mono(resampler.resample(None)))
             layout = frame.layout.name if frame.layout.nb_channels <= 2 else "stereo"
             resampler = AudioResampler(format="fltp", layout=layout, rate=sample_rate_hz)
-            kind, pieces, start_s, end_s = _kind(frame), [], time_s, time_s
+            kind, pieces, start_s, end_s = its_kind, [], time_s, time_s
         frame.pts = None
         pieces += _mono(resampler.resample(frame))
         end_s += Fraction(frame.samples, frame.sample_rate)
@@ -125,19 +131,6 @@ def _runs(container: InputContainer, stream: AudioStream, sample_rate_hz: int) -
         yield start_s, np.concatenate(pieces + _mono(resampler.resample(None)))
 
 
-def _kind(frame: AudioFrame) -> tuple[str, str, int]:
-    return frame.format.name, frame.layout.name, frame.sample_rate
-
-
 def _mono(frames: Sequence[AudioFrame | None]) -> list[np.ndarray]:
     """Average the channels here: FFmpeg's own float stereo to mono adds 3 dB, a factor of 1.414."""
     return [frame.to_ndarray().mean(axis=0, dtype=np.float32) for frame in frames if frame is not None]
-
-
-def _laid_out(runs: Sequence[tuple[Fraction, np.ndarray]], sample_rate_hz: int) -> np.ndarray:
-    places = [(round(start_s * sample_rate_hz), run) for start_s, run in runs]
-    waveform = np.zeros(max(0, *(place + len(run) for place, run in places)), np.float32)
-    for place, run in places:
-        audible = run[max(0, -place) :]
-        waveform[max(0, place) : max(0, place) + len(audible)] = audible
-    return np.clip(waveform, -1, 1, out=waveform)

@@ -26,18 +26,16 @@ _BOWL_RIGHT = (
 )
 
 
-def _outline(corners: tuple[tuple[int, int], ...], rows: np.ndarray) -> np.ndarray:
-    corner_rows, corner_columns = zip(*corners, strict=True)
-    return np.floor(np.interp(rows, corner_rows, corner_columns) + 0.5).astype(int)
-
-
-def _drawn_mask() -> np.ndarray:
+def _released() -> np.ndarray:
     mask = np.full((_DRAWN_AT, _DRAWN_AT), 255, np.uint8)
     for left, right in _ARM_COLUMNS:
         mask[slice(*_ARM_ROWS), left:right] = 0
     rows = np.arange(_BOWL_LEFT[0][0], _BOWL_LEFT[-1][0] + 1)
-    for row, left, right in zip(rows, _outline(_BOWL_LEFT, rows), _outline(_BOWL_RIGHT, rows), strict=True):
-        mask[row, left:right] = 0
+    left, right = (
+        np.floor(np.interp(rows, *np.transpose(side)) + 0.5).astype(int) for side in (_BOWL_LEFT, _BOWL_RIGHT)
+    )
+    for row, start, stop in zip(rows, left, right, strict=True):
+        mask[row, start:stop] = 0
     return mask
 
 
@@ -48,7 +46,7 @@ def _box(rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
 
 
 REGIONS: dict[str, Callable[[], np.ndarray]] = {
-    "released": _drawn_mask,  # 40.7 % of the face: nose bridge to chin, cheeks in part
+    "released": _released,  # 40.7 % of the face: nose bridge to chin, cheeks in part
     "mouth": partial(_box, (150, 230), (76, 182)),  # 12.9 %: little more than open lips
     "face": partial(_box, (28, 252), (4, 252)),  # 84.8 %: brows to chin and both sides
 }
@@ -60,8 +58,9 @@ def keep_mask(resolution: int, region: str = "released") -> Tensor:
     Args: region: one of `REGIONS`; "released" is the mask of the released models.
     Returns: (H, W) = (resolution, resolution), float32 in [0, 1]; edges are soft at sizes other than 256.
     Raises: BadConfig, for a region that is none of them.
-    Source: LatentSync (arXiv 2412.09262), the public code's mask; other sizes are that 8-bit image resized with a Lanczos kernel. The
-        boxes are this library's own, to repeat the paper's finding that what the mask shows tempts a model to read lips off it.
+    Source: LatentSync (arXiv 2412.09262), the public code's mask; other sizes are that 8-bit image resized with a
+        Lanczos kernel. The boxes are this library's own, to repeat the paper's finding that what the mask shows tempts
+        a model to read lips off it.
     """
     if region not in REGIONS:
         raise BadConfig(f"mask={region!r} is none of {sorted(REGIONS)}; choose one of them")

@@ -1,7 +1,5 @@
 """Log-mel spectrograms as SyncNet hears them, and the columns that belong to one clip."""
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 from torchaudio.functional import melscale_fbanks, preemphasis
@@ -20,21 +18,6 @@ _RANGE_DB = 100.0
 _LARGEST_VALUE = 4.0
 
 
-@lru_cache(maxsize=8)
-def _mel_basis(sample_rate_hz: int, num_mels: int, window: int) -> Tensor:
-    highest_hz = min(_HIGHEST_HZ, sample_rate_hz / 2)
-    basis = melscale_fbanks(
-        window // 2 + 1, _LOWEST_HZ, highest_hz, num_mels, sample_rate_hz, norm="slaney", mel_scale="slaney"
-    )
-    return basis.T.contiguous()
-
-
-def _magnitudes(waveform: Tensor, window: int, hop: int) -> Tensor:
-    hann = torch.hann_window(window, device=waveform.device)
-    # Reflecting instead of zero padding is off by up to 0.9 in the first and last columns.
-    return torch.stft(waveform, window, hop, window, hann, center=True, pad_mode="constant", return_complex=True).abs()
-
-
 def log_mel(waveform: Tensor, *, sample_rate_hz: int = 16000, mel_hz: int = 80, num_mels: int = 80) -> Tensor:
     """Return the log-mel spectrogram of a whole utterance, scaled to [-4, 4].
 
@@ -47,15 +30,25 @@ def log_mel(waveform: Tensor, *, sample_rate_hz: int = 16000, mel_hz: int = 80, 
         Slaney mel filters from 55 to 7600 Hz (at most half the sample rate), 20 dB below full scale, 100 dB of range.
     """
     if waveform.ndim != 1:
-        raise ValueError(
-            f"log_mel takes mono sound of shape (N,), got {tuple(waveform.shape)}; average the channels first"
-        )
+        raise ValueError(f"log_mel takes mono sound of shape (N,), got {tuple(waveform.shape)}; average the channels")
     if sample_rate_hz % mel_hz:
         raise BadConfig(f"mel_hz must divide the sample rate, got {mel_hz} columns per second at {sample_rate_hz} Hz")
     window = sample_rate_hz * _WINDOW_MS // 1000
-    emphasised = preemphasis(waveform.float(), _PREEMPHASIS)
-    basis = _mel_basis(sample_rate_hz, num_mels, window).to(waveform.device)
-    amplitudes = basis @ _magnitudes(emphasised, window, sample_rate_hz // mel_hz)
+    hann = torch.hann_window(window, device=waveform.device)
+    # Reflecting instead of zero padding is off by up to 0.9 in the first and last columns.
+    magnitudes = torch.stft(
+        preemphasis(waveform.float(), _PREEMPHASIS),
+        window,
+        sample_rate_hz // mel_hz,
+        window=hann,
+        pad_mode="constant",
+        return_complex=True,
+    ).abs()
+    highest_hz = min(_HIGHEST_HZ, sample_rate_hz / 2)
+    filters = melscale_fbanks(
+        window // 2 + 1, _LOWEST_HZ, highest_hz, num_mels, sample_rate_hz, norm="slaney", mel_scale="slaney"
+    )
+    amplitudes = filters.T.contiguous().to(waveform.device) @ magnitudes
     decibels = 20 * torch.log10(amplitudes.clamp(min=_SMALLEST_AMPLITUDE)) - _REFERENCE_DB
     scaled = 2 * _LARGEST_VALUE * (decibels + _RANGE_DB) / _RANGE_DB - _LARGEST_VALUE
     return scaled.clamp(-_LARGEST_VALUE, _LARGEST_VALUE)

@@ -40,14 +40,12 @@ def mfcc(waveform: Tensor) -> Tensor:
     Returns: (13, L), float32, 100 columns per second; L = 1 for up to 400 samples, else 1 + ceil((N - 400) / 160).
     Raises: ClipTooShort, if there is no sound at all.
     Source: "Out of time" (Chung and Zisserman 2016), section 2: 13 coefficients, 100 columns per second. Its public
-        code leaves the rest to the defaults of `python_speech_features`: spans of 25 ms with no window function, pre-emphasis
-        0.97, power of a 512-point transform, 26 triangular filters from 0 to 8000 Hz, orthonormal cosine transform of their
-        logarithms, sine lifter 22.
+        code leaves the rest to the defaults of `python_speech_features`: spans of 25 ms with no window function,
+        pre-emphasis 0.97, power of a 512-point transform, 26 triangular filters from 0 to 8000 Hz, orthonormal cosine
+        transform of their logarithms, sine lifter 22.
     """
     if waveform.ndim != 1:
-        raise ValueError(
-            f"mfcc takes mono sound of shape (N,), got {tuple(waveform.shape)}; average the channels first"
-        )
+        raise ValueError(f"mfcc takes mono sound of shape (N,), got {tuple(waveform.shape)}; average the channels")
     if len(waveform) == 0:
         raise ClipTooShort("mfcc needs at least one sample of sound, got none; use a video with sound")
     scaled = np.round(waveform.detach().cpu().double().numpy() * _FULL_SCALE_16_BIT)

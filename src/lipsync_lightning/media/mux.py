@@ -1,22 +1,27 @@
-"""Write picture and sound into one mp4 in one pass, the sound untouched."""
+"""Write pictures, and sound untouched, into one mp4; write the clips of a shard."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
+from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.stream import VideoStream
 
+from lipsync_lightning.errors import BadMedia, ClipTooShort
 from lipsync_lightning.media.audio import frame_time_s, sound_stream, zero_time
-from lipsync_lightning.media.video import VideoWriter, open_media, require_whole
+from lipsync_lightning.media.resampling import exact
+from lipsync_lightning.media.video import EXACT_COLOURS, open_media, require_whole
 
 # What mp4 takes as it is and common players play; any other sound is decoded and kept as FLAC, which loses nothing.
 _COPIED_CODECS = frozenset({"aac", "mp3", "alac", "flac", "ac3", "eac3", "opus"})
@@ -24,32 +29,52 @@ _COPIED_CODECS = frozenset({"aac", "mp3", "alac", "flac", "ac3", "eac3", "opus"}
 _FIT_16_BIT = frozenset({"u8", "u8p", "s16", "s16p"})
 
 
-class MuxedVideoWriter:
-    """Write RGB frames and the first sound stream of `sound` to an mp4 that appears under its name only when complete.
+class VideoWriter:
+    """Write RGB frames, and the sound of a file if one is given, to an H.264 mp4 that appears only when complete.
 
-    Compressed sound is copied packet by packet; uncompressed sound becomes FLAC with the same samples (32-bit and float: the upper 24
-    bits), rate and channels. All of it is kept, however long the picture is. It starts as `read_audio` has it: the first frame written
-    is shown when the first frame of `sound` would be, or when the sound begins if `sound` has no picture. `sound=None` writes none.
+    Until then it is `<name>.part` beside it; an exception inside the `with` block removes that and leaves any former
+    file as it was. Odd sizes are kept: they are stored as 4:4:4, since 4:2:0 needs even ones.
 
-    Raises on entry: MissingAudio, if `sound` has none; BadMedia, if `sound` cannot be read, as does any later step if it breaks off.
+    The first sound stream of `sound` is kept whole, however long the picture is: compressed sound packet by packet,
+    uncompressed sound as FLAC with the same samples (32-bit and float: the upper 24 bits), rate and channels. It starts
+    as `read_audio` has it: with the first frame of `sound`, or with its own beginning if there is no picture.
+
+    Raises on entry: MissingAudio, if `sound` has none; BadMedia, if `sound` cannot be read, as does any later step.
     """
 
     def __init__(
-        self, path: Path | str, *, width: int, height: int, fps: float, sound: Path | str | None, crf: int = 18
-    ):
-        self._video = VideoWriter(path, width=width, height=height, fps=fps, crf=crf)
-        self._sound_path = sound
+        self,
+        path: Path | str,
+        *,
+        width: int,
+        height: int,
+        fps: float,
+        sound: Path | str | None = None,
+        crf: int = 18,
+        gop: int | None = None,
+        preset: str = "veryfast",
+    ) -> None:
+        self.path = Path(path)
+        self._part = self.path.with_name(self.path.name + ".part")
+        self._fps = exact(fps)
+        self._size = {"width": width, "height": height, "gop": gop}
+        self._options = {"crf": str(crf), "preset": preset}
+        self._sound = sound
+        self._num_written = 0
 
     def __enter__(self) -> Self:
-        with ExitStack() as undo:
-            undo.enter_context(self._video)
-            self._packets = (
-                iter(()) if self._sound_path is None else _sound_packets(self._sound_path, self._video.container)
+        with ExitStack() as stack:
+            stack.callback(self._part.unlink, missing_ok=True)
+            stack.push(self._rename)
+            self._container: OutputContainer = stack.enter_context(
+                av.open(str(self._part.absolute()), "w", format="mp4", container_options={"movflags": "+faststart"})
             )
+            self._stream = add_h264(self._container, fps=self._fps, options=self._options, **self._size)
+            packets = iter(()) if self._sound is None else _sound_packets(self._sound, self._container)
             # The first packet is read now, because every stream must be known before anything is written.
-            self._packets = chain(list(islice(self._packets, 1)), self._packets)
-            undo.push(self._write_remaining_sound)
-            self._closing = undo.pop_all()
+            self._packets = chain(list(islice(packets, 1)), packets)
+            stack.push(self._finish)
+            self._closing = stack.pop_all()
         return self
 
     def write(self, frame: np.ndarray) -> None:
@@ -57,21 +82,88 @@ class MuxedVideoWriter:
 
         Raises: ValueError, if it has another shape or type; BadMedia, if the sound breaks off here.
         """
-        self._video.write(frame)
+        self._container.mux(self._stream.encode(to_yuv(frame, self._stream, self._num_written)))
+        self._num_written += 1
         for packet in self._packets:
-            self._video.container.mux(packet)
-            if packet.dts is not None and packet.dts * packet.time_base >= self._video.seconds_written:
+            self._container.mux(packet)
+            if packet.dts is not None and packet.dts * packet.time_base >= self._num_written / self._fps:
                 break
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._closing.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._closing.__exit__(*error)
 
-    def _write_remaining_sound(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self._video.num_written:
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            if self._num_written == 0:
+                raise BadMedia(
+                    f"{self.path}: not written, there was no frame to write; check what the frames were made from"
+                )
             for packet in self._packets:
-                self._video.container.mux(packet)
+                self._container.mux(packet)
+            self._container.mux(self._stream.encode(None))
+
+    def _rename(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._part.replace(self.path)
+
+
+def encode_clip(frames: Iterable[np.ndarray], *, fps: float, gop: int = 12, crf: int = 18) -> bytes:
+    """Return an H.264 mp4 in which any window is found with one seek: closed groups of `gop` frames, no B-frames.
+
+    Args:
+        frames: (H, W, 3) uint8 RGB, all of one size.
+    Raises: ClipTooShort, if there is no frame; ValueError, if the frames differ in size.
+    """
+    data = BytesIO()
+    options = {"crf": str(crf), "preset": "veryfast", "bf": "0", "sc_threshold": "0", "flags": "+cgop"}
+    with av.open(data, "w", format="mp4") as container:
+        stream = None
+        for index, frame in enumerate(frames):
+            if stream is None:
+                height, width = frame.shape[:2]
+                stream = add_h264(container, width=width, height=height, fps=exact(fps), options=options, gop=gop)
+                stream.codec_context.thread_count = 1
+            container.mux(stream.encode(to_yuv(frame, stream, index)))
+        if stream is None:
+            raise ClipTooShort("a clip needs at least one frame, none came; check what the frames were made from")
+        container.mux(stream.encode(None))
+    return data.getvalue()
+
+
+def add_h264(
+    container: OutputContainer, *, width: int, height: int, fps: Fraction, options: dict[str, str], gop: int | None
+) -> VideoStream:
+    """Return a new stream for `to_yuv`'s frames, tagged as BT.709 in limited range."""
+    stream = container.add_stream("libx264", rate=fps, options=options)
+    context = stream.codec_context
+    context.width, context.height = width, height
+    context.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
+    context.time_base = 1 / fps
+    context.colorspace = Colorspace.ITU709
+    context.color_primaries = ColorPrimaries.BT709
+    context.color_trc = ColorTrc.BT709
+    context.color_range = ColorRange.MPEG
+    if gop is not None:
+        context.gop_size = gop
+    return stream
+
+
+def to_yuv(frame: np.ndarray, stream: VideoStream, index: int) -> av.VideoFrame:
+    """Return frame `index` of a stream, from (H, W, 3) uint8 RGB, without a shift in colour."""
+    expected = (stream.codec_context.height, stream.codec_context.width, 3)
+    if frame.shape != expected or frame.dtype != np.uint8:
+        raise ValueError(f"frame {index} is {frame.shape} {frame.dtype}, expected {expected} uint8")
+    yuv = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
+        format=stream.codec_context.pix_fmt,
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange.MPEG,
+        dst_colorspace=Colorspace.ITU709,
+        interpolation=EXACT_COLOURS,
+        threads=1,
+    )
+    yuv.pts = index
+    yuv.time_base = stream.codec_context.time_base
+    return yuv
 
 
 def _sound_packets(path: Path | str, output: OutputContainer) -> Iterator[Packet]:
@@ -88,40 +180,31 @@ def _copied_packets(
 ) -> Iterator[Packet]:
     written = output.add_stream_from_template(stream)
     for packet in source.demux(stream):
-        if packet.size == 0:
-            continue
-        shift = round(zero_s / packet.time_base)
-        packet.pts = None if packet.pts is None else packet.pts - shift
-        packet.dts = None if packet.dts is None else packet.dts - shift
-        packet.stream = written
-        yield packet
+        if packet.size:
+            shift = round(zero_s / packet.time_base)
+            packet.pts = None if packet.pts is None else packet.pts - shift
+            packet.dts = None if packet.dts is None else packet.dts - shift
+            packet.stream = written
+            yield packet
 
 
 def _flac_packets(
     source: InputContainer, stream: AudioStream, output: OutputContainer, zero_s: Fraction
 ) -> Iterator[Packet]:
-    context = stream.codec_context
-    written = output.add_stream("flac", rate=context.sample_rate)
+    context, rate = stream.codec_context, stream.codec_context.sample_rate
+    written = output.add_stream("flac", rate=rate)
     written.codec_context.layout = context.layout
     written.codec_context.format = "s16" if context.format.name in _FIT_16_BIT else "s32"
-    written.codec_context.time_base = Fraction(1, context.sample_rate)
-    for frame in _integer_frames(source, stream, written, zero_s):
-        yield from written.encode(frame)
-    yield from written.encode(None)
-
-
-def _integer_frames(
-    source: InputContainer, stream: AudioStream, written: AudioStream, zero_s: Fraction
-) -> Iterator[AudioFrame]:
-    """Yield the sound as the integers that FLAC takes, timed in samples since `zero_s`."""
-    rate = stream.codec_context.sample_rate
-    converter = AudioResampler(format=written.codec_context.format, layout=written.codec_context.layout, rate=rate)
-    next_sample: int | None = None
+    written.codec_context.time_base = Fraction(1, rate)
+    to_integers = AudioResampler(format=written.codec_context.format, layout=context.layout, rate=rate)
+    next_sample = None  # counted from `zero_s`
+    frame: AudioFrame | None
     for frame in chain(source.decode(stream), [None]):
         if frame is not None and next_sample is None:
             next_sample = round((frame_time_s(frame, zero_s) - zero_s) * rate)
-        for converted in converter.resample(frame):
-            if converted is not None and next_sample is not None:
-                converted.pts, converted.time_base = next_sample, Fraction(1, rate)
-                next_sample += converted.samples
-                yield converted
+        for samples in to_integers.resample(frame):
+            if samples is not None and next_sample is not None:
+                samples.pts, samples.time_base = next_sample, Fraction(1, rate)
+                next_sample += samples.samples
+                yield from written.encode(samples)
+    yield from written.encode(None)

@@ -11,24 +11,27 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from lipsync_lightning.media.h264 import exact_rate
-
 # Matroska and FLV store times in whole milliseconds, so a frame can seem to come this much late.
 _CLOCK_ROUNDING_S = Fraction(1, 1000)
-# How much before the wanted time to seek, one after the other: files without an index, and indices of decoding times, can lead to a key
-# frame that is shown too late, or to none.
+# How much before the wanted time to seek, one after the other: files without an index, and indices of decoding times,
+# can lead to a key frame that is shown too late, or to none.
 _SECONDS_BACK = (0, 2, 8, 32)
 
 _Begun = tuple[Fraction, av.VideoFrame]
 
 
+def exact(number: float) -> Fraction:
+    """Return the fraction that was meant: 5.1 is 51/10 and not the nearest double, which lies beside the grid."""
+    return Fraction(number).limit_denominator(100_000)
+
+
 def shown_frames(
     container: InputContainer, stream: VideoStream, *, fps: float | None, start_s: float, stop_s: float | None
 ) -> Iterator[av.VideoFrame]:
-    """Yield the frames of a freshly opened stream that are shown from `start_s` on and before `stop_s`, as `read_frames` says."""
-    start = _exact_seconds(start_s)
-    stop = None if stop_s is None else _exact_seconds(stop_s)
-    rate = None if fps is None else exact_rate(fps)
+    """Yield the frames of a freshly opened stream that are shown from `start_s` to `stop_s`, as `read_frames` says."""
+    start = exact(start_s)
+    stop = None if stop_s is None else exact(stop_s)
+    rate = None if fps is None else exact(fps)
     clock = stream.time_base or _CLOCK_ROUNDING_S
     late = min(clock, _CLOCK_ROUNDING_S)
     frame_s = 1 / (stream.average_rate or stream.guessed_rate or rate or 1 / _CLOCK_ROUNDING_S)
@@ -38,11 +41,6 @@ def shown_frames(
         return
     after_start = dropwhile(lambda frame: frame[0] + late < start, begun)
     yield from (frame for _, frame in takewhile(lambda frame: stop is None or frame[0] + late < stop, after_start))
-
-
-def _exact_seconds(seconds: float) -> Fraction:
-    """The fraction that was meant: 5.1 is 51/10 and not the nearest double, which lies beside the grid."""
-    return Fraction(seconds).limit_denominator(100_000)
 
 
 def _begun(
@@ -65,7 +63,7 @@ def _begun(
 def _decoded_from(
     container: InputContainer, stream: VideoStream, first_pts: int, pts: int, clock: Fraction
 ) -> Iterator[av.VideoFrame]:
-    """Decode from a key frame that is shown no later than `pts`: what is shown from there on does not need what came before."""
+    """Decode from a key frame that is shown no later than `pts`: what is shown from there on needs nothing before."""
     beginning = first_pts - int(_SECONDS_BACK[-1] / clock)
     for place in (*(pts - int(back / clock) for back in _SECONDS_BACK), beginning):
         container.seek(place, stream=stream)

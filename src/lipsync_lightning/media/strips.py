@@ -24,7 +24,7 @@ def film_strip(rows: Sequence[np.ndarray], num_columns: int = 8) -> np.ndarray:
     shapes = {(row.shape, str(row.dtype)) for row in rows}
     if len(shapes) != 1 or rows[0].ndim != 4 or rows[0].shape[3] != 3 or rows[0].dtype != np.uint8 or len(rows[0]) == 0:
         raise ValueError(
-            f"a film strip takes videos of one shape (T, H, W, 3) uint8 with T at least 1, got {sorted(shapes, key=str)}"
+            f"a film strip takes videos of one shape (T, H, W, 3) uint8, T at least 1, got {sorted(shapes, key=str)}"
         )
     num_frames = len(rows[0])
     moments = np.linspace(0, num_frames - 1, min(num_columns, num_frames)).round().astype(int)

@@ -24,7 +24,7 @@ from lipsync_lightning.media.alignment import FacePoints, align, paste_back
 from lipsync_lightning.media.audio import read_audio
 from lipsync_lightning.media.frames import to_float, to_uint8
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.media.mux import MuxedVideoWriter
+from lipsync_lightning.media.mux import VideoWriter
 from lipsync_lightning.media.video import probe, read_frames
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAudioEncoder
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, StableDiffusionAutoencoder
@@ -151,7 +151,7 @@ class LipSyncPipeline(DiffusionPipeline):
         num_frames = num_synced = 0
         bar = tqdm(total=at_most - self.clip.num_frames, desc=Path(out).name, unit="frame")
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        with bar, MuxedVideoWriter(out, width=info.width, height=info.height, fps=fps, sound=audio) as writer:
+        with bar, VideoWriter(out, width=info.width, height=info.height, fps=fps, sound=audio) as writer:
             for window in windows(placed, self.clip.num_frames):
                 audio_TAD = next(tokens, None)
                 if audio_TAD is None:
