@@ -1,6 +1,5 @@
 """From shards to a training step on latents, by the commands of the documentation."""
 
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from lipsync_lightning.errors import ClipMismatch
 from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.latents import main
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
-from tiny_media import prepared, sound_of, write_video
+from tiny_shards import write_real_shards
 
 CLIP = ClipSpec(num_frames=16, fps=25, resolution=64, sample_rate_hz=16000, mel_hz=80, num_mels=80)  # clip=demo_64px
 COMMAND = (
@@ -38,9 +37,8 @@ def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.
 @pytest.fixture
 def demo_dir(tmp_path: Path) -> Path:
     """What the demo leaves: shards and a fitted autoencoder."""
-    for number in range(2):
-        write_video(tmp_path / "raw" / f"{number}.mp4", 36, sound_of(36, loud=range(number, 20)))
-    prepared(tmp_path / "raw", tmp_path / "demo" / "shards", CLIP, sources_per_shard=1, num_heldout=1, max_seconds=2.0)
+    for split in ("train", "heldout"):
+        write_real_shards(tmp_path / "demo" / "shards", split, [[36]], CLIP)
     autoencoder, moments = LinearAutoencoder(patch=4, latent_channels=12), PatchMoments(patch=4)
     moments.update(torch.rand(4, 3, 64, 64) * 2 - 1)
     autoencoder.fit_from_moments(moments.count, moments.total, moments.outer)
@@ -66,44 +64,23 @@ def train_a_step(demo_dir: Path, *overrides: str) -> Trainer:
     return trainer
 
 
-def test_shards_are_encoded_and_trained_on(command_line: CommandLine, demo_dir: Path):
+def test_shards_are_encoded_by_several_processes_and_trained_on(command_line: CommandLine, demo_dir: Path):
+    out = demo_dir / "shards_latents" / "train"
+    out.mkdir(parents=True)
+    with FileLock(out / "000000.lock"):
+        shown = command_line.run(main, *COMMAND)
+    assert shown.strip() == "1 shards with latents in demo/shards_latents; 1 are still being encoded by other processes"
     shown = command_line.run(main, *COMMAND)
-    assert shown.strip().startswith(
-        "2 shards with latents in demo/shards_latents; train on them with an experiment that reads latents"
-    )
-    for split, shard in (("train", "000000.tar"), ("heldout", "000000.tar")):
-        with tarfile.open(demo_dir / "shards_latents" / split / shard) as archive:
-            assert {name.partition(".")[2] for name in archive.getnames()} == {
-                "mp4",
-                "flac",
-                "json",
-                "latents.npy",
-                "audio.npy",
-            }
+    assert shown.startswith("2 shards with latents in demo/shards_latents; train on them with an experiment that reads")
     trainer = train_a_step(demo_dir)
     assert trainer.global_step == 1
     assert all(torch.isfinite(trainer.callback_metrics[name]) for name in ("train/loss", "val/loss"))
-
-
-def test_shards_that_other_processes_are_encoding_are_told(command_line: CommandLine, demo_dir: Path):
-    (demo_dir / "shards_latents" / "train").mkdir(parents=True)
-    with FileLock(demo_dir / "shards_latents" / "train" / ".000000.lock"):
-        shown = command_line.run(main, *COMMAND)
-    assert shown.strip() == "1 shards with latents in demo/shards_latents; 1 are still being encoded by other processes"
-
-
-def test_training_refuses_what_an_experiment_did_not_mean(command_line: CommandLine, demo_dir: Path):
-    command_line.run(main, *COMMAND)
     with pytest.raises(ClipMismatch, match="encoded with mask=released, this run wants face"):
         train_a_step(demo_dir, "data.samples.mask=face")
     with pytest.raises(ClipMismatch, match="made by another audio encoder"):
         train_a_step(demo_dir, "audio_encoder.num_tokens=4")
 
 
-def test_by_default_it_needs_the_released_networks_and_names_the_command_that_gets_them(
-    command_line: CommandLine, tmp_path: Path
-):
+def test_by_default_it_needs_the_released_networks(command_line: CommandLine, tmp_path: Path):
     command_line.monkeypatch.setenv("LIPSYNC_WEIGHTS", str(tmp_path))
-    refused = command_line.refusal(main, "shards=nowhere", "device=cpu")
-    assert refused.startswith("error: no AutoencoderKL at")
-    assert "python -m lipsync_lightning.convert fetch=latentsync-1.6" in refused
+    assert command_line.refusal(main, "shards=nowhere", "device=cpu").startswith("error: no AutoencoderKL at")

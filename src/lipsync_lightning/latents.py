@@ -1,4 +1,4 @@
-"""`python -m lipsync_lightning.latents shards=shards/mine`: shards with the latents and audio tokens that stage 1 trains on."""
+"""`python -m lipsync_lightning.latents shards=shards/mine`: shards with latents and audio tokens for stage 1."""
 
 from pathlib import Path
 
@@ -19,13 +19,13 @@ def main(config: DictConfig) -> None:
         device=config.device,
     )
     num_done, num_elsewhere = encode_shards(config.shards, Path(config.out), encoder)
-    print(f"{num_done} shards with latents in {config.out}")
-    if num_elsewhere:
-        print(f"{num_elsewhere} are still being encoded by other processes; run this again when they ended")
-    else:
-        print(
-            f"train on them with an experiment that reads latents: +experiment=stage1_latents data.shards={config.out}"
-        )
+    told = (
+        f"{num_elsewhere} are still being encoded by other processes"
+        if num_elsewhere
+        else "train on them with an experiment that reads latents, such as +experiment=stage1_latents "
+        f"data.shards={config.out}"
+    )
+    print(f"{num_done} shards with latents in {config.out}; {told}")
 
 
 if __name__ == "__main__":

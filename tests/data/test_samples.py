@@ -1,5 +1,3 @@
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,33 +11,24 @@ from lipsync_lightning.data.samples import (
     UNetSamples,
     spread_starts,
     target_and_reference,
-    to_float,
     usable_frames,
 )
 from lipsync_lightning.errors import ClipTooShort
-from lipsync_lightning.media.audio import decode_flac, encode_flac
+from lipsync_lightning.media.audio import decode_flac
 from lipsync_lightning.media.mel import log_mel, mel_window
-from lipsync_lightning.media.mux import encode_clip
 from lipsync_lightning.media.video import decode_window
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
-from tiny_media import numbered_frames, sound_of
+from tiny_media import sound_of
+from tiny_shards import members_of
 
 REAL_CLIP = ClipSpec(num_frames=16, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 LOUD = range(20, 23)
 
 
-def shard_sample(num_frames: int, sound: np.ndarray | None = None, side: int = 32) -> dict[str, Any]:
-    """What webdataset gives of one clip: frame k has its number's brightness, the sound is loud while the frames of LOUD are shown."""
-    heard = sound_of(num_frames, loud=LOUD) if sound is None else sound
-    video = encode_clip(numbered_frames(num_frames, side), fps=25)
-    facts = json.dumps({"num_frames": num_frames}).encode()
-    return {
-        "__key__": "d/clip/0000",
-        "__url__": "train/000000.tar",
-        "mp4": video,
-        "flac": encode_flac(heard, 16000),
-        "json": facts,
-    }
+def shard_sample(num_frames: int, sound: np.ndarray | None = None) -> dict[str, Any]:
+    """Return a clip: frame k has its number's brightness, the sound is loud while the frames of LOUD are shown."""
+    members = members_of(num_frames, sound_of(num_frames, loud=LOUD) if sound is None else sound)
+    return {"__key__": "d/clip/0000", "__url__": "train/000000.tar", **members}
 
 
 @pytest.fixture
@@ -147,25 +136,11 @@ def test_heldout_windows_need_their_sound_decoded_once(
     assert decoded == [sample["flac"]]
 
 
-def test_in_a_clip_with_room_for_it_once_only_the_window_in_the_middle_has_the_sound_around(tiny_clip: ClipSpec):
-    samples = HeldoutSyncNetSamples(clip=tiny_clip, windows_per_clip=1, min_gap_frames=5, max_offset_frames=5)
-    sample = shard_sample(5 + 4 + 5)
-    windows = [window for seed in range(40) for window in samples(sample, np.random.default_rng(seed), range(1))]
-    assert {window["first_frame"] for window in windows} == set(range(11))
-    assert {window["first_frame"] for window in windows if not window["mel_around"].isnan().any()} == {5}
-
-
 def test_a_clip_too_short_for_the_sound_around_still_gives_its_windows(heldout_samples: HeldoutSyncNetSamples):
     windows = heldout_samples(shard_sample(13), np.random.default_rng(0), range(heldout_samples.num_windows(13)))
     assert len(windows) == 2
     assert all(window["mel_around"].isnan().all() for window in windows)
     assert not any(window["mel"].isnan().any() for window in windows)
-
-
-def test_pictures_become_float_in_minus_one_to_one():
-    frames = to_float(torch.tensor([0, 255], dtype=torch.uint8))
-    assert frames.dtype == torch.float32
-    assert frames.tolist() == [-1, 1]
 
 
 def test_clips_too_short_for_a_window_give_none(unet_samples: UNetSamples, syncnet_samples: SyncNetSamples):
@@ -227,12 +202,3 @@ def test_spread_starts_keep_the_gap_and_stay_inside(num_frames: int):
         assert min(np.diff(sorted(starts)), default=5) >= 5
         seen.update(starts)
     assert {0, num_frames - 4} <= seen
-
-
-def test_the_path_of_a_sample_is_of_no_matter(tmp_path: Path, syncnet_samples: SyncNetSamples):
-    """The same clip and the same draw give the same windows, wherever the shard lies."""
-    sample = shard_sample(30)
-    one, other = (
-        syncnet_samples(sample | {"__url__": url}, np.random.default_rng(5), range(4)) for url in ("a.tar", "b.tar")
-    )
-    assert [window["first_frame"] for window in one] == [window["first_frame"] for window in other]

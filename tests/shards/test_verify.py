@@ -44,10 +44,9 @@ def test_a_tar_that_was_cut_between_two_members_is_truncated(shard: Path):
     assert reason_of(shard) == "truncated"
 
 
-def test_a_sidecar_of_other_clips_is_noticed(shard: Path, tiny_clip: ClipSpec):
-    other = shard.with_name("1.tar")
-    write_shard(other, [FinishedClip(f"e/{n}", 9, {"mp4": b"mp4" * 1000, "flac": b"flac" * 9}) for n in range(3)], clip=tiny_clip)  # fmt: skip
-    sidecar_path(shard).write_bytes(sidecar_path(other).read_bytes())
+def test_a_sidecar_of_other_clips_is_noticed(shard: Path):
+    text = sidecar_path(shard).read_text()
+    sidecar_path(shard).write_text(text.replace('"d/', '"e/'))
     with pytest.raises(BrokenShard, match=r"differ in 12 members, the first is d/0\.flac"):
         verify_shard(shard)
 

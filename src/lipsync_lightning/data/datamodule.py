@@ -1,21 +1,20 @@
 """The one datamodule of all modules; which windows it serves is its `samples` argument."""
 
-import warnings
-from collections import defaultdict
+from collections import Counter
 from math import ceil
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import distributed
 from torch.utils.data import DataLoader, Sampler
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.order import WindowOrder
 from lipsync_lightning.data.samples import Samples
-from lipsync_lightning.data.windows import BadClip, ClipWindows, OnePass, ResumableBatchSampler, collate
+from lipsync_lightning.data.windows import ClipWindows, OnePass, ResumableBatchSampler, collate
 from lipsync_lightning.data.worker import prepare_worker
 from lipsync_lightning.errors import BrokenShard, ClipTooShort, MissingShards
 from lipsync_lightning.media.frames import to_float
@@ -30,12 +29,12 @@ T = TypeVar("T")
 class ClipDataModule(LightningDataModule):
     """Streams windows from a prepared data set: `train` shards for ever, `heldout` shards once a validation.
 
-    The order depends on the seed and on how many windows all ranks have read, not on the number of ranks or workers. Its state in a
-    checkpoint is that number, so that a resumed run, on however many ranks, reads exactly what it had not read, and the names and contents
-    of the shards, so that it warns if they changed.
+    The order depends on the seed and on how many windows all ranks have read, not on the number of ranks or workers. Its
+    state in a checkpoint is that number, so that a resumed run, on however many ranks, reads exactly what it had not read,
+    and the names and contents of the shards, so that it warns if they changed.
 
-    Clips that could not be read are reported each time all windows have been read once, and at the end: a warning for each reason, and the
-    figures `data/bad_clips` and `data/bad_shards` in the trainer's loggers, if there were any.
+    Each time all windows have been read once, clips that could not be read are counted by reason in a warning, and as
+    `data/bad_clips` and `data/bad_shards` in the trainer's loggers, if there were any.
     """
 
     def __init__(
@@ -57,8 +56,8 @@ class ClipDataModule(LightningDataModule):
         shards: folder that `prepare` made, or its URL, of any filesystem that fsspec knows.
         batch_size: windows per batch and rank.
         shuffle_buffer: clips of shards that are mixed together; shards are shuffled as a whole.
-        max_bad_clips: clips that may prove unreadable in one worker before training stops; until then others stand in.
-        max_bad_shards: shards of a split that may be bad; they are left out when work begins, and stood in for when they are lost later.
+        max_bad_clips: clips that one worker may find unreadable before training stops; until then others stand in.
+        max_bad_shards: shards of a split that may be bad: left out when work begins, stood in for when lost later.
         heldout_samples: windows to validate on; None for such as are trained on.
         """
         super().__init__()
@@ -72,10 +71,10 @@ class ClipDataModule(LightningDataModule):
         self.shuffle_buffer = shuffle_buffer
         self.max_bad_clips = max_bad_clips
         self.max_bad_shards = max_bad_shards
-        self.remote = remote or RemoteAccess()
+        self.remote = remote
         self.resumed = {"windows_read": 0, "global_step": 0}  # by all ranks, when training began or was resumed
         self.train_shards: dict[str, str] = {}  # content by name, as they were at the last checkpoint, then as they are
-        self.bad_clips: set[BadClip] = set()  # of this pass, on this rank
+        self.bad_clips: set[tuple[str, str]] = set()  # keys and reasons, of this pass, on this rank
         self.num_bad_shards = 0
         self._surveys: dict[str, Survey] = {}
 
@@ -85,20 +84,20 @@ class ClipDataModule(LightningDataModule):
             found = self._surveys[split] = self._survey(split)
             self._require_few_bad(found.bad)
             if not found.good:
-                raise MissingShards(f"{self.shards} holds no {split} clips; the ledger there tells why")
+                told = f"all shards are bad: {found.bad[min(found.bad)]}" if found.bad else "the ledger there tells why"
+                raise MissingShards(f"{self.shards} holds no {split} clips; {told}")
 
     def clip_index(self, split: str, max_shards: int) -> ClipIndex:
-        """Return the clips of at most so many good shards of a split, evenly spread. Raises: MissingShards, ClipMismatch."""
+        """Return the clips of at most so many good shards, evenly spread. Raises: MissingShards, ClipMismatch."""
         shards = list(self._survey(split).good.values())
         return self._index(shards[:: ceil(len(shards) / max_shards) or 1], split)
 
     def train_dataloader(self) -> DataLoader:
         shards = self._agreed_shards("train")
         self._warn_if_shards_changed(shards)
-        index = self._index(shards, "train")
-        if not len(index):
+        if not shards:
             raise MissingShards(f"{self.shards} holds no train clips; the ledger there tells why")
-        windows, order = self._windows(index, self.samples, self.shuffle_buffer)
+        windows, order = self._windows(shards, "train", self.shuffle_buffer)
         self.windows_taken, self.epoch_length = self.resumed["windows_read"], order.epoch_length
         batches = ResumableBatchSampler(
             order=order,
@@ -110,35 +109,31 @@ class ClipDataModule(LightningDataModule):
         return self._loader(windows, batches)
 
     def val_dataloader(self) -> DataLoader | list:
-        index = self._index(self._agreed_shards("heldout"), "heldout")
-        if not len(index):
+        shards = self._agreed_shards("heldout")
+        if not shards:
             return []
         # Every rank reads all of it: were it divided, ranks with fewer batches would leave the others waiting.
-        windows, order = self._windows(index, self.heldout_samples, shuffle_buffer=0)
+        windows, order = self._windows(shards, "heldout", shuffle_buffer=0)
         return self._loader(windows, OnePass(order=order, batch_size=self.batch_size))
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Return the batch on its device with frames in [-1, 1] and all numbers in float32, and with what all windows share.
+        """Return the batch with frames in [-1, 1], all numbers in float32, and with what all windows share.
 
         What it tells of bad clips is taken out and counted.
         """
         self.bad_clips.update(batch.pop("bad", ()))
+        batch_size, device = len(batch["id"]), batch["first_frame"].device
         if self.trainer is not None and self.trainer.training:
-            self._count_windows(len(batch["id"]) * self.trainer.world_size)
+            self._count_windows(batch_size * self.trainer.world_size)
         validating = self.trainer is not None and (self.trainer.validating or self.trainer.sanity_checking)
         shared = (self.heldout_samples if validating else self.samples).same_for_all
-        batch_size, device = len(batch["id"]), batch["first_frame"].device
         for key, value in batch.items():
             if isinstance(value, torch.Tensor) and value.dtype in (torch.uint8, torch.float16):
                 batch[key] = to_float(value) if value.dtype == torch.uint8 else value.float()
         return batch | {key: value.to(device).expand(batch_size, *value.shape) for key, value in shared.items()}
 
-    def teardown(self, stage: str) -> None:
-        self._report_bad_clips("at the end", self.bad_clips)  # of this rank alone: others may have stopped elsewhere
-        self.bad_clips = set()
-
     def state_dict(self) -> dict[str, Any]:
-        """Return how much has been read in optimizer steps that are done: what was read for an unfinished one is read again."""
+        """Return how much was read in optimizer steps that are done; what was read for an unfinished one is read again."""
         read = dict(self.resumed)
         if self.trainer is not None:
             steps = self.trainer.global_step - self.resumed["global_step"]
@@ -150,12 +145,14 @@ class ClipDataModule(LightningDataModule):
         self.resumed = {key: int(state_dict[key]) for key in self.resumed}
         self.train_shards = dict(state_dict.get("shards", {}))  # older checkpoints do not tell
 
+    def _samples(self, split: str) -> Samples:
+        return self.samples if split == "train" else self.heldout_samples
+
     def _survey(self, split: str) -> Survey:
-        samples = self.samples if split == "train" else self.heldout_samples
-        return survey(self.shards, split, self.clip, [*samples.members, *samples.parts])
+        return survey(self.shards, split, self.clip, [*self._samples(split).members, *self._samples(split).parts])
 
     def _index(self, shards: list[Sidecar], split: str) -> ClipIndex:
-        samples = self.samples if split == "train" else self.heldout_samples
+        samples = self._samples(split)
         return ClipIndex(shards, members=samples.members, parts=samples.parts, remote=self.remote)
 
     def _agreed_shards(self, split: str) -> list[Sidecar]:
@@ -177,9 +174,8 @@ class ClipDataModule(LightningDataModule):
     def _require_few_bad(self, bad: dict[str, BrokenShard]) -> None:
         if len(bad) > self.max_bad_shards:
             first = bad[min(bad)]
-            raise BrokenShard(
-                f"{first} ({len(bad)} bad shards, data.max_bad_shards allows {self.max_bad_shards})", first.reason
-            ) from first
+            told = f"{first} ({len(bad)} bad shards, data.max_bad_shards allows {self.max_bad_shards})"
+            raise BrokenShard(told, first.reason) from first
 
     def _warn_if_shards_changed(self, shards: list[Sidecar]) -> None:
         before, now = self.train_shards, {shard.name: shard.sha256[:_SHORT_HASH] for shard in shards}
@@ -188,21 +184,26 @@ class ClipDataModule(LightningDataModule):
             "new": sorted(now.keys() - before.keys()),
             "other content": sorted(name for name in before.keys() & now.keys() if before[name] != now[name]),
         }
-        told = "; ".join(f"{what}: {_first_few(names)}" for what, names in changes.items() if names)
+        told = "; ".join(
+            f"{what}: {', '.join(names[:_NAMED])}" + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+            for what, names in changes.items()
+            if names
+        )
         if before and told:
             rank_zero_warn(
                 f"The shards changed since the checkpoint ({told}). This epoch may repeat or skip some windows."
             )
         self.train_shards = now
 
-    def _windows(self, index: ClipIndex, samples: Samples, shuffle_buffer: int) -> tuple[ClipWindows, WindowOrder]:
+    def _windows(self, shards: list[Sidecar], split: str, shuffle_buffer: int) -> tuple[ClipWindows, WindowOrder]:
+        index, samples = self._index(shards, split), self._samples(split)
         lengths, which = np.unique(index.num_frames, return_inverse=True)
         num_windows = np.array([samples.num_windows(int(length)) for length in lengths])[which]
         num_short = int((num_windows == 0).sum())
         if num_short == len(index):
             raise ClipTooShort(
-                f"all {num_short} clips at {self.shards} are too short: the longest has {lengths.max()} frames, windows have "
-                f"{self.clip.num_frames} (the U-Net stages need two of them); prepare with longer min_seconds"
+                f"all {num_short} clips at {self.shards} are too short: the longest has {lengths.max()} frames, windows "
+                f"have {self.clip.num_frames} (the U-Net stages need two of them); prepare with longer min_seconds"
             )
         if num_short:
             rank_zero_warn(f"left out: {num_short} of {len(index)} clips at {self.shards}, too short for a window")
@@ -231,28 +232,19 @@ class ClipDataModule(LightningDataModule):
 
     def _count_windows(self, num_windows: int) -> None:
         """Report what was bad when the last batch of a pass is taken."""
+        assert self.trainer is not None
         number = self.windows_taken // self.epoch_length + 1
         self.windows_taken += num_windows
-        if self.windows_taken // self.epoch_length >= number:
-            self._report_pass(number, set().union(*on_all_ranks(self.bad_clips)))
-            self.bad_clips = set()
-
-    @rank_zero_only
-    def _report_pass(self, number: int, bad: set[BadClip]) -> None:
-        self._report_bad_clips(f"in pass {number}", bad)
-        if self.trainer is not None and (bad or self.num_bad_shards):
-            for logger in self.trainer.loggers:
-                figures = {"data/bad_clips": float(len(bad)), "data/bad_shards": float(self.num_bad_shards)}
-                logger.log_metrics(figures, step=self.trainer.global_step)
-
-    def _report_bad_clips(self, when: str, bad: set[BadClip]) -> None:
-        keys = defaultdict(list)
-        for shard, reason, key in sorted(bad):
-            keys[reason].append(f"{key} in {shard}")
-        for reason, names in keys.items():
-            warnings.warn(
-                f"bad clips {when}, {reason}: {len(names)}, others stood in: {_first_few(names)}", stacklevel=2
-            )
+        if self.windows_taken // self.epoch_length < number:
+            return
+        bad = set().union(*on_all_ranks(self.bad_clips))
+        self.bad_clips = set()
+        if bad:
+            told = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(r for _, r in bad).items()))
+            rank_zero_warn(f"pass {number} over the data: others stood in for clips that cannot be read: {told}")
+        for logger in self.trainer.loggers if bad or self.num_bad_shards else ():
+            figures = {"data/bad_clips": float(len(bad)), "data/bad_shards": float(self.num_bad_shards)}
+            logger.log_metrics(figures, step=self.trainer.global_step)
 
 
 def on_all_ranks(mine: T) -> list[T]:
@@ -262,7 +254,3 @@ def on_all_ranks(mine: T) -> list[T]:
     everyones: list = [None] * distributed.get_world_size()
     distributed.all_gather_object(everyones, mine)
     return everyones
-
-
-def _first_few(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -1,13 +1,13 @@
 """Windows of latents and audio tokens that were computed ahead of time: nothing is decoded.
 
-Both are arrays with one entry per video frame, stored so that any of its frames can be read, and checked, without the others.
+Both are arrays with one entry per video frame, stored so that any frames can be read, and checked, without the others.
 """
 
 import json
 from collections.abc import Mapping
 from io import BytesIO
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -18,6 +18,7 @@ from lipsync_lightning.data.samples import UNetSamples, Window
 from lipsync_lightning.errors import BrokenShard, ClipMismatch
 from lipsync_lightning.models.audio_encoder import ChunkedAudioEncoder
 from lipsync_lightning.models.fingerprint import fingerprint_with_settings
+from lipsync_lightning.shards.reader import StoredPart
 
 LATENTS = (
     "latents.npy"  # member of a clip: (F, 2, 2, C, h, w), of the whole and of the masked frame, mean and deviation
@@ -28,16 +29,8 @@ ENCODED_AUDIO_BY = "audio_encoder"  # key below it: the fingerprint of who made 
 _TYPE = np.dtype("<f2")  # half precision: latents and audio tokens are about of unit variance
 
 
-class Part(Protocol):
-    """A member of which parts are read."""
-
-    size: int  # bytes
-
-    def __call__(self, first: int, size: int) -> bytes: ...
-
-
 def stored_array(frames: np.ndarray) -> tuple[bytes, dict[str, Any]]:
-    """Return an array (F, ...) as the content of a .npy file, in half precision, and the facts that `read_frames` needs to read it.
+    """Return an array (F, ...) as the content of a .npy file, in half precision, and the facts that `read_frames` needs.
 
     Raises: ValueError, if a value is not finite in half precision.
     """
@@ -49,11 +42,11 @@ def stored_array(frames: np.ndarray) -> tuple[bytes, dict[str, Any]]:
     return content.getvalue(), {"shape": list(halves.shape), "crc32": [crc32(frame.tobytes()) for frame in halves]}
 
 
-def read_frames(part: Part, facts: Mapping[str, Any], first: int, last: int, where: str) -> np.ndarray:
+def read_frames(part: StoredPart, facts: Mapping[str, Any], first: int, last: int) -> np.ndarray:
     """Return frames `first` to `last - 1` of a stored array, (last - first, ...), float16.
 
     Args: facts: from `stored_array`.
-    Raises: BrokenShard, naming `where`, if a frame is not what was stored.
+    Raises: BrokenShard, if a frame is not what was stored.
     """
     num_frames, *shape = facts["shape"]
     frame_size = prod(shape) * _TYPE.itemsize
@@ -62,7 +55,7 @@ def read_frames(part: Part, facts: Mapping[str, Any], first: int, last: int, whe
     frames = np.frombuffer(content, _TYPE).reshape(last - first, *shape)
     for number, frame in enumerate(frames, start=first):
         if crc32(frame.tobytes()) != facts["crc32"][number]:
-            raise BrokenShard(f"{where}: frame {number} has another crc32 than was stored; encode the shard again")
+            raise BrokenShard(f"{part.where}: frame {number} has another crc32 than was stored; encode the shard again")
     return frames
 
 
@@ -94,13 +87,12 @@ class LatentSamples(UNetSamples):
             )
         if encoded[ENCODED_AUDIO_BY] != self.audio_fingerprint:
             raise ClipMismatch(
-                f"the audio tokens of {sample['__key__']} were made by another audio encoder, or one with other settings; "
-                "encode the shards again with this one (python -m lipsync_lightning.latents), or train with that one"
+                f"the audio tokens of {sample['__key__']} were made by another audio encoder, or one with other "
+                "settings; encode the shards again with this one (python -m lipsync_lightning.latents), or train with that one"
             )
 
         def frames(suffix: str, first: int) -> torch.Tensor:
-            where = f"{sample['__key__']} in {sample['__url__']}: {suffix}"
-            stored = read_frames(sample[suffix], encoded[suffix], first, first + self.clip.num_frames, where)
+            stored = read_frames(sample[suffix], encoded[suffix], first, first + self.clip.num_frames)
             return torch.from_numpy(stored.copy())
 
         windows = []

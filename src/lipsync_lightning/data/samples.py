@@ -32,7 +32,7 @@ class Samples(Protocol):
         ...
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
-        """Return those of the clip's windows, counted from 0, that are wanted; the same ones whichever others are wanted too.
+        """Return the wanted ones of the clip's windows, the same ones whichever others are wanted too.
 
         Args: rng: draws where the windows lie.
         """
@@ -47,7 +47,7 @@ class SyncNetSamples:
     same_for_all: Mapping[str, Tensor] = MappingProxyType({})
 
     def __init__(self, *, clip: ClipSpec, windows_per_clip: int, min_gap_frames: int) -> None:
-        """Args: min_gap_frames: two windows of a clip start at least this far apart; closer ones would be false negatives."""
+        """Args: min_gap_frames: windows of a clip start at least this far apart; closer ones would be false negatives."""
         self.clip = clip
         self.windows_per_clip = windows_per_clip
         self.min_gap_frames = min_gap_frames
@@ -57,7 +57,7 @@ class SyncNetSamples:
         return 0 if last_start < 0 else min(self.windows_per_clip, last_start // self.min_gap_frames + 1)
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
-        """Return windows: `frames` (T, 3, H, W) uint8, `mel` (1, M, L), `id`, `first_frame`. Raises: BadMedia, ClipTooShort."""
+        """Return `frames` (T, 3, H, W) uint8, `mel` (1, M, L), `id`, `first_frame`. Raises: BadMedia, ClipTooShort."""
         num_frames, mel = stated_frames(sample), clip_mel(sample, self.clip)
         last_start = usable_frames(num_frames, self.clip) - self.clip.num_frames
         starts = spread_starts(last_start, self.num_windows(num_frames), self.min_gap_frames, rng)
@@ -74,7 +74,7 @@ class SyncNetSamples:
 
 
 class HeldoutSyncNetSamples(SyncNetSamples):
-    """The windows of `SyncNetSamples`, each with the sound around it, so that validation can tell where its best match lies.
+    """The windows of `SyncNetSamples`, each with the sound around it, among which validation finds its best match.
 
     That is `mel_around` (offsets, 1, M, L), NaN where the clip lacks some of that sound.
     """
@@ -117,7 +117,7 @@ class UNetSamples:
         return pairs[wanted.start : wanted.stop]
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
-        """Return rows of every key of `ClipBatch` but `same_for_all`, frames as uint8. Raises: BadMedia, ClipTooShort."""
+        """Return rows of `ClipBatch` but `same_for_all`, frames as uint8. Raises: BadMedia, ClipTooShort."""
         num_frames = stated_frames(sample)
         pairs = self.starts(num_frames, rng, wanted)
         mel = clip_mel(sample, self.clip)
@@ -175,7 +175,7 @@ def target_and_reference(num_frames: int, clip: ClipSpec, rng: np.random.Generat
 
 
 def spread_starts(last_start: int, count: int, min_gap: int, rng: np.random.Generator) -> list[int]:
-    """Return `count` random window starts from 0 to `last_start`, each at least `min_gap` frames from the next, in random order."""
+    """Return `count` random starts from 0 to `last_start`, at least `min_gap` frames apart, in random order."""
     slack = last_start - (count - 1) * min_gap
     starts = np.sort(rng.integers(0, slack + 1, size=count)) + min_gap * np.arange(count)
     return [int(start) for start in rng.permutation(starts)]

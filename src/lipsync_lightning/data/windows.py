@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -17,18 +17,10 @@ from lipsync_lightning.shards.reader import ClipIndex
 _SEED_BITS = 62  # fits an int64
 
 
-class BadClip(NamedTuple):
-    """A clip that cannot be read, and that others stood in for."""
-
-    shard: str  # its name within the data set
-    reason: str
-    key: str
-
-
 class ClipWindows(Dataset):
-    """The windows of a visit. For each window of a clip that cannot be read one of another clip stands in, always the same.
+    """The windows of a visit. For each window of a clip that cannot be read, one of another clip stands in, always the same.
 
-    The first window of what is returned then brings `bad`: one `BadClip`. `collate` makes it the batch's.
+    The first window of what is returned then brings `bad`: the clip's key and the reason. `collate` makes it the batch's.
     """
 
     def __init__(
@@ -60,13 +52,12 @@ class ClipWindows(Dataset):
         windows = self._read(visit)
         if windows is None:
             windows = [self._stand_in(visit.epoch, visit.clip, number) for number in range(visit.first, visit.last)]
-            shard = int(self.index.shard_of[visit.clip])
-            reason = self.bad_shards.get(shard) or self.bad_clips[visit.clip]
-            windows[0]["bad"] = BadClip(self.index.shards[shard].name, reason, str(self.index.keys[visit.clip]))
+            reason = self.bad_shards.get(int(self.index.shard_of[visit.clip])) or self.bad_clips[visit.clip]
+            windows[0]["bad"] = (str(self.index.keys[visit.clip]), reason)
         return windows
 
     def _stand_in(self, epoch: int, clip: int, number: int) -> Window:
-        """Return a window to be seen instead of one: which, depends on nothing but that window, so that any worker takes the same."""
+        """Return a window instead of one: which, depends on nothing but that window, so any worker takes the same."""
         able = np.flatnonzero(self.num_windows > number)
         for other in np.random.default_rng([self.seed, epoch, clip, number]).permutation(able):
             windows = self._read(Visit(epoch, int(other), number, number + 1))
@@ -91,10 +82,10 @@ class ClipWindows(Dataset):
                 sample = self.index.read_from(file, clip)
                 windows = self.samples(sample, np.random.default_rng(own), range(visit.first, visit.last))
         except (BadMedia, BrokenShard, ClipTooShort) as error:
-            ours = isinstance(error, BrokenShard)
+            ours = isinstance(error, BrokenShard)  # these say of which clip
             self.bad_clips[clip] = error.reason if ours else "undecodable"
-            message = str(error) if ours else f"{key} in {self.index.shards[shard].location}: {error}"
-            _warn_or_stop(message, len(self.bad_clips) > self.max_bad_clips, "data.max_bad_clips")
+            where = "" if ours else f"{key} in {self.index.shards[shard].location}: "
+            _warn_or_stop(f"{where}{error}", len(self.bad_clips) > self.max_bad_clips, "data.max_bad_clips")
             return None
         return [window | {"seed": window_seed([*own, number])} for number, window in enumerate(windows, visit.first)]
 
@@ -129,7 +120,7 @@ class OnePass(Sampler[list[Visit]]):
 
 
 def collate(visits: Sequence[list[Window]]) -> dict[str, Any]:
-    """Return the batch of the windows of several visits, with a list `bad` of `BadClip` if others stand in for any."""
+    """Return the batch of the windows of several visits, with a list `bad` of keys and reasons if others stand in."""
     windows = list(chain.from_iterable(visits))
     bad = [window.pop("bad") for window in windows if "bad" in window]
     batch = default_collate(windows)

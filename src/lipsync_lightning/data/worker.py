@@ -9,7 +9,7 @@ import torch
 
 
 def prepare_worker(worker_id: int) -> None:
-    """Let the training decide when this process ends: a terminal or a scheduler signals all processes, the training stops in order.
+    """Let the training decide when this process ends: a terminal or scheduler signals all processes.
 
     The training itself ends its workers by SIGTERM, so SIGTERM is obeyed where it comes from the parent process.
     """

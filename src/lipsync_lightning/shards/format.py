@@ -1,8 +1,8 @@
-"""The shard format: a webdataset tar of self-contained clips, and beside it a json, the sidecar, that says what the tar must hold.
+"""The shard format: a webdataset tar of self-contained clips, and beside it a json, the sidecar, that says what it holds.
 
-Members of a clip: `{key}.mp4` (aligned face, H.264, closed GOP of 12), `{key}.flac` (mono), `{key}.json` (where it comes from), and, made
-ahead of time, `{key}.latents.npy` and `{key}.audio.npy`. A key has no dots, because webdataset ends it at the first one.
-A tar that was cut at a member boundary ends silently, so a shard without a matching sidecar is never read.
+Members of a clip: `{key}.mp4` (aligned face, H.264, closed GOP of 12), `{key}.flac` (mono), `{key}.json` (where it comes
+from), and, made ahead of time, `{key}.latents.npy` and `{key}.audio.npy`. A key has no dots, because webdataset ends it at
+the first one. A tar cut at a member boundary ends silently, so a shard without a matching sidecar is never read.
 """
 
 import hashlib
@@ -148,16 +148,14 @@ def write_shard(path: Path, clips: Iterable[FinishedClip], *, clip: ClipSpec) ->
 
 
 def require_safe_name(key: str, suffix: str, source: object) -> None:
-    """Raises: BrokenShard, if `{key}.{suffix}` could mean a file outside a folder, or be taken for that of another clip."""
+    """Raises: BrokenShard, if `{key}.{suffix}` could be a file outside a folder, or taken for that of another clip."""
     if "." in key or not _MEMBER.fullmatch(f"{key}.{suffix}"):
-        raise BrokenShard(
-            f"{source}: no member may be called {f'{key}.{suffix}'!r} (no absolute path, no empty part, no dot in the key)",
-            "unsafe name",
-        )
+        told = f"{source}: no member may be called {f'{key}.{suffix}'!r} (no absolute path, no dot in the key)"
+        raise BrokenShard(told, "unsafe name")
 
 
 def parse_sidecar(text: bytes, location: str) -> Sidecar:
-    """Return the sidecar of the shard at a location. Raises: BrokenShard, if it is none of ours, or has another format."""
+    """Return the sidecar of the shard at a location. Raises: BrokenShard, if it is none of ours, or of another format."""
     try:
         stored = json.loads(text)
         if stored.get("format") != FORMAT:
@@ -176,9 +174,8 @@ def parse_sidecar(text: bytes, location: str) -> Sidecar:
             places=np.array(places, dtype=np.int64).reshape(len(rows), len(suffixes), 3),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, ClipMismatch) as error:
-        raise BrokenShard(
-            f"the json beside {location} is not a shard's sidecar ({error}); {_MAKE_AGAIN}", "sidecar not ours"
-        ) from error
+        told = f"the json beside {location} is not a shard's sidecar ({error}); {_MAKE_AGAIN}"
+        raise BrokenShard(told, "sidecar not ours") from error
 
 
 def read_sidecar(shard: Path) -> Sidecar:
@@ -186,10 +183,8 @@ def read_sidecar(shard: Path) -> Sidecar:
     try:
         text = sidecar_path(shard).read_bytes()
     except OSError as error:
-        raise BrokenShard(
-            f"{shard} has no sidecar {sidecar_path(shard).name} beside it ({error.strerror}); {_MAKE_AGAIN}",
-            "without sidecar",
-        ) from error
+        told = f"{shard} has no sidecar {sidecar_path(shard).name} beside it ({error.strerror}); {_MAKE_AGAIN}"
+        raise BrokenShard(told, "without sidecar") from error
     return parse_sidecar(text, str(shard))
 
 
@@ -202,7 +197,7 @@ def is_whole(path: Path) -> bool:
 
 
 def shard_paths(folder: Path, split: str) -> list[Path]:
-    """Return where the shards of one split of a local data set lie, or should by their sidecars, sorted; none without such a split.
+    """Return where the shards of a split of a local data set lie, or should by their sidecars, sorted.
 
     Raises: MissingShards, if the folder is not a prepared data set.
     """

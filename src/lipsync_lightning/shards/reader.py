@@ -1,6 +1,6 @@
 """Reading any clip of any shard, in a folder or behind a URL of fsspec, without the clips before it.
 
-webdataset streams shards and cannot resume at an exact clip, so clips are read by seeking to where the sidecar says that they lie.
+webdataset streams shards and cannot resume at an exact clip, so clips are read by seeking to where the sidecar says.
 """
 
 import errno
@@ -47,7 +47,7 @@ class StoredPart:
 
 
 class ClipIndex:
-    """The clips of some shards, in the order in which they are stored. No shard is opened before a clip of it is read."""
+    """The clips of some shards, in the order in which they are stored. A shard is opened when a clip of it is read."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class ClipIndex:
             return self.read_from(file, clip)
 
     def read_from(self, file: BinaryIO, clip: int) -> dict[str, Any]:
-        """Return what `read` returns, and `parts` as `StoredPart`, from the clip's shard, which is open. Raises: BrokenShard."""
+        """Return what `read` returns, and `parts` as `StoredPart`, from the clip's open shard. Raises: BrokenShard."""
         shard = self.shards[self.shard_of[clip]]
         row = clip - int(self._first_clip[self.shard_of[clip]])
         where = f"{self.keys[clip]} in {shard.location}"
@@ -107,10 +107,8 @@ class ClipIndex:
             first, size, crc = shard.place(row, suffix)
             sample[suffix] = _read_exactly(file, first, size, f"{where}: {suffix}")
             if crc32(sample[suffix]) != crc:
-                raise BrokenShard(
-                    f"{where}: the {suffix} has another crc32 than the sidecar says; copy the shard again, or delete it "
-                    "and run `prepare` again"
-                )
+                told = f"{where}: the {suffix} has another crc32 than the sidecar says"
+                raise BrokenShard(f"{told}; copy the shard again, or delete it and run `prepare` again")
         for suffix in self.parts:
             first, size, _ = shard.place(row, suffix)
             sample[suffix] = StoredPart(file, f"{where}: {suffix}", first, size)
@@ -126,8 +124,9 @@ class Survey:
 
 
 def survey(folder: str, split: str, clip: ClipSpec, members: Sequence[str]) -> Survey:
-    """Return which shards of a data set, in a folder or behind a URL, hold clips with all of `members`, as far as sidecars and sizes tell.
+    """Return which shards of a data set, in a folder or behind a URL, hold clips with all of `members`.
 
+    Only listings and sidecars are read.
     Raises: MissingShards, if there is no data set; ClipMismatch.
     """
     folder = folder.rstrip("/")
@@ -178,7 +177,7 @@ def survey(folder: str, split: str, clip: ClipSpec, members: Sequence[str]) -> S
 
 
 def fetched(shard: Sidecar, remote: RemoteAccess) -> Path:
-    """Return the copy of a shard in fsspec's file cache on this machine, having fetched it if it was not there, or not whole.
+    """Return the copy of a shard in fsspec's file cache on this machine, having fetched it if it was not whole there.
 
     Raises: BrokenShard, if it is fetched in vain twice; NoSpace.
     """

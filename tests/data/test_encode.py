@@ -1,0 +1,165 @@
+"""Latents and audio tokens ahead of time: what is stored is what training would compute."""
+
+import json
+import shutil
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+from lipsync_lightning.data.encode import ClipEncoder, encode_shards
+from lipsync_lightning.data.latent_samples import LatentSamples
+from lipsync_lightning.data.samples import Samples, UNetSamples
+from lipsync_lightning.errors import BadConfig, BrokenShard, ClipMismatch, WouldOverwrite
+from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
+from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
+from lipsync_lightning.shards.format import FinishedClip, find_shards, read_sidecar, write_shard
+from lipsync_lightning.shards.reader import ClipIndex
+from tiny_shards import CLIP, data_of, write_real_shards
+
+SETTINGS = {"num_tokens": 3, "columns_per_token": 1, "sample_rate_hz": 16000, "mel_hz": 80, "num_mels": 80}
+AUDIO_ENCODER = LogMelAudioEncoder(**SETTINGS)
+OTHER_AUDIO_ENCODER = LogMelAudioEncoder(**SETTINGS | {"mel_hz": 100})
+
+
+class NoisyAutoencoder(LinearAutoencoder):
+    """Draws its latents, as Stable Diffusion's does."""
+
+    def posterior(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, _ = super().posterior(frames)
+        return mean, torch.full_like(mean, 0.25)
+
+
+def autoencoder(seed: int = 0) -> LinearAutoencoder:
+    network, moments = NoisyAutoencoder(patch=4, latent_channels=4), PatchMoments(patch=4)
+    moments.update(torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1)
+    network.fit_from_moments(moments.count, moments.total, moments.outer)
+    return network
+
+
+def encoder(**changes: Any) -> ClipEncoder:
+    settings = {"clip": CLIP, "audio_encoder": AUDIO_ENCODER, "mask": "released", "batch_size": 5, "device": "cpu"}
+    return ClipEncoder(**{**settings, "autoencoder": autoencoder(), **changes})
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_real_shards(tmp_path_factory.mktemp("for latents"), "train", [[14, 15], [16]])
+
+
+@pytest.fixture(scope="module")
+def encoded(shards: Path) -> Path:
+    out = shards.with_name("encoded")
+    assert encode_shards(str(shards), out, encoder()) == (2, 0)
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".lock"}
+
+
+def written_at(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+
+
+def first_batches(folder: Path, samples: Samples, number: int = 3) -> list[dict[str, Any]]:
+    data = data_of(folder, samples)
+    return [data.on_after_batch_transfer(batch, 0) for batch in islice(data.train_dataloader(), number)]
+
+
+def from_pixels() -> UNetSamples:
+    return UNetSamples(clip=CLIP, audio_encoder=AUDIO_ENCODER, windows_per_clip=2, mask="released")
+
+
+def from_latents(mask: str = "released", audio_encoder: LogMelAudioEncoder = AUDIO_ENCODER) -> LatentSamples:
+    return LatentSamples(clip=CLIP, audio_encoder=audio_encoder, windows_per_clip=2, mask=mask)
+
+
+def test_windows_are_those_of_the_online_way_and_hold_what_it_would_compute(shards: Path, encoded: Path):
+    network = autoencoder()
+    from_both = zip(first_batches(shards, from_pixels()), first_batches(encoded, from_latents()), strict=True)
+    for online, stored in from_both:
+        for key in ("id", "first_frame", "seed"):
+            assert list(online[key]) == list(stored[key])
+        assert torch.equal(online["keep_mask"], stored["keep_mask"])
+        torch.testing.assert_close(stored["audio"], online["audio"], atol=2e-3, rtol=1e-3)
+        expected = {
+            "latents": online["frames"],
+            "masked_latents": online["frames"] * online["keep_mask"][:, None],
+            "reference_latents": online["reference"],
+        }
+        for key, frames in expected.items():
+            mean, std = network.posterior(frames.flatten(0, 1))
+            torch.testing.assert_close(stored[key][:, :, 0].flatten(0, 1), mean, atol=2e-2, rtol=1e-3)
+            torch.testing.assert_close(stored[key][:, :, 1].flatten(0, 1), std)
+        assert "frames" not in stored
+
+
+def test_an_interrupted_pass_goes_on_and_touches_nothing_that_is_whole(shards: Path, encoded: Path, tmp_path: Path):
+    shutil.copytree(encoded, tmp_path / "out")
+    before = written_at(tmp_path / "out" / "train")
+    (tmp_path / "out" / "train" / "000001.tar").unlink()
+    assert encode_shards(str(shards), tmp_path / "out", encoder()) == (2, 0)
+    assert contents(tmp_path / "out" / "train") == contents(encoded / "train")
+    assert written_at(tmp_path / "out" / "train")["000000.tar"] == before["000000.tar"]
+
+
+def test_a_shard_that_another_process_is_encoding_is_passed_over(shards: Path, encoded: Path, tmp_path: Path):
+    (tmp_path / "train").mkdir()
+    with FileLock(tmp_path / "train" / "000000.lock"):
+        assert encode_shards(str(shards), tmp_path, encoder()) == (1, 1)
+        assert list(written_at(tmp_path / "train")) == ["000001.tar"]
+    assert encode_shards(str(shards), tmp_path, encoder()) == (2, 0)
+    assert contents(tmp_path / "train") == contents(encoded / "train")
+
+
+def test_another_network_or_mask_is_refused_in_the_same_folder(shards: Path, encoded: Path):
+    before = written_at(encoded / "train")
+    for change, told in (
+        ({"autoencoder": autoencoder(seed=1)}, "made_by"),
+        ({"mask": "face"}, "mask"),
+        ({"audio_encoder": OTHER_AUDIO_ENCODER}, "audio_encoder"),
+    ):
+        with pytest.raises(WouldOverwrite, match=f"was encoded with another {told}; choose another out="):
+            encode_shards(str(shards), encoded, encoder(**change))
+    with pytest.raises(BadConfig, match="is the data set itself"):
+        encode_shards(str(shards), shards, encoder())
+    with pytest.raises(WouldOverwrite, match="choose another out="):
+        encode_shards(str(encoded), shards, encoder())
+    assert written_at(encoded / "train") == before
+
+
+def test_a_shard_whose_source_was_remade_is_encoded_anew_and_no_other(shards: Path, encoded: Path, tmp_path: Path):
+    source, out = shutil.copytree(shards, tmp_path / "source"), shutil.copytree(encoded, tmp_path / "out")
+    untouched = written_at(out / "train")["000000.tar"]
+    (sample,) = (ClipIndex(find_shards(source, "train", CLIP)).read(2),)
+    remade = FinishedClip("remade/0", 16, {key: sample[key] for key in ("mp4", "flac", "json")})
+    write_shard(source / "train" / "000001.tar", [remade], clip=CLIP)
+    encode_shards(str(source), out, encoder())
+    assert read_sidecar(out / "train" / "000001.tar").keys.tolist() == ["remade/0"]
+    assert written_at(out / "train")["000000.tar"] == untouched
+
+
+def test_training_with_another_mask_or_audio_encoder_is_refused(encoded: Path):
+    with pytest.raises(ClipMismatch, match="encoded with mask=released, this run wants face"):
+        first_batches(encoded, from_latents("face"), 1)
+    with pytest.raises(ClipMismatch, match="were made by another audio encoder, or one with other settings"):
+        first_batches(encoded, from_latents(audio_encoder=OTHER_AUDIO_ENCODER), 1)
+
+
+def test_shards_without_latents_are_refused_and_encoded_ones_still_serve_pixels(shards: Path, encoded: Path):
+    with pytest.raises(BrokenShard, match=r"no 'latents.npy' member"):
+        first_batches(shards, from_latents(), 1)
+    online, other = (first_batches(folder, from_pixels(), 1)[0] for folder in (shards, encoded))
+    assert torch.equal(online["frames"], other["frames"])
+
+
+def test_what_was_done_is_told_in_each_clips_facts(encoded: Path):
+    sample = ClipIndex(find_shards(encoded, "train", CLIP), members=("json",)).read(0)
+    facts = json.loads(sample["json"])["encoded"]
+    assert facts["mask"] == "released"
+    assert facts["latents.npy"]["shape"] == [14, 2, 2, 4, 8, 8]
+    assert facts["audio.npy"]["shape"] == [14, 3, 80]
