@@ -146,7 +146,7 @@ def test_a_shard_whose_source_was_remade_is_encoded_anew_and_no_other(shards: Pa
 def test_training_with_another_mask_or_audio_encoder_is_refused(encoded: Path):
     with pytest.raises(ClipMismatch, match="encoded with mask=released, this run wants face"):
         first_batches(encoded, from_latents("face"), 1)
-    with pytest.raises(ClipMismatch, match="were made by another audio encoder, or one with other settings"):
+    with pytest.raises(ClipMismatch, match="were made by another audio encoder, or other settings"):
         first_batches(encoded, from_latents(audio_encoder=OTHER_AUDIO_ENCODER), 1)
 
 

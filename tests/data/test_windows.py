@@ -28,7 +28,6 @@ def windows_of(index: ClipIndex, undecodable: str = "", max_bad_clips: int = 0, 
     return ClipWindows(
         index=index,
         samples=samples,
-        num_windows=index.num_frames // 10,
         seed=1,
         max_bad_clips=max_bad_clips,
         max_bad_shards=max_bad_shards,

@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BrokenShard, ClipMismatch, MissingShards, NoSpace
 from lipsync_lightning.shards.format import FinishedClip, find_shards, sidecar_path, write_shard
-from lipsync_lightning.shards.reader import MEMBERS, ClipIndex, RemoteAccess, Survey, survey
+from lipsync_lightning.shards.reader import MEMBERS, ClipIndex, RemoteAccess, survey
 
 URL = "flaky://data"
 NAMES = ["train/000000.tar", "train/000001.tar"]
@@ -154,7 +154,7 @@ def flaky(folder: Path) -> Iterator[Flaky]:
 
 
 def index_of(url: str, clip: ClipSpec, tmp_path: Path) -> ClipIndex:
-    shards = list(survey(url, "train", clip, MEMBERS).good.values())
+    shards = list(survey(url, "train", clip, MEMBERS)[0].values())
     return ClipIndex(shards, remote=RemoteAccess(cache_dir=str(tmp_path / "cache")))
 
 
@@ -232,22 +232,22 @@ def test_bad_shards_are_told_by_name_and_reason(flaky: Flaky, folder: Path, tiny
     flaky.faults["000003.json"] = [ConnectionError("reset")]
     flaky.rm_file(f"{URL}/train/000001.json")
     flaky.rm_file(f"{URL}/train/000005.tar")
-    found = survey(URL, "train", tiny_clip, MEMBERS)
-    assert list(found.good) == NAMES[:1]
-    assert {name[-8:-4]: error.reason for name, error in found.bad.items()} == {
+    good, bad = survey(URL, "train", tiny_clip, MEMBERS)
+    assert list(good) == NAMES[:1]
+    assert {name[-8:-4]: error.reason for name, error in bad.items()} == {
         "0001": "without sidecar",
         "0002": "truncated",
         "0003": "unreachable",
         "0004": "there twice",
         "0005": "missing",
     }
-    assert {error.reason for error in survey(URL, "train", tiny_clip, ["latents.npy"]).bad.values()} >= {
+    assert {error.reason for error in survey(URL, "train", tiny_clip, ["latents.npy"])[1].values()} >= {
         "member missing"
     }
 
 
 def test_a_split_may_be_missing_a_data_set_may_not(flaky: Flaky, tmp_path: Path, tiny_clip: ClipSpec):
-    assert survey(URL, "heldout", tiny_clip, MEMBERS) == Survey()
+    assert survey(URL, "heldout", tiny_clip, MEMBERS) == ({}, {})
     for nothing in ("flaky://nothing", str(tmp_path / "nothing"), str(tmp_path)):
         with pytest.raises(MissingShards, match=f"no shards at {nothing} "):
             survey(nothing, "train", tiny_clip, MEMBERS)

@@ -4,7 +4,6 @@ from collections import Counter
 from math import ceil
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
@@ -19,19 +18,18 @@ from lipsync_lightning.data.worker import prepare_worker
 from lipsync_lightning.errors import BrokenShard, ClipTooShort, MissingShards
 from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.shards.format import Sidecar
-from lipsync_lightning.shards.reader import ClipIndex, RemoteAccess, Survey, survey
+from lipsync_lightning.shards.reader import ClipIndex, RemoteAccess, survey
 
 _SHORT_HASH = 16  # hexadecimal digits that tell shards apart
-_NAMED = 3  # of many names
 T = TypeVar("T")
 
 
 class ClipDataModule(LightningDataModule):
     """Streams windows from a prepared data set: `train` shards for ever, `heldout` shards once a validation.
 
-    The order depends on the seed and on how many windows all ranks have read, not on the number of ranks or workers. Its
-    state in a checkpoint is that number, so that a resumed run, on however many ranks, reads exactly what it had not read,
-    and the names and contents of the shards, so that it warns if they changed.
+    The order depends on the seed and on how many windows all ranks have read, not on the number of ranks or workers.
+    The state in a checkpoint is that number, so a resumed run, on however many ranks, reads exactly what it had not
+    read, and the names and contents of the shards, so it warns if they changed.
 
     Each time all windows have been read once, clips that could not be read are counted by reason in a warning, and as
     `data/bad_clips` and `data/bad_shards` in the trainer's loggers, if there were any.
@@ -76,20 +74,20 @@ class ClipDataModule(LightningDataModule):
         self.train_shards: dict[str, str] = {}  # content by name, as they were at the last checkpoint, then as they are
         self.bad_clips: set[tuple[str, str]] = set()  # keys and reasons, of this pass, on this rank
         self.num_bad_shards = 0
-        self._surveys: dict[str, Survey] = {}
+        self._surveys: dict[str, Any] = {}  # by split, until it is read
 
     def require_shards(self, *splits: str) -> None:
-        """Raises: MissingShards, BrokenShard or ClipMismatch now, instead of when work has begun, for any of `splits`."""
+        """Raises: MissingShards, BrokenShard or ClipMismatch now, instead of when work has begun."""
         for split in splits:
-            found = self._surveys[split] = self._survey(split)
-            self._require_few_bad(found.bad)
-            if not found.good:
-                told = f"all shards are bad: {found.bad[min(found.bad)]}" if found.bad else "the ledger there tells why"
+            good, bad = self._surveys[split] = self._survey(split)
+            self._require_few_bad(bad)
+            if not good:
+                told = f"all shards are bad: {bad[min(bad)]}" if bad else "the ledger there tells why"
                 raise MissingShards(f"{self.shards} holds no {split} clips; {told}")
 
     def clip_index(self, split: str, max_shards: int) -> ClipIndex:
         """Return the clips of at most so many good shards, evenly spread. Raises: MissingShards, ClipMismatch."""
-        shards = list(self._survey(split).good.values())
+        shards = list(self._survey(split)[0].values())
         return self._index(shards[:: ceil(len(shards) / max_shards) or 1], split)
 
     def train_dataloader(self) -> DataLoader:
@@ -133,7 +131,7 @@ class ClipDataModule(LightningDataModule):
         return batch | {key: value.to(device).expand(batch_size, *value.shape) for key, value in shared.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how much was read in optimizer steps that are done; what was read for an unfinished one is read again."""
+        """Return what was read in optimizer steps that are done; what was read for an unfinished one is read again."""
         read = dict(self.resumed)
         if self.trainer is not None:
             steps = self.trainer.global_step - self.resumed["global_step"]
@@ -148,7 +146,7 @@ class ClipDataModule(LightningDataModule):
     def _samples(self, split: str) -> Samples:
         return self.samples if split == "train" else self.heldout_samples
 
-    def _survey(self, split: str) -> Survey:
+    def _survey(self, split: str) -> tuple[dict[str, Sidecar], dict[str, BrokenShard]]:
         return survey(self.shards, split, self.clip, [*self._samples(split).members, *self._samples(split).parts])
 
     def _index(self, shards: list[Sidecar], split: str) -> ClipIndex:
@@ -156,10 +154,9 @@ class ClipDataModule(LightningDataModule):
         return ClipIndex(shards, members=samples.members, parts=samples.parts, remote=self.remote)
 
     def _agreed_shards(self, split: str) -> list[Sidecar]:
-        """Return the shards that all ranks have with the same content. Raises: MissingShards, BrokenShard, ClipMismatch."""
-        found = self._surveys.pop(split, None) or self._survey(split)
-        contents = {name: shard.sha256[:_SHORT_HASH] for name, shard in found.good.items()}
-        everyones = on_all_ranks((contents, found.bad))
+        """Return the shards that all ranks have with the same content. Raises: as `require_shards`."""
+        good, bad = self._surveys.pop(split, None) or self._survey(split)
+        everyones = on_all_ranks(({name: shard.sha256[:_SHORT_HASH] for name, shard in good.items()}, bad))
         bad = {name: error for _, theirs in reversed(everyones) for name, error in theirs.items()}
         for name in sorted(set().union(*(theirs for theirs, _ in everyones)) - bad.keys()):
             if len({theirs.get(name) for theirs, _ in everyones}) > 1:
@@ -169,7 +166,7 @@ class ClipDataModule(LightningDataModule):
         for name, error in sorted(bad.items()):
             rank_zero_warn(f"left out, {error.reason}: {name}: {error}")
         self.num_bad_shards = len(bad)
-        return [shard for name, shard in found.good.items() if name not in bad]
+        return [shard for name, shard in good.items() if name not in bad]
 
     def _require_few_bad(self, bad: dict[str, BrokenShard]) -> None:
         if len(bad) > self.max_bad_shards:
@@ -182,13 +179,9 @@ class ClipDataModule(LightningDataModule):
         changes = {
             "gone": sorted(before.keys() - now.keys()),
             "new": sorted(now.keys() - before.keys()),
-            "other content": sorted(name for name in before.keys() & now.keys() if before[name] != now[name]),
+            "changed": sorted(name for name in before.keys() & now.keys() if before[name] != now[name]),
         }
-        told = "; ".join(
-            f"{what}: {', '.join(names[:_NAMED])}" + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-            for what, names in changes.items()
-            if names
-        )
+        told = "; ".join(f"{len(names)} {what}, such as {names[0]}" for what, names in changes.items() if names)
         if before and told:
             rank_zero_warn(
                 f"The shards changed since the checkpoint ({told}). This epoch may repeat or skip some windows."
@@ -196,27 +189,26 @@ class ClipDataModule(LightningDataModule):
         self.train_shards = now
 
     def _windows(self, shards: list[Sidecar], split: str, shuffle_buffer: int) -> tuple[ClipWindows, WindowOrder]:
-        index, samples = self._index(shards, split), self._samples(split)
-        lengths, which = np.unique(index.num_frames, return_inverse=True)
-        num_windows = np.array([samples.num_windows(int(length)) for length in lengths])[which]
-        num_short = int((num_windows == 0).sum())
-        if num_short == len(index):
-            raise ClipTooShort(
-                f"all {num_short} clips at {self.shards} are too short: the longest has {lengths.max()} frames, windows "
-                f"have {self.clip.num_frames} (the U-Net stages need two of them); prepare with longer min_seconds"
-            )
-        if num_short:
-            rank_zero_warn(f"left out: {num_short} of {len(index)} clips at {self.shards}, too short for a window")
         windows = ClipWindows(
-            index=index,
-            samples=samples,
-            num_windows=num_windows,
+            index=self._index(shards, split),
+            samples=self._samples(split),
             seed=self.seed,
             max_bad_clips=self.max_bad_clips,
             max_bad_shards=self.max_bad_shards - self.num_bad_shards,
         )
+        num_frames, num_windows = windows.index.num_frames, windows.num_windows
+        num_short = int((num_windows == 0).sum())
+        if num_short == len(num_windows):
+            raise ClipTooShort(
+                f"all {num_short} clips at {self.shards} are too short: the longest has {num_frames.max()} frames, "
+                f"windows have {self.clip.num_frames} (the U-Net stages need two of them); prepare with longer min_seconds"
+            )
+        if num_short:
+            rank_zero_warn(
+                f"left out: {num_short} of {len(num_windows)} clips at {self.shards}, too short for a window"
+            )
         return windows, WindowOrder(
-            num_windows=num_windows, shard_of=index.shard_of, seed=self.seed, shuffle_buffer=shuffle_buffer
+            num_windows=num_windows, shard_of=windows.index.shard_of, seed=self.seed, shuffle_buffer=shuffle_buffer
         )
 
     def _loader(self, windows: ClipWindows, batches: Sampler) -> DataLoader:

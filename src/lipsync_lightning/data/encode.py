@@ -57,7 +57,7 @@ class ClipEncoder:
 
     @torch.no_grad()
     def __call__(self, sample: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Return `latents.npy` (F, 2, 2, C, h, w), whole and masked frame, mean and deviation; `audio.npy` (F, A, D)."""
+        """Return `latents.npy` (F, 2, 2, C, h, w), as `latent_samples` has it, and `audio.npy` (F, A, D)."""
         num_frames = stated_frames(sample)
         keep = keep_mask(self.clip.resolution, self.mask).to(self.device)
         pieces = []
@@ -72,12 +72,12 @@ class ClipEncoder:
 def encode_shards(shards: str, out: Path, encoder: ClipEncoder) -> tuple[int, int]:
     """Write every shard of a data set again under `out`, with the encoder's members added to each clip.
 
-    A shard that is whole there is not made again, unless its source was remade since: an interrupted pass goes on. A shard
-    that another process is encoding is passed over, so that processes with the same arguments share the work.
+    A shard that is whole there is not made again, unless its source was remade since: an interrupted pass goes on.
+    A shard that another process is encoding is passed over, so processes with the same arguments share the work.
 
     Returns: number of shards that are encoded now, and of those that other processes are still encoding.
-    Raises: BadConfig, if `out` is the data set itself; WouldOverwrite, if `out` was encoded otherwise; MissingShards and
-    BrokenShard, if the shards are not what they should be.
+    Raises: BadConfig, if `out` is the data set itself; WouldOverwrite, if it was encoded otherwise; MissingShards;
+    BrokenShard.
     """
     if out.resolve() == Path(shards).resolve():
         raise BadConfig(f"out={out} is the data set itself; choose a folder beside it")

@@ -30,7 +30,7 @@ _TYPE = np.dtype("<f2")  # half precision: latents and audio tokens are about of
 
 
 def stored_array(frames: np.ndarray) -> tuple[bytes, dict[str, Any]]:
-    """Return an array (F, ...) as the content of a .npy file, in half precision, and the facts that `read_frames` needs.
+    """Return an array (F, ...) as a .npy file's content, in half precision, and the facts that `read_frames` needs.
 
     Raises: ValueError, if a value is not finite in half precision.
     """
@@ -87,8 +87,8 @@ class LatentSamples(UNetSamples):
             )
         if encoded[ENCODED_AUDIO_BY] != self.audio_fingerprint:
             raise ClipMismatch(
-                f"the audio tokens of {sample['__key__']} were made by another audio encoder, or one with other "
-                "settings; encode the shards again with this one (python -m lipsync_lightning.latents), or train with that one"
+                f"the audio tokens of {sample['__key__']} were made by another audio encoder, or other settings; "
+                "encode the shards again with this one (python -m lipsync_lightning.latents), or train with that one"
             )
 
         def frames(suffix: str, first: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Which windows of which clips make up every batch: a pure function of seed and position.
 
-All training windows form one endless row, epoch after epoch. A step of all ranks takes the next `world_size * batch_size`
-of them, so neither the number of ranks nor that of workers changes what has been read after so many windows.
+All training windows form one endless row, epoch after epoch. A step of all ranks takes the next
+`world_size * batch_size` of them, so neither ranks nor workers change what has been read after so many windows.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class WindowOrder:
         return int(self.num_windows.sum())
 
     def clips_of(self, epoch: int) -> np.ndarray:
-        """Return all clips, in the order of an epoch: shards shuffled, clips mixed with those of the next few shards."""
+        """Return all clips in the order of an epoch: shards shuffled, clips mixed with those of the next few shards."""
         stored = np.arange(len(self.num_windows))
         if not self.shuffle_buffer:
             return stored

@@ -47,7 +47,7 @@ class SyncNetSamples:
     same_for_all: Mapping[str, Tensor] = MappingProxyType({})
 
     def __init__(self, *, clip: ClipSpec, windows_per_clip: int, min_gap_frames: int) -> None:
-        """Args: min_gap_frames: windows of a clip start at least this far apart; closer ones would be false negatives."""
+        """Args: min_gap_frames: windows of a clip start this far apart or more; closer would be false negatives."""
         self.clip = clip
         self.windows_per_clip = windows_per_clip
         self.min_gap_frames = min_gap_frames

@@ -18,29 +18,24 @@ _SEED_BITS = 62  # fits an int64
 
 
 class ClipWindows(Dataset):
-    """The windows of a visit. For each window of a clip that cannot be read, one of another clip stands in, always the same.
+    """The windows of a visit. For each window of a clip that cannot be read, a certain one of another clip stands in.
 
-    The first window of what is returned then brings `bad`: the clip's key and the reason. `collate` makes it the batch's.
+    The first window of what is returned then brings `bad`: the bad clip's key and the reason.
     """
 
     def __init__(
-        self,
-        *,
-        index: ClipIndex,
-        samples: Samples,
-        num_windows: np.ndarray,
-        seed: int,
-        max_bad_clips: int,
-        max_bad_shards: int,
+        self, *, index: ClipIndex, samples: Samples, seed: int, max_bad_clips: int, max_bad_shards: int
     ) -> None:
         """Args:
-        num_windows: (clips,), of each clip of `index`.
         max_bad_clips: after so many, in one worker, the next one is an error; clips of bad shards do not count.
         max_bad_shards: the same of shards that cannot be opened or fetched.
         """
         self.index = index
         self.samples = samples
-        self.num_windows = num_windows
+        lengths, which = np.unique(index.num_frames, return_inverse=True)
+        self.num_windows = np.array([samples.num_windows(int(length)) for length in lengths], np.int64)[
+            which
+        ]  # by clip
         self.seed = seed
         self.max_bad_clips = max_bad_clips
         self.max_bad_shards = max_bad_shards

@@ -1,8 +1,8 @@
-"""The shard format: a webdataset tar of self-contained clips, and beside it a json, the sidecar, that says what it holds.
+"""The shard format: a webdataset tar of self-contained clips, and beside it a json, its sidecar, that says what it has.
 
-Members of a clip: `{key}.mp4` (aligned face, H.264, closed GOP of 12), `{key}.flac` (mono), `{key}.json` (where it comes
-from), and, made ahead of time, `{key}.latents.npy` and `{key}.audio.npy`. A key has no dots, because webdataset ends it at
-the first one. A tar cut at a member boundary ends silently, so a shard without a matching sidecar is never read.
+Members of a clip: `{key}.mp4` (aligned face, H.264, closed GOP of 12), `{key}.flac` (mono), `{key}.json` (its origin)
+and, made ahead of time, `{key}.latents.npy` and `{key}.audio.npy`. A key has no dots: webdataset ends it at the first.
+A tar cut at a member boundary ends silently, so a shard without a matching sidecar is never read.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from lipsync_lightning.files import sha256_of, write_atomically
 FORMAT = 2  # 1 did not say where members lie
 SPLITS = ("train", "heldout")
 _ABSENT = (-1, -1, -1)
-_MAKE_AGAIN = "delete both and run `prepare` again"
+_MAKE_AGAIN = "copy both again, or delete both and run `prepare` again"
 # Folders and key without dots and backslashes, then the suffix: neither outside a folder nor ambiguous.
 _MEMBER = re.compile(r"(?![A-Za-z]:)[^./\\\0]+(/[^./\\\0]+)*(\.[a-z0-9][a-z0-9_]*)+")
 
@@ -56,9 +56,7 @@ class Sidecar:
     keys: np.ndarray  # (clips,), text
     num_frames: np.ndarray  # (clips,), int64
     suffixes: tuple[str, ...]  # of all members that any clip has
-    places: (
-        np.ndarray
-    )  # (clips, suffixes, 3), int64: first byte, number of bytes, crc32; -1 where a clip lacks the member
+    places: np.ndarray  # (clips, suffixes, 3), int64: first byte, number of bytes, crc32; -1 where a member is lacking
 
     @property
     def path(self) -> Path:
@@ -82,11 +80,9 @@ class Sidecar:
         """Raises: BrokenShard, if any clip lacks one of these members."""
         for suffix in suffixes:
             known = suffix in self.suffixes
-            lacking = (
-                np.flatnonzero(self.places[:, self.suffixes.index(suffix), 0] < 0) if known else range(len(self.keys))
-            )
-            if len(lacking):
-                where = f"{self.keys[lacking[0]]} in {self.location}"
+            lacking = self.places[:, self.suffixes.index(suffix), 0] < 0 if known else self.keys != ""
+            if lacking.any():
+                where = f"{self.keys[lacking.argmax()]} in {self.location}"
                 raise BrokenShard(f"{where}: no {suffix!r} member; run `prepare` again", "member missing")
 
     def require_fits(self, num_bytes: int | None, clip: ClipSpec) -> None:
@@ -95,14 +91,10 @@ class Sidecar:
         Raises: BrokenShard, ClipMismatch.
         """
         if num_bytes is None:
-            raise BrokenShard(
-                f"{self.location} is missing, its sidecar is there; copy it too, or {_MAKE_AGAIN}", "missing"
-            )
+            raise BrokenShard(f"{self.location} is missing, its sidecar is there; {_MAKE_AGAIN}", "missing")
         if num_bytes != self.num_bytes:
-            raise BrokenShard(
-                f"{self.location} has {num_bytes} bytes, its sidecar says {self.num_bytes}; {_MAKE_AGAIN}",
-                "truncated" if num_bytes < self.num_bytes else "wrong size",
-            )
+            told = f"{self.location} has {num_bytes} bytes, its sidecar says {self.num_bytes}; {_MAKE_AGAIN}"
+            raise BrokenShard(told, "truncated" if num_bytes < self.num_bytes else "wrong size")
         self.clip.require_same_recording(clip, self.location, "this run")
 
 
@@ -119,10 +111,8 @@ def write_shard(path: Path, clips: Iterable[FinishedClip], *, clip: ClipSpec) ->
     part = path.with_name(path.name + ".part")
     rows: dict[str, dict[str, Any]] = {}
     try:
-        with (
-            part.open("wb") as file,
-            TarWriter(file, encoder=False, user="", group="", mode=0o644, mtime=0) as writer,
-        ):
+        owner = {"user": "", "group": "", "mode": 0o644, "mtime": 0}
+        with part.open("wb") as file, TarWriter(file, encoder=False, **owner) as writer:
             for finished in clips:
                 for suffix in finished.members:
                     require_safe_name(finished.key, suffix, path)
@@ -155,7 +145,7 @@ def require_safe_name(key: str, suffix: str, source: object) -> None:
 
 
 def parse_sidecar(text: bytes, location: str) -> Sidecar:
-    """Return the sidecar of the shard at a location. Raises: BrokenShard, if it is none of ours, or of another format."""
+    """Return the sidecar of the shard at a location. Raises: BrokenShard, if it is not ours or of another format."""
     try:
         stored = json.loads(text)
         if stored.get("format") != FORMAT:

@@ -7,7 +7,7 @@ import errno
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from zlib import crc32
@@ -115,18 +115,12 @@ class ClipIndex:
         return sample
 
 
-@dataclass
-class Survey:
-    """The shards of a split by name, without empty ones, and what is wrong with the others."""
+def survey(
+    folder: str, split: str, clip: ClipSpec, members: Sequence[str]
+) -> tuple[dict[str, Sidecar], dict[str, BrokenShard]]:
+    """Return the good, non-empty shards of a split by name, and what is wrong with the others.
 
-    good: dict[str, Sidecar] = field(default_factory=dict)
-    bad: dict[str, BrokenShard] = field(default_factory=dict)
-
-
-def survey(folder: str, split: str, clip: ClipSpec, members: Sequence[str]) -> Survey:
-    """Return which shards of a data set, in a folder or behind a URL, hold clips with all of `members`.
-
-    Only listings and sidecars are read.
+    Only listings and sidecars are read, in a folder or behind a URL. Good ones hold clips with all of `members`.
     Raises: MissingShards, if there is no data set; ClipMismatch.
     """
     folder = folder.rstrip("/")
@@ -160,7 +154,7 @@ def survey(folder: str, split: str, clip: ClipSpec, members: Sequence[str]) -> S
             told = f"the sidecar of {location} cannot be read: {type(error).__name__}: {error}"
             return BrokenShard(told, "unreachable")
 
-    found, name_of = Survey(), {}
+    good, bad, name_of = {}, {}, {}
     stems = sorted({name.rpartition(".")[0] for name in sizes if name.endswith((".tar", ".json"))})
     with ThreadPoolExecutor(_SIDECARS_AT_ONCE) as pool:
         for stem, shard in zip(stems, pool.map(checked, stems), strict=True):
@@ -170,10 +164,10 @@ def survey(folder: str, split: str, clip: ClipSpec, members: Sequence[str]) -> S
                     f"{name} has the same content as {name_of[shard.sha256]}; delete one", "there twice"
                 )
             if isinstance(shard, BrokenShard):
-                found.bad[name] = shard
+                bad[name] = shard
             elif shard.num_samples:
-                found.good[name] = shard
-    return found
+                good[name] = shard
+    return good, bad
 
 
 def fetched(shard: Sidecar, remote: RemoteAccess) -> Path:

@@ -7,7 +7,7 @@ from lipsync_lightning.errors import BrokenShard
 from lipsync_lightning.files import sha256_of
 from lipsync_lightning.shards.format import Sidecar, read_sidecar, require_safe_name
 
-_MAKE_AGAIN = "copy it again, or delete it and run `prepare` again"
+_MAKE_AGAIN = "copy both again, or delete both and run `prepare` again"
 
 
 def verify_shard(path: Path) -> Sidecar:
