@@ -183,9 +183,8 @@ class ClipDataModule(LightningDataModule):
         }
         told = "; ".join(f"{len(names)} {what}, such as {names[0]}" for what, names in changes.items() if names)
         if before and told:
-            rank_zero_warn(
-                f"The shards changed since the checkpoint ({told}). This epoch may repeat or skip some windows."
-            )
+            told = f"The shards changed since the checkpoint ({told})."
+            rank_zero_warn(f"{told} This epoch may repeat or skip some windows.")
         self.train_shards = now
 
     def _windows(self, shards: list[Sidecar], split: str, shuffle_buffer: int) -> tuple[ClipWindows, WindowOrder]:
@@ -201,12 +200,10 @@ class ClipDataModule(LightningDataModule):
         if num_short == len(num_windows):
             raise ClipTooShort(
                 f"all {num_short} clips at {self.shards} are too short: the longest has {num_frames.max()} frames, "
-                f"windows have {self.clip.num_frames} (the U-Net stages need two of them); prepare with longer min_seconds"
+                f"windows have {self.clip.num_frames} (the U-Net stages need two); prepare with longer min_seconds"
             )
         if num_short:
-            rank_zero_warn(
-                f"left out: {num_short} of {len(num_windows)} clips at {self.shards}, too short for a window"
-            )
+            rank_zero_warn(f"left out, too short for a window: {num_short} of the clips at {self.shards}")
         return windows, WindowOrder(
             num_windows=num_windows, shard_of=windows.index.shard_of, seed=self.seed, shuffle_buffer=shuffle_buffer
         )

@@ -16,8 +16,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-from webdataset import TarWriter
-from webdataset.tariterators import base_plus_ext
+from webdataset.writer import TarWriter
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BrokenShard, ClipMismatch, MissingShards
@@ -123,7 +122,7 @@ def write_shard(path: Path, clips: Iterable[FinishedClip], *, clip: ClipSpec) ->
                 writer.write({"__key__": finished.key, **finished.members})
         with tarfile.open(part) as archive:
             for member in archive:
-                key, suffix = base_plus_ext(member.name)
+                key, _, suffix = member.name.partition(".")
                 members = rows[key]["members"]
                 members[suffix] = (member.offset_data, member.size, members[suffix])
         stored = {"num_samples": len(rows), "num_bytes": part.stat().st_size, "sha256": sha256_of(part)}

@@ -185,7 +185,9 @@ def fetched(shard: Sidecar, remote: RemoteAccess) -> Path:
             if not whole.exists():
                 shutil.rmtree(storage, ignore_errors=True)
             try:
-                path = Path(open_local(f"simplecache::{shard.location}", simplecache={"cache_storage": str(storage)}))
+                path = Path(
+                    str(open_local(f"simplecache::{shard.location}", simplecache={"cache_storage": str(storage)}))
+                )
             except Exception as error:  # each filesystem raises its own
                 if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                     raise NoSpace(f"{storage.parent} is full; make room, or set data.remote.cache_dir") from error
