@@ -68,3 +68,9 @@ def test_clips_are_mixed_only_with_those_of_shards_that_are_read_at_the_same_tim
     shards = SHARD_OF[order(shuffle_buffer=1).clips_of(0)]
     assert len([1 for one, other in pairwise(shards) if one != other]) == 3
     assert len(set(map(tuple, (order(seed=seed, shuffle_buffer=1).clips_of(0) for seed in range(20))))) > 10
+
+
+def test_one_pass_holds_every_window_once_and_the_last_piece_is_shorter():
+    pieces = order().one_pass(5)
+    assert [len(windows(piece)) for piece in pieces] == [5, 5, 5, 4]
+    assert [window for piece in pieces for window in windows(piece)] == row(19)

@@ -14,7 +14,6 @@ from lipsync_lightning.data.samples import (
     usable_frames,
 )
 from lipsync_lightning.errors import ClipTooShort
-from lipsync_lightning.media.audio import decode_flac
 from lipsync_lightning.media.mel import log_mel, mel_window
 from lipsync_lightning.media.video import decode_window
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
@@ -122,18 +121,6 @@ def test_heldout_windows_are_those_of_training_with_the_sound_around_them(
             else:
                 assert around.isnan().all()
     assert 0 < num_whole < 16
-
-
-def test_heldout_windows_need_their_sound_decoded_once(
-    heldout_samples: HeldoutSyncNetSamples, monkeypatch: pytest.MonkeyPatch
-):
-    decoded: list[bytes] = []
-    monkeypatch.setattr(
-        "lipsync_lightning.data.samples.decode_flac", lambda sound: decoded.append(sound) or decode_flac(sound)
-    )
-    sample = shard_sample(40)
-    heldout_samples(sample, np.random.default_rng(0), range(4))
-    assert decoded == [sample["flac"]]
 
 
 def test_a_clip_too_short_for_the_sound_around_still_gives_its_windows(heldout_samples: HeldoutSyncNetSamples):

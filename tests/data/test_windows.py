@@ -6,14 +6,13 @@ import pytest
 from torch.utils.data import DataLoader
 
 from lipsync_lightning.data.order import Visit, WindowOrder
-from lipsync_lightning.data.windows import ClipWindows, OnePass, ResumableBatchSampler, collate
+from lipsync_lightning.data.windows import ClipWindows, ResumableBatchSampler, collate
 from lipsync_lightning.errors import BrokenShard
 from lipsync_lightning.shards.format import find_shards
 from lipsync_lightning.shards.reader import ClipIndex
 from tiny_shards import CLIP, Ids, write_shards
 
 NUM_WINDOWS = ((1, 2, 3, 1, 2), (1, 2, 3), (1, 2, 3, 1))
-EPOCH = 22
 BAD = "d/1_1"
 
 
@@ -69,14 +68,6 @@ def test_a_window_draws_the_same_whichever_windows_of_its_clip_are_read_with_it(
     assert together == apart
     assert len({window["seed"] for window in together}) == 3
     assert windows[Visit(epoch=4, clip=2, first=0, last=3)] != together
-
-
-def test_one_pass_holds_every_window_once_and_the_last_batch_is_shorter(index: ClipIndex):
-    one_pass = OnePass(order=order_of(index), batch_size=5)
-    batches = list(DataLoader(windows_of(index), batch_sampler=one_pass, collate_fn=collate))
-    assert [len(batch["id"]) for batch in batches] == [5, 5, 5, 5, 2]
-    assert len(one_pass) == 5
-    assert len({row[:2] for row in rows(batches)}) == EPOCH
 
 
 def test_a_clip_that_cannot_be_read_is_stood_in_for_and_named(index: ClipIndex):

@@ -194,11 +194,8 @@ def test_a_wrong_fetch_is_tried_once_more_then_the_shard_is_bad(
     shutil.rmtree(tmp_path / "cache")
     flaky.faults["000000.tar"] = [fault, fault]
     index = index_of(URL, tiny_clip, tmp_path)
-    with pytest.raises(
-        BrokenShard, match=r"flaky://data/train/000000\.tar was fetched twice in vain, at last with "
-    ) as told:
+    with pytest.raises(BrokenShard, match=r"flaky://data/train/000000\.tar was fetched twice in vain: "):
         index.read(0)
-    assert told.value.reason == ("unreachable" if isinstance(fault, Exception) else "wrong content")
     assert index.read(3)["mp4"] == WRITTEN[3].members["mp4"]
     assert index.read(0)["mp4"] == WRITTEN[0].members["mp4"], "what is not whole in the cache is fetched again"
 

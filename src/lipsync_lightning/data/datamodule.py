@@ -1,6 +1,7 @@
 """The one datamodule of all modules; which windows it serves is its `samples` argument."""
 
 from collections import Counter
+from collections.abc import Iterable
 from math import ceil
 from typing import Any, TypeVar
 
@@ -8,12 +9,12 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import distributed
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.data.order import WindowOrder
+from lipsync_lightning.data.order import Visit, WindowOrder
 from lipsync_lightning.data.samples import Samples
-from lipsync_lightning.data.windows import ClipWindows, OnePass, ResumableBatchSampler, collate
+from lipsync_lightning.data.windows import ClipWindows, ResumableBatchSampler, collate
 from lipsync_lightning.data.worker import prepare_worker
 from lipsync_lightning.errors import BrokenShard, ClipTooShort, MissingShards
 from lipsync_lightning.media.frames import to_float
@@ -112,7 +113,7 @@ class ClipDataModule(LightningDataModule):
             return []
         # Every rank reads all of it: were it divided, ranks with fewer batches would leave the others waiting.
         windows, order = self._windows(shards, "heldout", shuffle_buffer=0)
-        return self._loader(windows, OnePass(order=order, batch_size=self.batch_size))
+        return self._loader(windows, order.one_pass(self.batch_size))
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Return the batch with frames in [-1, 1], all numbers in float32, and with what all windows share.
@@ -208,7 +209,7 @@ class ClipDataModule(LightningDataModule):
             num_windows=num_windows, shard_of=windows.index.shard_of, seed=self.seed, shuffle_buffer=shuffle_buffer
         )
 
-    def _loader(self, windows: ClipWindows, batches: Sampler) -> DataLoader:
+    def _loader(self, windows: ClipWindows, batches: Iterable[list[Visit]]) -> DataLoader:
         return DataLoader(
             windows,
             batch_sampler=batches,

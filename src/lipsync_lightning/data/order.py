@@ -6,6 +6,7 @@ All training windows form one endless row, epoch after epoch. A step of all rank
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -68,3 +69,8 @@ class WindowOrder:
                         yield piece
                         piece, room = [], size
             epoch, skipped = epoch + 1, 0
+
+    def one_pass(self, size: int) -> list[list[Visit]]:
+        """Return the first epoch in pieces of `size` windows, the last one shorter."""
+        pieces = islice(self.pieces(0, size), -(-self.epoch_length // size))
+        return [[visit for visit in piece if visit.epoch == 0] for piece in pieces]

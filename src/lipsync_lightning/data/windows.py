@@ -99,21 +99,6 @@ class ResumableBatchSampler(Sampler[list[Visit]]):
         return islice(self.order.pieces(self.position, self.batch_size), self.rank, None, self.world_size)
 
 
-class OnePass(Sampler[list[Visit]]):
-    """Batches that hold every window once, the last one shorter."""
-
-    def __init__(self, *, order: WindowOrder, batch_size: int) -> None:
-        self.order = order
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-self.order.epoch_length // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[Visit]]:
-        for piece in islice(self.order.pieces(0, self.batch_size), len(self)):
-            yield [visit for visit in piece if visit.epoch == 0]
-
-
 def collate(visits: Sequence[list[Window]]) -> dict[str, Any]:
     """Return the batch of the windows of several visits, with a list `bad` of keys and reasons if others stand in."""
     windows = list(chain.from_iterable(visits))

@@ -178,28 +178,24 @@ def fetched(shard: Sidecar, remote: RemoteAccess) -> Path:
     # Named by its content, so that a shard that changed is another file.
     storage = Path(remote.cache_dir).expanduser() / shard.sha256
     whole = storage.with_suffix(".whole")
-    problem, reason = "", ""
     storage.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(storage.with_suffix(".lock")):  # fsspec's cache knows neither other processes nor checksums
-        for _ in range(2):
-            if not whole.exists():
-                shutil.rmtree(storage, ignore_errors=True)
+        for is_last_try in (False, True):
             try:
-                path = Path(
-                    str(open_local(f"simplecache::{shard.location}", simplecache={"cache_storage": str(storage)}))
-                )
-            except Exception as error:  # each filesystem raises its own
-                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                    raise NoSpace(f"{storage.parent} is full; make room, or set data.remote.cache_dir") from error
-                problem, reason = f"{type(error).__name__}: {error}", "unreachable"
-                continue
-            if whole.exists():
-                return path
-            if path.stat().st_size == shard.num_bytes and sha256_of(path) == shard.sha256:
+                url, options = f"simplecache::{shard.location}", {"cache_storage": str(storage)}
+                path = Path(str(open_local(url, simplecache=options)))
+                if not whole.exists() and (path.stat().st_size, sha256_of(path)) != (shard.num_bytes, shard.sha256):
+                    raise OSError(f"{path.stat().st_size} bytes that are not what its sidecar says")
                 whole.touch()
                 return path
-            problem, reason = f"{path.stat().st_size} bytes that are not those the sidecar says", "wrong content"
-    raise BrokenShard(f"{shard.location} was fetched twice in vain, at last with {problem}", reason)
+            except Exception as error:  # each filesystem raises its own
+                shutil.rmtree(storage, ignore_errors=True)
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    raise NoSpace(f"{storage.parent} is full; make room, or set data.remote.cache_dir") from error
+                if is_last_try:
+                    told = f"{shard.location} was fetched twice in vain: {type(error).__name__}: {error}"
+                    raise BrokenShard(told, "not fetched") from error
+    raise AssertionError("the last try returns or raises")
 
 
 def _read_exactly(file: BinaryIO, first: int, size: int, where: str) -> bytes:
