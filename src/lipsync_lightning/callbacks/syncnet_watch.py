@@ -60,8 +60,10 @@ class SyncNetWatch(Callback):
         self.verdict: str | None = None
         self.since = 0  # step of the first validation in a row with this verdict
         self.was_elsewhere = self.looked_at_clips = False
-        self.num_pairs = self.num_losses = 0
-        self.loss_sum: Tensor | float = 0.0  # since the last validation; on the device, since reading would wait for it
+        self.num_pairs = 0
+        # Since the last validation; tensors on the device, since reading them would wait for it.
+        self.loss_sum: Tensor | float = 0.0
+        self.num_losses: Tensor | int = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raises: BadConfig, if the module is no SyncNetModule whose chance level is known."""
@@ -76,8 +78,8 @@ class SyncNetWatch(Callback):
     ) -> None:
         self.num_pairs = len(batch["mel"]) * trainer.world_size
         loss = outputs["loss"].detach() * trainer.accumulate_grad_batches  # Lightning has divided it
-        self.loss_sum = self.loss_sum + loss.nan_to_num(posinf=0.0)
-        self.num_losses += 1
+        self.loss_sum = self.loss_sum + loss.nan_to_num(0.0, 0.0, 0.0)  # skipped steps count as nothing
+        self.num_losses = self.num_losses + loss.isfinite()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
@@ -89,7 +91,7 @@ class SyncNetWatch(Callback):
         auc, offset = (float(trainer.callback_metrics.get(f"val/{key}", nan)) for key in ("auc", "offset_frames"))
         if self.num_losses:
             chance = pl_module.objective.chance(self.num_pairs)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-            self._judge(trainer, float(self.loss_sum) / self.num_losses, chance, auc)
+            self._judge(trainer, float(self.loss_sum / self.num_losses), chance, auc)
         self.loss_sum, self.num_losses = 0.0, 0
         if auc >= _GOOD_AUC:
             self._look_for_offset(trainer, auc, offset)
