@@ -65,8 +65,10 @@ def warn_if_target_differs(init_from: str, config: DictConfig) -> None:
     """Warn where a run starts from one that learned to predict something else, or with another noise schedule."""
     former = Path(init_from) / RUN_CONFIG
     before = OmegaConf.select(OmegaConf.load(former), "module.scheduler") if former.is_file() else None
-    now = config.module.get("scheduler") or {}
-    changes = [f"{key} {before[key]} there, {now[key]} here" for key in before or () if before[key] != now.get(key)]
+    both = [
+        (key, before[key], now) for key, now in (config.module.get("scheduler") or {}).items() if key in (before or {})
+    ]
+    changes = [f"{key} {there} there, {here} here" for key, there, here in both if there != here]
     if changes:
         told = f"init_from={init_from} was trained with another module.scheduler ({', '.join(changes)})"
         rank_zero_warn(f"{told}: unless that is meant, give both stages the same")

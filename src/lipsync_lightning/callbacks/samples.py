@@ -22,8 +22,8 @@ from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.files import write_atomically
 from lipsync_lightning.losses.sync import SyncLoss
 from lipsync_lightning.media.frames import to_uint8
+from lipsync_lightning.media.mux import VideoWriter
 from lipsync_lightning.media.strips import film_strip, save_png
-from lipsync_lightning.media.video import VideoWriter
 from lipsync_lightning.models.frozen import frozen
 
 STRIP_COLUMNS = 6
