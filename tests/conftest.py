@@ -1,5 +1,6 @@
 """Tiny parts that fit together: clips of 4 frames of 32 pixels, and networks that train on them in milliseconds."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,18 +12,25 @@ from diffusers import DDIMScheduler
 from diffusers.optimization import get_constant_schedule
 from omegaconf import OmegaConf
 
+from command_line import CommandLine
 from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.unet import LipSyncUNet
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start; they run side by side
 NUM_TOKENS, TOKEN_WIDTH = 3, 8
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
+    return CommandLine(tmp_path, monkeypatch, capfd)
 
 
 @pytest.fixture(autouse=True)

@@ -60,20 +60,22 @@ def test_a_former_folder_to_which_somebody_added_a_file_is_refused_by_its_name(t
     write(tmp_path / "export", "old")
     (tmp_path / "export" / "deep").mkdir()
     (tmp_path / "export" / "deep" / "me.png").touch()
-    with pytest.raises(WouldOverwrite, match=r"what was not written here, such as deep/me\.png"):
+    with pytest.raises(WouldOverwrite, match=r"files that were not written here, such as deep/me\.png"):
         write(tmp_path / "export", "new")
     assert (tmp_path / "export" / CONTENT).read_text() == "old"
 
 
-def test_somebody_elses_folder_is_refused_whatever_its_files_are_called(tmp_path):
+def test_somebody_elses_folder_or_file_is_refused_before_any_work_whatever_it_is_called(tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "config.json").write_text("{}")
-    with pytest.raises(WouldOverwrite, match=r"such as config\.json"):
-        write(tmp_path / "mine", "new")
-    (tmp_path / "mine" / ".lipsync_lightning.json").write_text("no list")
-    with pytest.raises(WouldOverwrite):
-        write(tmp_path / "mine", "new")
-    assert (tmp_path / "mine" / "config.json").read_text() == "{}"
+    (tmp_path / "mine" / CONTENT).write_text("{}")
+    (tmp_path / "file").touch()
+    for listing in (None, "no list"):
+        if listing is not None:
+            (tmp_path / "mine" / ".lipsync_lightning.json").write_text(listing)
+        for out, reason in (("mine", r"such as (config|\.lipsync)"), ("file", "is a file")):
+            with pytest.raises(WouldOverwrite, match=reason), whole_folder(tmp_path / out):
+                pytest.fail("the block ran")
+    assert (tmp_path / "mine" / CONTENT).read_text() == "{}"
 
 
 def test_a_link_to_another_disk_stays_a_link(tmp_path):
@@ -129,22 +131,6 @@ def test_too_small_a_disk_is_told_with_both_sizes(tmp_path, monkeypatch):
     require_space(tmp_path / "not" / "there yet", 10**9)
     with pytest.raises(NoSpace, match=r"needs 5\.1 GB, .* has 1\.0 GB free"):
         require_space(tmp_path / "not" / "there yet", 5_100_000_000)
-
-
-def test_an_empty_folder_is_filled(tmp_path):
-    (tmp_path / "export").mkdir()
-    write(tmp_path / "export", "new")
-    assert (tmp_path / "export" / CONTENT).read_text() == "new"
-
-
-def test_other_folders_and_files_are_refused_before_any_work(tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "me.png").touch()
-    (tmp_path / "file").touch()
-    for out in (tmp_path / "photos", tmp_path / "file"):
-        with pytest.raises(WouldOverwrite, match=r"not written here|is a file"), whole_folder(out):
-            pytest.fail("the block ran")
-    assert (tmp_path / "photos" / "me.png").exists()
 
 
 def test_sha256_is_that_of_the_content(tmp_path):

@@ -6,12 +6,7 @@ from omegaconf import OmegaConf
 
 from command_line import CommandLine
 from lipsync_lightning.errors import BadConfig, WouldOverwrite, WrongWeights
-from lipsync_lightning.train import checkpoint_to_resume, main, told_of_another_target
-
-
-@pytest.fixture
-def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(tmp_path, monkeypatch, capfd)
+from lipsync_lightning.train import checkpoint_to_resume, main, warn_if_target_differs
 
 
 @pytest.fixture
@@ -23,13 +18,9 @@ def used_run(tmp_path: Path) -> Path:
     return run
 
 
-def test_a_new_run_resumes_nothing(tmp_path: Path):
-    assert checkpoint_to_resume(None, tmp_path) is None
-    assert checkpoint_to_resume("last", tmp_path) is None
-
-
-def test_last_is_the_checkpoint_of_the_highest_step(used_run: Path):
+def test_last_is_the_checkpoint_of_the_highest_step_and_none_in_a_new_run(used_run: Path, tmp_path: Path):
     assert checkpoint_to_resume("last", used_run) == used_run / "checkpoints" / "step_00000100.ckpt"
+    assert checkpoint_to_resume("last", tmp_path) is checkpoint_to_resume(None, tmp_path) is None
 
 
 def test_a_broken_newest_checkpoint_falls_back_to_the_one_before_with_a_warning(used_run: Path):
@@ -40,17 +31,14 @@ def test_a_broken_newest_checkpoint_falls_back_to_the_one_before_with_a_warning(
     assert sorted(path.name for path in before.parent.iterdir()) == ["step_00000090.ckpt", "step_00000100.ckpt.broken"]
     before.write_bytes(b"")
     for _ in range(2):  # and not a new run the second time
-        with (
-            pytest.warns(UserWarning, match="cannot be read"),
-            pytest.raises(WrongWeights, match="none of the 1 checkpoints"),
-        ):
+        none_left = pytest.raises(WrongWeights, match="none of the 1 checkpoints")
+        with pytest.warns(UserWarning, match="cannot be read"), none_left:
             checkpoint_to_resume("last", used_run)
 
 
 def test_a_used_run_folder_is_not_written_into_again(used_run: Path):
-    with pytest.raises(
-        WouldOverwrite, match=r"already holds a run \(step_00000100.ckpt\); continue it with ckpt_path=last"
-    ):
+    way_out = r"already holds a run \(step_00000100.ckpt\); continue it with ckpt_path=last"
+    with pytest.raises(WouldOverwrite, match=way_out):
         checkpoint_to_resume(None, used_run)
 
 
@@ -61,46 +49,33 @@ def test_a_named_checkpoint_must_be_there(used_run: Path):
         checkpoint_to_resume("nowhere.ckpt", used_run)
 
 
-def test_an_unknown_experiment_is_refused_naming_the_known_ones(command_line: CommandLine):
-    refused = command_line.refusal(main, "+experiment=stage9")
-    assert "experiment/stage9" in refused
-    assert "stage2" in refused
-
-
-def test_a_misspelt_key_is_refused(command_line: CommandLine):
-    assert "batch_sise" in command_line.refusal(main, "+experiment=demo/syncnet", "data.batch_sise=3")
-    assert "batch_sise" in command_line.refusal(main, "+experiment=demo/syncnet", "+data.batch_sise=3")
-
-
-def test_settings_of_a_callback_that_was_replaced_are_refused_with_the_way_to_keep_both(command_line: CommandLine):
-    refused = command_line.refusal(main, "+experiment=demo/syncnet", "callbacks=ema")
-    assert refused.startswith("error: callbacks.plateau has settings here but is no longer there")
-    assert "'callbacks=[syncnet,ema]'" in refused
-
-
 @pytest.mark.parametrize(
-    ("key", "there", "here"),
-    [("prediction_type", "epsilon", "v_prediction"), ("prediction_type", "epsilon", "epsilon")],
+    ("arguments", "refused"),
+    [
+        (["+experiment=stage9"], ["experiment/stage9", "stage2"]),
+        (["+experiment=demo/syncnet", "data.batch_sise=3"], ["batch_sise"]),
+        (["+experiment=demo/syncnet", "+data.batch_sise=3"], ["batch_sise"]),
+        (
+            ["+experiment=demo/syncnet", "callbacks=ema"],
+            ["error: callbacks.syncnet_watch has settings, but none of the groups", "'callbacks=[syncnet,ema]'"],
+        ),
+        (["+experiment=demo/syncnet", "demo_dir=none"], ["error: no shards at none/shards", "out=none/shards"]),
+        (["+experiment=demo/syncnet", "run_dir=run"], ["already holds a run"]),
+        (["+experiment=demo/syncnet", "run_dir=run", "ckpt_path=nowhere.ckpt"], ["is not a file"]),
+    ],
+    ids=["experiment", "misspelt", "misspelt and added", "lost callback", "no shards", "used run", "no checkpoint"],
 )
-def test_a_start_from_weights_of_another_target_is_told(tmp_path: Path, key: str, there: str, here: str):
-    OmegaConf.save(OmegaConf.create({"module": {"scheduler": {key: there}}}), tmp_path / "config.yaml")
-    told = told_of_another_target(str(tmp_path), OmegaConf.create({"module": {"scheduler": {key: here}}}))
-    assert (told is None) == (there == here)
-    assert told is None or f"({key} {there} there, {here} here)" in told
-    assert (
-        told_of_another_target(str(tmp_path / "no run"), OmegaConf.create({"module": {"scheduler": {key: here}}}))
-        is None
-    )
+def test_what_cannot_be_meant_is_refused_in_a_sentence(command_line: CommandLine, used_run: Path, arguments, refused):
+    told = command_line.refusal(main, *arguments)
+    assert [part for part in refused if part not in told] == []
 
 
-def test_missing_shards_are_told_before_anything_else(command_line: CommandLine):
-    refused = command_line.refusal(main, "+experiment=demo/syncnet", "demo_dir=none")
-    assert refused.startswith("error: no shards at none/shards")
-    assert refused.endswith("out=none/shards")
-
-
-def test_a_used_run_folder_and_a_checkpoint_that_is_nowhere_are_refused(command_line: CommandLine, used_run: Path):
-    assert "already holds a run" in command_line.refusal(main, "+experiment=demo/syncnet", f"run_dir={used_run}")
-    assert "is not a file" in command_line.refusal(
-        main, "+experiment=demo/syncnet", f"run_dir={used_run}", "ckpt_path=nowhere.ckpt"
-    )
+def test_a_start_from_weights_of_another_target_is_warned_of(tmp_path: Path, recwarn: pytest.WarningsRecorder):
+    there, here = ({"module": {"scheduler": {"prediction_type": kind}}} for kind in ("epsilon", "v_prediction"))
+    OmegaConf.save(OmegaConf.create(there), tmp_path / "config.yaml")
+    warn_if_target_differs(str(tmp_path), OmegaConf.create(there))
+    warn_if_target_differs(str(tmp_path / "no run"), OmegaConf.create(here))
+    warn_if_target_differs(str(tmp_path), OmegaConf.create({"module": {}}))
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"\(prediction_type epsilon there, v_prediction here\)"):
+        warn_if_target_differs(str(tmp_path), OmegaConf.create(here))

@@ -34,26 +34,19 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
         def with_readable_errors(config: DictConfig) -> None:
             try:
                 function(config)
-            except (LipSyncError, InstantiationException, OmegaConfBaseException) as error:
+            except (LipSyncError, InstantiationException, OmegaConfBaseException, OSError) as error:
                 print(f"error: {one_sentence(error)}", file=sys.stderr)
-                raise SystemExit(1) from None
-            except (
-                OSError
-            ) as error:  # a disk that is full, a folder one may not write: nothing a traceback would explain
-                print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
                 raise SystemExit(1) from None
             except KeyboardInterrupt:
                 print("interrupted", file=sys.stderr)
                 raise SystemExit(130) from None
 
-        hydra_main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(
-            with_readable_errors
-        )
+        hydra_main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)
 
-        @functools.wraps(with_readable_errors)
+        @functools.wraps(function)
         def main() -> None:
             sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
-            hydra_main()
+            hydra_main(with_readable_errors)()
 
         return main
 
@@ -61,19 +54,18 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Ca
 
 
 def quoted(argument: str) -> str:
-    """Return a command-line override that Hydra's grammar takes: a value with letters it does not know, such as ä or &, in quotes.
+    """Return an override with its value in quotes where Hydra's grammar does not know its letters, such as ä or &.
 
     Values that are already quoted, lists and mappings are left as they are, and so is what has a meaning: commas sweep.
     """
     key, equals, value = argument.partition("=")
     if not equals or value.startswith(("'", '"', "[", "{")) or not _UNKNOWN_TO_HYDRA.search(value):
         return argument
-    escaped = value.replace('"', '\\"')
-    return f'{key}="{escaped}"'
+    return '{}="{}"'.format(key, value.replace('"', '\\"'))
 
 
 def one_sentence(error: BaseException) -> str:
-    """Return what the user should read of an error: the first of our own in its chain of causes, else its own first line."""
+    """Return what to tell of an error: the first of our own in its chain of causes, else its own first line."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, LipSyncError):
@@ -81,6 +73,8 @@ def one_sentence(error: BaseException) -> str:
             message = str(cause).rpartition(f"{type(cause).__module__}.{type(cause).__name__}: ")[2]
             return " ".join(message.split())
         cause = cause.__cause__
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or ''}".rstrip(": ")
     return " ".join(str(error).split("\n")[:2])
 
 

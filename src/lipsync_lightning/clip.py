@@ -1,6 +1,6 @@
 """Facts about a clip that data, model and pipeline must agree on, and what a training batch holds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from math import ceil
 from typing import Any, NotRequired, Self, TypedDict
@@ -8,8 +8,6 @@ from typing import Any, NotRequired, Self, TypedDict
 from torch import Tensor
 
 from lipsync_lightning.errors import ClipMismatch
-
-_RECORDED = ("fps", "resolution", "sample_rate_hz")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +23,7 @@ class ClipSpec:
 
     @property
     def mel_columns(self) -> int:
-        """Mel columns heard during one clip, the last one begun counted: 52 for 16 frames at 25 fps and 80 columns per second."""
+        """Mel columns heard during one clip, one that has begun included: 52 for 16 frames at 25 fps, 80 per second."""
         return ceil(self.num_frames * self.mel_hz / self.fps)
 
     def mel_start(self, first_frame: int) -> int:
@@ -41,10 +39,7 @@ class ClipSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: object) -> Self:
-        """Rebuild a spec that was stored in `source` (named in the error).
-
-        Raises: ClipMismatch, if keys are missing or unknown.
-        """
+        """Return the spec stored in `source`. Raises: ClipMismatch, naming it, if keys are missing or unknown."""
         names = {field.name for field in fields(cls)}
         if set(values) != names:
             raise ClipMismatch(
@@ -52,22 +47,17 @@ class ClipSpec:
             )
         return cls(**{name: int(values[name]) for name in names})
 
-    def require_equal(self, other: "ClipSpec", mine: object, others: object) -> None:
-        """Raises: ClipMismatch, naming every value in which two sources differ."""
-        self._require_same(tuple(self.as_dict()), other, mine, others)
+    def require_equal(self, other: "ClipSpec", mine: object, others: object, *, names: Iterable[str] = ()) -> None:
+        """Raises: ClipMismatch, naming every value in which two sources differ, of all or of those `names`d."""
+        differing = [name for name in names or self.as_dict() if getattr(self, name) != getattr(other, name)]
+        if differing:
+            listing = ", ".join(f"{name} {getattr(self, name)} against {getattr(other, name)}" for name in differing)
+            made = f"{mine} and {others} were made for different clips: {listing}"
+            raise ClipMismatch(f"{made}; give the clip= of the other, or make that anew")
 
     def require_same_recording(self, other: "ClipSpec", mine: object, others: object) -> None:
-        """Raises: ClipMismatch, if stored pictures and sound of the one are of no use to the other: windows of any length, and any
-        log-mel, are made of them when they are read."""
-        self._require_same(_RECORDED, other, mine, others)
-
-    def _require_same(self, names: tuple[str, ...], other: "ClipSpec", mine: object, others: object) -> None:
-        differing = [name for name in names if getattr(self, name) != getattr(other, name)]
-        if differing:
-            listing = ", ".join(f"{n} {getattr(self, n)} against {getattr(other, n)}" for n in differing)
-            raise ClipMismatch(
-                f"{mine} and {others} were made for different clips: {listing}; give the clip= of the other, or make that anew"
-            )
+        """Raises: ClipMismatch, if clips stored for one are no use to the other; windows are cut, mels made later."""
+        self.require_equal(other, mine, others, names=("fps", "resolution", "sample_rate_hz"))
 
 
 class WindowBatch(TypedDict):
@@ -78,9 +68,7 @@ class WindowBatch(TypedDict):
     id: list[str]  # shard id of the clip each row comes from
     first_frame: Tensor  # (B,), int64: where in that clip the target window starts
     seed: Tensor  # (B,), int64: of what is drawn for this window, another one each epoch
-    mel_around: NotRequired[
-        Tensor
-    ]  # (B, 2K+1, 1, M, L): as `mel`, K frames earlier to K later; all NaN where the clip lacks some of it
+    mel_around: NotRequired[Tensor]  # (B, 2K+1, 1, M, L): `mel` K frames earlier to K later; NaN beyond the clip
 
 
 class ClipBatch(WindowBatch):
@@ -92,7 +80,7 @@ class ClipBatch(WindowBatch):
 
 
 class LatentBatch(TypedDict):
-    """One batch for stage 1 on latents that were encoded ahead of time. Means and standard deviations of posteriors stand side by side."""
+    """One batch for stage 1 on latents that were encoded ahead of time: means and standard deviations, side by side."""
 
     latents: Tensor  # (B, T, 2, C, h, w): of the target window
     masked_latents: Tensor  # (B, T, 2, C, h, w): of the target window without what is to be generated

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -7,6 +5,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lipsync_lightning.callbacks.ema import TrainedWeightsEMA
+from small_training import fit
 
 DECAY = 0.5
 
@@ -39,16 +38,11 @@ class Weights(Callback):
 
 
 @pytest.fixture
-def run(tmp_path: Path):
+def run() -> tuple[Line, TrainedWeightsEMA, Weights, Trainer]:
     torch.manual_seed(0)
     module, ema, weights = Line(), TrainedWeightsEMA(decay=DECAY, update_every_n_steps=1), Weights()
     ones = DataLoader(torch.ones(4, 1))
-    trainer = Trainer(
-        max_steps=4, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-        val_check_interval=3, num_sanity_val_steps=0, limit_val_batches=1, callbacks=[ema, weights],
-    )  # fmt: skip
-    trainer.fit(module, ones, ones)
-    return module, ema, weights, trainer
+    return module, ema, weights, fit(module, ones, ema, weights, val=ones, val_check_interval=3, limit_val_batches=1)
 
 
 def averaged(weights: list[float]) -> float:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsync_lightning.callbacks.step_rows import put_rows
+from lipsync_lightning.callbacks.samples import put_rows
 from lipsync_lightning.evaluation.training_page import render_training
 from lipsync_lightning.evaluation.training_run import read_training_run
 from lipsync_lightning.media.strips import film_strip, save_png, strip_rows

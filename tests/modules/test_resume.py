@@ -16,7 +16,7 @@ from lipsync_lightning.callbacks.checkpoint import AtomicCheckpointIO, StepCheck
 from lipsync_lightning.callbacks.ema import TrainedWeightsEMA
 from lipsync_lightning.callbacks.seed_steps import SeedSteps
 from lipsync_lightning.callbacks.skip_nonfinite import SkipNonfinite
-from lipsync_lightning.callbacks.stop_cleanly import StopCleanly
+from lipsync_lightning.callbacks.stop_on_signal import StopOnSignal
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.samples import SyncNetSamples, UNetSamples
@@ -106,7 +106,7 @@ def trained(
         default_root_dir=run,
         callbacks=[
             SeedSteps(seed=1),
-            StopCleanly(),
+            StopOnSignal(),
             SkipNonfinite(most_in_a_row=2),
             StepCheckpoint(run_dir=str(run), every_num_steps=4, num_kept=2),
             *callbacks,

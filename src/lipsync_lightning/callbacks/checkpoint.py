@@ -13,7 +13,7 @@ from lipsync_lightning.modules.weights import CHECKPOINTS
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there when it is on the disk. Lightning's own keeps a second copy in memory."""
+    """Writes a checkpoint beside its place and moves it there once on the disk. Lightning's copies it in memory."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         final = Path(path)
@@ -24,14 +24,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-        except BaseException:
+            part.replace(final)
+        finally:
             part.unlink(missing_ok=True)  # half a checkpoint would keep a full disk full
-            raise
-        part.replace(final)
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Writes `checkpoints/step_<step>.ckpt` every N steps and when the run ends, for whatever reason, and keeps the newest."""
+    """Writes `checkpoints/step_<step>.ckpt` every N steps and when the run ends, however it ends; keeps the newest."""
 
     def __init__(self, *, run_dir: str, every_num_steps: int, num_kept: int) -> None:
         super().__init__(

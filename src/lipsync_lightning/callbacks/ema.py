@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class TrainedWeightsEMA(EMAWeightAveraging):
-    """Lightning's exponential moving average of the weights a module trains; its frozen networks are shared, and left out of checkpoints.
+    """Lightning's exponential moving average, of trained weights only; frozen networks are shared and not saved twice.
 
-    The decay of update n is min(decay, (1 + n) / (10 + n)), so that the average of a short run is not its first weights: the formula is
-    that of TensorFlow's ExponentialMovingAverage. Validation, the networks saved at the end and the `state_dict` of checkpoints, hence
-    exports and `init_from`, are the averaged weights.
+    The decay of update n is min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage, so that the
+    average of a short run is not its first weights. Validation, the networks saved at the end and the `state_dict` of
+    checkpoints, hence exports and `init_from`, are the averaged weights.
     """
 
     def __init__(self, *, decay: float, update_every_n_steps: int) -> None:
@@ -23,9 +23,8 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         self.ended = False
 
     def _averaged(self, average: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
-        count = torch.as_tensor(
-            num_averaged, dtype=torch.float64, device=average.device
-        )  # stays there: reading it would wait for the GPU
+        # The count stays on the device: reading it would wait for the GPU.
+        count = torch.as_tensor(num_averaged, dtype=torch.float64, device=average.device)
         decay = ((1 + count) / (10 + count)).clamp(max=self.decay)
         # Torch's own average rounds, so that even weights that never change would drift.
         return torch.lerp(average, current, (1 - decay).to(average.dtype))
@@ -40,21 +39,19 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         self.ended = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the module with the average. Lightning's own loses the current weights, which a stopped run needs to go on."""
+        """Leave the module with the average. Lightning's own loses the current weights, which a stopped run needs."""
         self._swap_models(pl_module)
         self.ended = True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         average = checkpoint["state_dict"]
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        if self.ended and "current_model_state" in checkpoint:
-            checkpoint["current_model_state"], checkpoint["state_dict"] = checkpoint["state_dict"], average
-        prefixes = tuple(f"{part}." for part in _frozen_parts(pl_module))
         if "current_model_state" in checkpoint:
-            current = checkpoint["current_model_state"]
-            checkpoint["current_model_state"] = {
-                name: tensor for name, tensor in current.items() if not name.startswith(prefixes)
-            }
+            if self.ended:
+                checkpoint["current_model_state"], checkpoint["state_dict"] = checkpoint["state_dict"], average
+            prefixes = tuple(f"{part}." for part in _frozen_parts(pl_module))
+            current = checkpoint["current_model_state"].items()
+            checkpoint["current_model_state"] = {name: t for name, t in current if not name.startswith(prefixes)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         prefixes = tuple(f"{part}." for part in _frozen_parts(pl_module))
@@ -65,10 +62,7 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
-def _frozen_parts(module: LightningModule) -> tuple[str, ...]:
+def _frozen_parts(module: LightningModule) -> list[str]:
     """Return the attributes of a module none of whose parameters learns."""
-    return tuple(
-        name
-        for name, part in module.named_children()
-        if list(part.parameters()) and not any(parameter.requires_grad for parameter in part.parameters())
-    )
+    has_parameters = ((name, list(part.parameters())) for name, part in module.named_children())
+    return [name for name, parameters in has_parameters if parameters and not any(p.requires_grad for p in parameters)]

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class SeedSteps(Callback):
-    """Reseeds torch before every batch, so that no two ranks drop the same units and a resumed run draws what it would have drawn.
+    """Reseeds torch before every batch: no two ranks drop the same units, and a resumed run draws as if never stopped.
 
     Noise and timesteps do not depend on this: each window brings a seed of its own.
     """

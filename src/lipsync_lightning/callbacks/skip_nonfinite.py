@@ -14,7 +14,7 @@ _NUM_NAMED = 8
 
 
 class SkipNonfinite(Callback):
-    """Drops the gradients of a step that are not finite, so that the optimizer leaves weights and its own state as they were.
+    """Drops gradients that are not finite, so that the optimizer leaves weights and its own state as they were.
 
     Logs `train/gradient_norm` (before clipping) and `train/skipped_steps`. All ranks decide alike.
     """
@@ -35,14 +35,25 @@ class SkipNonfinite(Callback):
         """Raises: StepFailed, if too many steps in a row were skipped."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = get_total_norm(gradients) if gradients else torch.zeros(())
-        finite = trainer.strategy.reduce_boolean_decision(
-            bool(norm.isfinite()), all=True
-        )  # FSDP's ranks hold pieces of gradients
-        if finite:
+        # Ranks decide together: FSDP's hold pieces of gradients.
+        if trainer.strategy.reduce_boolean_decision(bool(norm.isfinite()), all=True):
             self.in_a_row = 0
             pl_module.log("train/gradient_norm", norm)
         else:
-            self._skip(trainer, optimizer)
+            optimizer.zero_grad(set_to_none=True)  # an optimizer passes over parameters without gradients
+            self.skipped += 1
+            self.in_a_row += 1
+            clips = f"{', '.join(self.ids[:_NUM_NAMED])}{', ...' if len(self.ids) > _NUM_NAMED else ''}"
+            message = (
+                f"step {trainer.global_step}: the gradient is not finite, the step is skipped "
+                f"(clips {clips} on rank {trainer.global_rank})"
+            )
+            if self.in_a_row > self.most_in_a_row:
+                raise StepFailed(
+                    f"{message}; {self.in_a_row} such steps in a row: lower module.optimizer.lr, look at these clips, "
+                    "and go on with ckpt_path=<an earlier checkpoint>"
+                )
+            warnings.warn(message, stacklevel=2)
         pl_module.log("train/skipped_steps", float(self.skipped))
 
     def state_dict(self) -> dict[str, Any]:
@@ -50,16 +61,3 @@ class SkipNonfinite(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
-
-    def _skip(self, trainer: Trainer, optimizer: Optimizer) -> None:
-        optimizer.zero_grad(set_to_none=True)  # without gradients an optimizer touches neither weights nor its moments
-        self.skipped += 1
-        self.in_a_row += 1
-        clips = f"{', '.join(self.ids[:_NUM_NAMED])}{', ...' if len(self.ids) > _NUM_NAMED else ''}"
-        told = f"step {trainer.global_step}: the gradient is not finite, the step is left out (clips {clips} on rank {trainer.global_rank})"
-        if self.in_a_row > self.most_in_a_row:
-            raise StepFailed(
-                f"{told}; {self.in_a_row} such steps in a row: lower module.optimizer.lr, look at these clips, and go on with "
-                "ckpt_path=<a checkpoint before it>"
-            )
-        warnings.warn(told, stacklevel=2)

@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lipsync_lightning.callbacks.step_rows import SAMPLE_SCORES, SAMPLES_TABLE, SIMILARITIES_TABLE
 from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.evaluation.curves import Series
 from lipsync_lightning.evaluation.run_folder import log_files, whole_log
 
 CONFIG = "config.yaml"
+SAMPLES_TABLE, SIMILARITIES_TABLE = "samples/samples.csv", "similarities.csv"  # as the callbacks write them
+SAMPLE_SCORES = ("sync_real", "sync_generated", "sync_control", "psnr_mouth")
 OF_A_ROAD = ("metrics.json", "steps.json")  # in the folder of a whole road of runs
 Row = Mapping[str, Any]
 Item = TypeVar("Item")

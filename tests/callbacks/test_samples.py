@@ -16,22 +16,21 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lipsync_lightning.callbacks.film_strips import FilmStrips, Sample, probability, rows_of_new_clips
+from lipsync_lightning.callbacks.samples import Sample, SampleWriter, in_sync, put_rows
 from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.losses.sync import SyncLoss
-from lipsync_lightning.losses.weighted import WeightedLoss, WeightedLosses
 from lipsync_lightning.media.strips import read_png, strip_rows
 from lipsync_lightning.media.video import probe
+from small_training import fit
 
 
 class Painter(LightningModule):
-    """Paints the masked part by what it learned and by chance; learns with dropout, by torch's global random numbers."""
+    """Paints the masked part by what it learned and by chance; learns with dropout, by global random numbers."""
 
-    def __init__(self, clip: ClipSpec, losses: WeightedLosses | None = None) -> None:
+    def __init__(self, clip: ClipSpec) -> None:
         super().__init__()
         self.clip = clip
-        self.losses = losses or WeightedLosses(terms={})
         self.colour = nn.Parameter(torch.zeros(3, 1, 1))
         self.dropout = nn.Dropout(0.5)
 
@@ -80,21 +79,14 @@ def train(make_clip_batch: Callable[[int], ClipBatch], tmp_path: Path):
     for number, batch in enumerate(heldout):
         batch["id"] = [f"set/person {number}/0"]
 
-    def run(module: LightningModule, *callbacks: FilmStrips, logger: Logger | bool = False) -> Trainer:
+    def run(module: LightningModule, *callbacks: SampleWriter, logger: Logger | bool = False) -> Trainer:
         torch.manual_seed(7)
-        trainer = Trainer(
-            max_steps=4, accelerator="cpu", logger=logger, enable_checkpointing=False, enable_model_summary=False,
-            enable_progress_bar=False,
-            num_sanity_val_steps=1, val_check_interval=2, callbacks=list(callbacks), log_every_n_steps=1, default_root_dir=tmp_path,
-        )  # fmt: skip
-        trainer.fit(module, in_order(batches), in_order(heldout))
-        return trainer
+        limits = {"max_steps": 4, "max_epochs": -1, "num_sanity_val_steps": 1, "val_check_interval": 2}
+        loaders = [DataLoader(each, batch_size=None) for each in (batches, heldout)]  # pyright: ignore[reportArgumentType]
+        logging = {"logger": logger, "log_every_n_steps": 1, "default_root_dir": tmp_path}
+        return fit(module, loaders[0], *callbacks, val=loaders[1], **limits, **logging)
 
     return run
-
-
-def in_order(batches: list[ClipBatch]) -> DataLoader:
-    return DataLoader(batches, batch_size=None, shuffle=False)  # pyright: ignore[reportArgumentType]
 
 
 def table(run_dir: Path) -> list[dict[str, str]]:
@@ -102,8 +94,8 @@ def table(run_dir: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def strips(run_dir: Path, num_clips: int = 2, judge: SyncLoss | None = None) -> FilmStrips:
-    return FilmStrips(run_dir=str(run_dir), num_clips=num_clips, judge=judge)
+def strips(run_dir: Path, num_clips: int = 2, judge: SyncLoss | None = None) -> SampleWriter:
+    return SampleWriter(run_dir=str(run_dir), num_clips=num_clips, judge=judge)
 
 
 def test_training_and_random_numbers_are_the_same_to_the_bit_with_and_without(train, tiny_clip, judge, tmp_path):
@@ -148,19 +140,21 @@ def test_scores_come_from_the_judge_and_the_control_hears_the_next_clip(
     assert all(row["sync_generated"] != row["sync_control"] for row in rows)
     batch = make_clip_batch(1)
     expected = float(torch.exp(-judge(batch["frames"], batch["mel"])))
-    assert probability(judge, batch["frames"][0], batch["mel"][0]) == expected
+    assert in_sync(judge, batch["frames"][0], batch["mel"][0]) == expected
 
 
-def test_without_a_judge_the_stage_s_own_sync_term_scores(train, tiny_clip, judge, tmp_path):
-    losses = WeightedLosses(terms={"sync": WeightedLoss(weight=1.0, loss=judge)})
-    train(Painter(tiny_clip, losses), strips(tmp_path))
+def test_without_a_judge_the_stage_s_own_sync_loss_scores(train, tiny_clip, judge, tmp_path):
+    painter = Painter(tiny_clip)
+    painter.losses = nn.ModuleDict({"sync": judge})
+    train(painter, strips(tmp_path))
     assert all(float(row["sync_real"]) > 0 for row in table(tmp_path))
 
 
-def test_without_any_judge_the_sync_columns_are_empty_and_nothing_is_logged_of_them(train, tiny_clip, tmp_path):
-    trainer = train(Painter(tiny_clip), strips(tmp_path))
+def test_without_any_judge_the_sync_columns_are_empty_and_the_csv_logger_has_the_rest(train, tiny_clip, tmp_path):
+    trainer = train(Painter(tiny_clip), strips(tmp_path), logger=CSVLogger(tmp_path, name="", version=""))
     assert {row[name] for row in table(tmp_path) for name in ("sync_real", "sync_generated", "sync_control")} == {""}
     assert {name for name in trainer.callback_metrics if name.startswith("val/")} == {"val/loss", "val/psnr_mouth"}
+    assert "val/psnr_mouth" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
 
 
 def test_a_single_clip_has_no_control(train, tiny_clip, judge, tmp_path):
@@ -171,20 +165,14 @@ def test_a_single_clip_has_no_control(train, tiny_clip, judge, tmp_path):
 def test_the_mouth_s_psnr_counts_only_made_pixels(make_clip_batch):
     batch = make_clip_batch(1)
     real, keep = batch["frames"][0], batch["keep_mask"][0]
-    generated = real + 0.2 * (keep == 0)
-    sample = Sample("a", real, generated, keep, batch["mel"][0])
+    sample = Sample("a", real, real + 0.2 * (keep == 0), keep, batch["mel"][0])
     assert sample.psnr_mouth() == pytest.approx(20.0, abs=1e-3)  # 20 log10(2 / 0.2)
 
 
-def test_a_run_resumed_before_a_validation_writes_its_rows_once(train, tiny_clip, tmp_path):
-    train(Painter(tiny_clip), strips(tmp_path))
-    train(Painter(tiny_clip), strips(tmp_path))
-    assert [row["step"] for row in table(tmp_path)] == ["2", "2", "4", "4"]
-
-
-def test_a_csv_logger_has_the_means(train, tiny_clip, tmp_path):
-    train(Painter(tiny_clip), strips(tmp_path), logger=CSVLogger(tmp_path, name="", version=""))
-    assert "val/psnr_mouth" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
+def test_rows_of_a_step_replace_those_of_it_and_of_later_ones(tmp_path):
+    for step, value in ((2, "a"), (4, "b"), (6, "c"), (4, "d")):  # resumed before step 4
+        put_rows(tmp_path / "deep" / "rows.csv", step, [{"value": value}, {"value": value}])
+    assert (tmp_path / "deep" / "rows.csv").read_text().split() == ["step,value", "2,a", "2,a", "4,d", "4,d"]
 
 
 def test_a_logger_of_tables_has_pictures_and_videos_with_their_scores(train, tiny_clip, judge, tmp_path, monkeypatch):
@@ -215,52 +203,23 @@ def test_other_ranks_generate_and_write_nothing(tiny_clip, make_clip_batch, tmp_
     assert not list(tmp_path.rglob("samples*"))
 
 
-def one_validation(callback: FilmStrips, module: LightningModule, batches: list[ClipBatch]) -> None:
-    """Shows the callback the batches of one validation, up to its end."""
+def test_samples_are_the_first_window_of_each_clip_and_of_as_many_clips_as_wanted(tiny_clip, make_clip_batch, tmp_path):
+    ids = [["a", "a", "b"], ["b", "a"], ["a", "c", "d", "e"]]
+    batches = [make_clip_batch(len(each)) | {"id": each} for each in ids]
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    callback.on_validation_start(trainer, module)
-    for number, batch in enumerate(batches):
-        callback.on_validation_batch_end(trainer, module, None, batch, number)
-
-
-@pytest.fixture
-def batch_of_clips(make_clip_batch: Callable[[int], ClipBatch]) -> Callable[..., ClipBatch]:
-    """A function that makes one window of each clip named."""
-
-    def make(*ids: str) -> ClipBatch:
-        batch = make_clip_batch(len(ids))
-        batch["id"] = list(ids)
-        return batch
-
-    return make
-
-
-def test_samples_are_the_first_window_of_each_clip_and_of_as_many_clips_as_wanted(tiny_clip, batch_of_clips, tmp_path):
-    batches = [batch_of_clips("a", "a", "b"), batch_of_clips("b", "a"), batch_of_clips("a", "c", "d", "e")]
     callback = strips(tmp_path, num_clips=4)
-    one_validation(callback, Painter(tiny_clip), batches)
+    for number, batch in enumerate(batches):
+        callback.on_validation_batch_end(trainer, Painter(tiny_clip), None, batch, number)
     assert [sample.id for sample in callback.samples] == ["a", "b", "c", "d"]
     for sample, (batch, row) in zip(callback.samples, [(0, 0), (0, 2), (2, 1), (2, 2)], strict=True):
         assert torch.equal(sample.real, batches[batch]["frames"][row])
         assert torch.equal(sample.mel, batches[batch]["mel"][row])
 
 
-def test_with_fewer_clips_than_wanted_there_are_fewer_samples(tiny_clip, batch_of_clips, tmp_path):
-    callback = strips(tmp_path, num_clips=4)
-    one_validation(callback, Painter(tiny_clip), [batch_of_clips("a", "a"), batch_of_clips("a", "b")])
-    assert [sample.id for sample in callback.samples] == ["a", "b"]
-
-
-def test_new_clips_are_those_not_known_each_where_it_first_stands():
-    assert rows_of_new_clips(["a", "b", "a", "c", "b"], {"c"}) == [0, 1]
-    assert rows_of_new_clips(["a"], {"a"}) == []
-
-
 def test_a_network_in_pieces_has_no_samples_and_one_warning_says_so(make_clip_batch, tiny_clip, tmp_path, monkeypatch):
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    monkeypatch.setattr(
-        trainer._accelerator_connector, "strategy", FSDPStrategy()
-    )  # which Lightning allows on GPUs only
+    # Lightning allows this strategy on GPUs only.
+    monkeypatch.setattr(trainer._accelerator_connector, "strategy", FSDPStrategy())
     module, callback = Painter(tiny_clip), strips(tmp_path)
     monkeypatch.setattr(module, "generate", lambda batch: pytest.fail("parameters are in pieces"))
     with warnings.catch_warnings(record=True) as caught:
@@ -277,7 +236,5 @@ def test_a_network_in_pieces_has_no_samples_and_one_warning_says_so(make_clip_ba
 
 
 def test_a_module_that_generates_nothing_is_refused(tmp_path):
-    with pytest.raises(
-        BadConfig, match=r"LightningModule does not; take it out of the callbacks \(~callbacks.film_strips\)"
-    ):
+    with pytest.raises(BadConfig, match=r"LightningModule does not; take it out .*~callbacks.film_strips"):
         strips(tmp_path).setup(Trainer(accelerator="cpu", logger=False), LightningModule(), "fit")

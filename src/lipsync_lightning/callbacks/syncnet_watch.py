@@ -1,0 +1,252 @@
+"""Says what keeps a SyncNet from learning, as far as that can be told, and keeps how its similarities lie."""
+
+import warnings
+from collections import Counter
+from hashlib import sha256
+from math import nan, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
+from scipy.ndimage import uniform_filter1d
+from torch import Tensor
+
+from lipsync_lightning.callbacks.samples import put_rows
+from lipsync_lightning.clip import ClipSpec, WindowBatch
+from lipsync_lightning.data.datamodule import ClipDataModule
+from lipsync_lightning.errors import BadConfig, BadMedia, BrokenShard, ClipTooShort, LipSyncError
+from lipsync_lightning.media.audio import decode_flac
+from lipsync_lightning.media.masks import keep_mask
+from lipsync_lightning.media.video import decode_window
+from lipsync_lightning.shards.reader import ClipIndex
+
+MAX_LAG = 15  # frames to either side, as the public code of the evaluation SyncNet tries them
+_NUM_CLIPS, _NUM_SHARDS = 64, 16  # looked at: opening all shards of a large data set takes minutes
+_MOST_FRAMES, _FEWEST_FRAMES = 250, 3 * MAX_LAG  # of a clip; two thirds of it still overlap at the largest lag
+_NUM_FOREIGN = 16  # other clips' sounds that each clip's lips are compared with
+_ENOUGH_CLIPS = 32  # for "the sound fits no lips" to mean anything; on 13 real clips in step it said so wrongly
+_SILENT_DBFS = -50.0  # root mean square; real and made-up speech here lies between -30 and -18
+_TOLERATED_SHARE = 0.1  # of clips without a sound of their own
+_TOLERATED_OFFSET = 2  # frames; a network-free estimate on real faces is no better
+_CHANCE_AUC, _GOOD_AUC = 0.6, 0.75  # held out; that of a handful of clips scatters by 0.1 around 0.5
+_ABOVE_CHANCE = 5  # margins above chance where a loss still learns nothing: similarities that mean nothing cost more
+_PUBLISHED_PAIRS = 1024  # LatentSync (arXiv 2412.09262): 1024 was best, 128 stayed at chance with cross-entropy
+_EDGES = (np.arange(42) - 20.5) / 20  # of 41 bins of similarity, centred at -1.00, -0.95, ... 1.00
+_STATE = ("told", "verdict", "since", "was_elsewhere", "looked_at_clips")
+_MEMORISES, _LEARNS_NOTHING = "memorises its training clips", "learns nothing"
+_SHIFT = "shift the sound of the raw videos until it is in step and run `prepare` again"
+
+
+class SyncNetWatch(Callback):
+    """Warns at validations, on rank zero and once of each, when a SyncNet
+
+    - learns nothing: training loss and held-out AUC have stayed at what guessing gives for `patience_steps`;
+    - memorises: as long, the training loss has been below chance and the held-out AUC has not;
+    - learns from an offset: its AUC is good, but in two validations in a row `val/offset_frames` lies 2 frames or more
+      away, or the training clips are clearly out of step all together, which SyncNet takes for sync.
+
+    They come with what is wrong with 64 training clips, which takes seconds to find, while other ranks wait. Each
+    validation also writes `<run_dir>/similarities.csv`: how many held-out windows have which similarity with their own
+    sound (`matching`) and with their neighbour's (`foreign`); columns are named after the centres of the bins.
+    """
+
+    def __init__(self, *, run_dir: str, patience_steps: int, margin: float) -> None:
+        """Args: margin: the share of chance by which the training loss must be lower to count as below it."""
+        self.table = Path(run_dir) / "similarities.csv"
+        self.patience_steps = patience_steps
+        self.margin = margin
+        self.told: list[str] = []
+        self.verdict: str | None = None
+        self.since = 0  # step of the first validation in a row with this verdict
+        self.was_elsewhere = self.looked_at_clips = False
+        self.num_pairs = 0
+        # Since the last validation; tensors on the device, since reading them would wait for it.
+        self.loss_sum: Tensor | float = 0.0
+        self.num_losses: Tensor | int = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Raises: BadConfig, if the module is no SyncNetModule whose chance level is known."""
+        if not hasattr(pl_module, "last_similarities") or not hasattr(pl_module.objective, "chance"):
+            raise BadConfig(
+                f"SyncNetWatch needs a SyncNetModule whose objective has `chance`, got {type(pl_module).__name__}; "
+                "take it out of the callbacks (~callbacks.syncnet_watch), or give the objective that method"
+            )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: WindowBatch, batch_idx: int
+    ) -> None:
+        self.num_pairs = len(batch["mel"]) * trainer.world_size
+        loss = outputs["loss"].detach() * trainer.accumulate_grad_batches  # Lightning has divided it
+        self.loss_sum = self.loss_sum + loss.nan_to_num(0.0, 0.0, 0.0)  # skipped steps count as nothing
+        self.num_losses = self.num_losses + loss.isfinite()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        similarities: tuple[Tensor, Tensor] | None = pl_module.last_similarities  # pyright: ignore[reportAssignmentType]
+        if similarities is not None:
+            kinds = zip(("matching", "foreign"), similarities, strict=True)
+            put_rows(self.table, trainer.global_step, [{"kind": kind} | histogram(values) for kind, values in kinds])
+        auc, offset = (float(trainer.callback_metrics.get(f"val/{key}", nan)) for key in ("auc", "offset_frames"))
+        if self.num_losses:
+            chance = pl_module.objective.chance(self.num_pairs)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+            self._judge(trainer, float(self.loss_sum / self.num_losses), chance, auc)
+        self.loss_sum, self.num_losses = 0.0, 0
+        if auc >= _GOOD_AUC:
+            self._look_for_offset(trainer, auc, offset)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in _STATE}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for key in _STATE:
+            setattr(self, key, state_dict[key])
+
+    def _judge(self, trainer: Trainer, loss: float, chance: float, auc: float) -> None:
+        verdict = None
+        if abs(auc - 0.5) < _CHANCE_AUC - 0.5 and loss <= (1 + _ABOVE_CHANCE * self.margin) * chance:
+            verdict = _MEMORISES if loss < (1 - self.margin) * chance else _LEARNS_NOTHING
+        if verdict != self.verdict:
+            self.verdict, self.since = verdict, trainer.global_step
+        if verdict is None or verdict in self.told or trainer.global_step - self.since < self.patience_steps:
+            return
+        reasons, _ = faults_of_training_clips(trainer)
+        if verdict == _MEMORISES:
+            reasons.append("it needs more people and more clips; a larger batch does not help")
+        elif self.num_pairs < _PUBLISHED_PAIRS:
+            reasons.append(
+                f"{self.num_pairs} pairs are compared in a step (published: {_PUBLISHED_PAIRS} learnt best, 128 stayed "
+                "at chance): raise data.batch_size or trainer.devices; accumulated gradients add no pairs"
+            )
+        seen = f"training loss {loss:.2f} (guessing: {chance:.2f}), held-out AUC {auc:.2f} (guessing: 0.50)"
+        self._tell(trainer, verdict, "\n- ".join([f"SyncNet {verdict}: {seen}", *reasons]))
+
+    def _look_for_offset(self, trainer: Trainer, auc: float, offset: float) -> None:
+        learns, is_elsewhere = f"SyncNet learns (held-out AUC {auc:.2f}), but", abs(offset) >= _TOLERATED_OFFSET
+        if is_elsewhere and self.was_elsewhere:
+            self._tell(
+                trainer, "offset", f"{learns} in the held-out clips {_by_frames(round(offset))} (median); {_SHIFT}"
+            )
+        elif not self.looked_at_clips:
+            self.looked_at_clips = True
+            _, common = faults_of_training_clips(trainer)
+            if abs(common or 0) > _TOLERATED_OFFSET:
+                told = (
+                    f"{learns} it has learned a constant audio offset: in the training clips {_by_frames(common or 0)}"
+                )
+                self._tell(trainer, "offset", f"{told}; {_SHIFT}")
+        self.was_elsewhere = is_elsewhere
+
+    def _tell(self, trainer: Trainer, what: str, message: str) -> None:
+        if what not in self.told:
+            self.told = [*self.told, what]
+            warnings.warn(f"step {trainer.global_step}: {message}", stacklevel=2)
+
+
+def histogram(similarities: Tensor) -> dict[str, int]:
+    """Return how many of (P,) similarities in [-1, 1] lie in each bin, by the bin's centre."""
+    counts, _ = np.histogram(similarities.float().cpu().numpy(), _EDGES)
+    return {f"{centre:.2f}": int(count) for centre, count in zip(_EDGES[:-1] + 1 / 40, counts, strict=True)}
+
+
+def faults_of_training_clips(trainer: Trainer) -> tuple[list[str], int | None]:
+    """Return what `faults_of` returns for a trainer's clips, or the reason why they were not looked at."""
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, ClipDataModule):
+        return ["the clips were not looked at: they do not come from a ClipDataModule"], None
+    try:
+        return faults_of(data.clip_index("train", _NUM_SHARDS), data.clip)
+    except LipSyncError as error:
+        return [f"the clips could not be looked at: {error}"], None
+
+
+def faults_of(index: ClipIndex, clip: ClipSpec) -> tuple[list[str], int | None]:
+    """Return what is wrong with up to 64 clips, evenly spread over an index, as far as pixels and sound tell.
+
+    Returns: a sentence for each fault, and the frames by which the sound of all clips comes early, or None where no
+        offset stands out: they must agree twice as well there as with other clips' sounds. On 30 seconds of two real
+        people in step none stood out, so None means nothing; this does not replace a trained judge of sync.
+    """
+    sounds: dict[str, np.ndarray] = {}
+    lips: list[np.ndarray] = []  # motion of the mouth by frame, (T,)
+    loudness: list[np.ndarray] = []  # (T,)
+    for number in np.linspace(0, len(index) - 1, min(_NUM_CLIPS, len(index))).round().astype(int).tolist():
+        try:
+            members = index.read(number)
+            sound = decode_flac(members["flac"])
+            heard = int(len(sound) * clip.fps / clip.sample_rate_hz)
+            num_frames = min(int(index.num_frames[number]), heard, _MOST_FRAMES)
+            if num_frames >= _FEWEST_FRAMES:
+                lips.append(_mouth_motion(decode_window(members["mp4"], 0, num_frames)))
+                edges = [clip.num_samples(frame) for frame in range(num_frames + 1)]
+                energy = np.add.reduceat(np.square(sound[: edges[-1]], dtype=np.float64), edges[:-1])
+                loudness.append(np.sqrt(energy / np.diff(edges)))
+        except (BadMedia, BrokenShard, ClipTooShort):
+            continue
+        sounds[str(index.keys[number])] = sound
+    faults = []
+    silent = [key for key, sound in sounds.items() if np.square(sound).mean() < 10 ** (_SILENT_DBFS / 10)]
+    hashes = {key: sha256(sound.tobytes()).digest() for key, sound in sounds.items() if key not in silent}
+    counts = Counter(hashes.values())
+    shared = [key for key, content in hashes.items() if counts[content] > 1]
+    if len(shared) + len(silent) > _TOLERATED_SHARE * len(sounds):
+        faults.append(
+            f"of {len(sounds)} clips {len(shared)} hold the same sound as another and {len(silent)} are silent "
+            f"({', '.join([*shared[:3], *silent[:3]])}): compare them with the raw videos and run `prepare` again"
+        )
+    more, common = _offset_faults(lips, loudness, clip.fps)
+    return faults + more, common
+
+
+def _offset_faults(lips: list[np.ndarray], loudness: list[np.ndarray], fps: int) -> tuple[list[str], int | None]:
+    """Return what is wrong with how lips and loudness of clips fit, and the offset they have in common, if any."""
+    num_clips, faults = len(lips), []
+    if num_clips < 4:
+        return faults, None
+    curves = np.empty(
+        (1 + min(_NUM_FOREIGN, num_clips - 1), num_clips, 2 * MAX_LAG + 1)
+    )  # own sound, then foreign ones
+    for step, row in np.ndindex(curves.shape[:2]):
+        curves[step, row] = _agreement(lips[row], loudness[(row + step) % num_clips], fps)
+    means, peaks = curves.mean(axis=1), curves.max(axis=2)
+    own_fits = float(np.where(peaks[:1] == peaks[1:], 0.5, peaks[:1] > peaks[1:]).mean())
+    if means[0].max() > 2 * means[1:].max():
+        common = int(means[0].argmax()) - MAX_LAG
+        if abs(common) > _TOLERATED_OFFSET:
+            faults.append(f"{_by_frames(common)} in {num_clips} clips together: {_SHIFT}")
+        return faults, common
+    # By chance a clip's rank among others is uniform in [0, 1], whose variance is 1/12: three standard deviations.
+    if num_clips >= _ENOUGH_CLIPS and own_fits < 0.5 + 3 * sqrt(1 / (12 * num_clips)):
+        faults.append(
+            f"in {num_clips} clips the sound fits the lips hardly better than another clip's ({own_fits:.0%} of "
+            "comparisons, 50% by chance): it may be another's; restless real faces can look so too"
+        )
+    return faults, None
+
+
+def _mouth_motion(frames: np.ndarray) -> np.ndarray:
+    """Return how much the masked region of the lower half of (T, H, W, 3) faces changes around each frame, (T,)."""
+    half = frames.shape[1] // 2
+    hidden = keep_mask(frames.shape[1]).numpy()[half:] < 0.5
+    grey = frames[:, half:][:, hidden].mean(axis=-1, dtype=np.float32)
+    change = np.abs(grey[2:] - grey[:-2]).mean(axis=1, dtype=np.float64)
+    return np.concatenate([change[:1], change, change[-1:]])
+
+
+def _agreement(lips: np.ndarray, loudness: np.ndarray, fps: int) -> np.ndarray:
+    """Return how lips correlate with loudness and its change, each without what is slower than a second, by lag."""
+
+    def standardised(series: np.ndarray) -> np.ndarray:
+        quick = series - uniform_filter1d(series, fps, mode="nearest")
+        return (quick - quick.mean()) / max(float(quick.std()), 1e-9)
+
+    heard = np.resize(loudness, len(lips))  # a sound of another length is repeated or cut
+    both = (standardised(heard) + standardised(np.abs(np.gradient(heard)))) / 2
+    overlap = len(lips) - np.abs(np.arange(-MAX_LAG, MAX_LAG + 1))
+    first = len(lips) - 1 - MAX_LAG
+    return np.correlate(standardised(lips), both, "full")[first : first + len(overlap)] / overlap
+
+
+def _by_frames(offset: int) -> str:
+    return f"the sound comes {abs(offset)} frames {'early' if offset > 0 else 'late'}"

@@ -1,0 +1,206 @@
+import csv
+import warnings
+from collections.abc import Iterable
+from math import inf, log, nan
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+
+from lipsync_lightning.callbacks import syncnet_watch
+from lipsync_lightning.callbacks.syncnet_watch import SyncNetWatch, faults_of, histogram
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.data.datamodule import ClipDataModule
+from lipsync_lightning.errors import BadConfig
+from wrong_sound import NUM_CLIPS, all_the_same, index_of, late, swapped, talking_faces, with_sounds
+
+CLIP = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
+NUM_PAIRS = 32
+CHANCE = log(NUM_PAIRS)  # 3.47
+OBJECTIVE = SimpleNamespace(chance=log)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return talking_faces(tmp_path_factory.mktemp("talking faces"), CLIP)
+
+
+def watching(run_dir: Path, **changes: Any) -> SyncNetWatch:
+    return SyncNetWatch(**{"run_dir": str(run_dir), "patience_steps": 1000, "margin": 0.05, **changes})
+
+
+def told(
+    watch: SyncNetWatch,
+    validations: Iterable[tuple[float, float] | tuple[float, float, float]],
+    *,
+    first_step: int = 500,
+    objective: Any = OBJECTIVE,
+    **changes: Any,
+) -> list[str]:
+    """Show a watch trainings' losses and held-out AUCs (and offsets), 500 steps apart, and return what it warned of."""
+    facts = {"is_global_zero": True, "world_size": 1, "accumulate_grad_batches": 1, "sanity_checking": False}
+    trainer: Any = SimpleNamespace(**{**facts, "datamodule": None, **changes})
+    module: Any = SimpleNamespace(objective=objective, last_similarities=None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for number, (loss, auc, *offset) in enumerate(validations):
+            trainer.global_step = first_step + 500 * number
+            metrics = zip(("val/auc", "val/offset_frames"), (auc, *offset), strict=False)
+            trainer.callback_metrics = {name: torch.tensor(value) for name, value in metrics}
+            batch: Any = {"mel": torch.zeros(NUM_PAIRS, 1)}
+            for factor in (0.9, 1.1, nan, -inf):  # a step that is not finite was skipped, and counts as nothing
+                outputs = {"loss": torch.tensor(factor * loss / trainer.accumulate_grad_batches)}
+                watch.on_train_batch_end(trainer, module, outputs, batch, 0)
+            watch.on_validation_end(trainer, module)
+    return [str(warning.message) for warning in caught]
+
+
+def test_loss_and_auc_at_chance_are_told_once_with_both_figures_and_the_number_of_pairs(tmp_path):
+    (message,) = told(watching(tmp_path), [(CHANCE, 0.51)] * 6)
+    first, *reasons = message.splitlines()
+    assert first == (
+        "step 1500: SyncNet learns nothing: training loss 3.47 (guessing: 3.47), held-out AUC 0.51 (guessing: 0.50)"
+    )
+    assert reasons[0].startswith("- the clips were not looked at")
+    assert reasons[1].startswith("- 32 pairs are compared in a step (published: 1024 learnt best")
+
+
+def test_real_faces_that_are_memorised_are_told_as_such_and_not_as_too_small_a_batch(tmp_path):
+    """The figures of a run on real faces: the loss falls from chance, 3.5, to 2.0, the AUC stays at 0.50 to 0.56."""
+    losses, aucs = [3.49, 3.4, 3.1, 2.8, 2.5, 2.2, 2.0], [0.50, 0.53, 0.56, 0.52, 0.55, 0.51, 0.54]
+    (message,) = told(watching(tmp_path), zip(losses, aucs, strict=True))
+    assert message.startswith("step 2500: SyncNet memorises its training clips: training loss 2.50 (guessing: 3.47), ")
+    assert "held-out AUC 0.55 (guessing: 0.50)" in message
+    assert "it needs more people and more clips; a larger batch does not help" in message
+    assert "learns nothing" not in message
+    assert "pairs are compared" not in message
+
+
+def test_a_run_that_first_learns_nothing_and_then_memorises_is_told_both(tmp_path):
+    messages = told(watching(tmp_path), [(CHANCE, 0.5)] * 4 + [(2.0, 0.5)] * 4)
+    assert [message.split(":")[1] for message in messages] == [
+        " SyncNet learns nothing",
+        " SyncNet memorises its training clips",
+    ]
+
+
+@pytest.mark.parametrize(
+    "validations",
+    [
+        [(CHANCE, 0.5), (3.0, 0.62), (2.5, 0.7), (2.0, 0.74)],
+        [(CHANCE, 0.5), (CHANCE, 0.5), (3.2, 0.65), (CHANCE, 0.5), (CHANCE, 0.5)],
+        [(1.5 * CHANCE, 0.5)] * 6,
+        [(2.0, 0.8)] * 6,
+    ],
+    ids=["learning", "leaving chance starts patience anew", "diverging", "good"],
+)
+def test_other_runs_are_told_nothing(tmp_path, validations):
+    assert told(watching(tmp_path), validations) == []
+
+
+def test_chance_is_the_objective_s_and_of_the_pairs_of_all_ranks(tmp_path):
+    published = SimpleNamespace(chance=lambda num_pairs: log(2))
+    assert "(guessing: 0.69)" in told(watching(tmp_path), [(log(2), 0.5)] * 4, objective=published)[0]
+    (message,) = told(watching(tmp_path), [(log(64), 0.5)] * 4, world_size=2, accumulate_grad_batches=4)
+    assert "training loss 4.16 (guessing: 4.16)" in message
+    assert "64 pairs are compared" in message
+    assert told(watching(tmp_path), [(CHANCE, 0.5)] * 4, is_global_zero=False) == []
+
+
+def test_what_was_told_and_how_long_it_is_so_survive_a_checkpoint(tmp_path):
+    before, after, again = (watching(tmp_path) for _ in range(3))
+    assert told(before, [(CHANCE, 0.5)] * 2) == []
+    after.load_state_dict(before.state_dict())
+    assert len(told(after, [(CHANCE, 0.5)], first_step=1500)) == 1
+    again.load_state_dict(after.state_dict())
+    assert told(again, [(CHANCE, 0.5)] * 4, first_step=2000) == []
+
+
+@pytest.mark.parametrize(("offset", "heard"), [(-3.0, "3 frames late"), (2.0, "2 frames early")])
+def test_a_best_match_that_lies_elsewhere_twice_in_a_row_is_told_once(tmp_path, offset, heard):
+    assert told(watching(tmp_path), [(2.0, 0.8, offset), (2.0, 0.8, 0.0), (2.0, 0.8, offset)]) == [], "may be chance"
+    assert told(watching(tmp_path), [(2.0, 0.7, offset)] * 4) == [], "it has not learnt enough to be believed"
+    (message,) = told(watching(tmp_path), [(2.0, 0.8, offset)] * 4)
+    assert f"SyncNet learns (held-out AUC 0.80), but in the held-out clips the sound comes {heard}" in message
+
+
+def data_of(shards: Path, monkeypatch: pytest.MonkeyPatch) -> ClipDataModule:
+    """A data module, as far as the watch looks at it."""
+    data = ClipDataModule.__new__(ClipDataModule)
+    monkeypatch.setattr(data, "clip", CLIP, raising=False)
+    monkeypatch.setattr(data, "clip_index", lambda split, most: index_of(shards, CLIP), raising=False)
+    return data
+
+
+def test_a_constant_offset_of_the_training_clips_is_told_where_syncnet_takes_it_for_sync(shards, tmp_path, monkeypatch):
+    six_late = with_sounds(shards, tmp_path, CLIP, lambda sounds: [late(sound, 6) for sound in sounds])
+    (message,) = told(watching(tmp_path), [(2.0, 0.9, 0.0)] * 3, datamodule=data_of(six_late, monkeypatch))
+    assert "it has learned a constant audio offset: in the training clips the sound comes 6 frames late" in message
+    looked = []
+    monkeypatch.setattr(syncnet_watch, "faults_of", lambda *_: looked.append(1) or ([], 0))
+    assert told(watching(tmp_path), [(2.0, 0.9, 0.0)] * 3, datamodule=data_of(shards, monkeypatch)) == []
+    assert len(looked) == 1, "clips are looked at once"
+
+
+@pytest.mark.parametrize(
+    ("change", "fault", "offset"),
+    [
+        (lambda sounds: sounds, None, 0),
+        (lambda sounds: [late(sound, 6) for sound in sounds], "the sound comes 6 frames late in 32 clips together", -6),
+        (lambda sounds: [late(sound, -13) for sound in sounds], "the sound comes 13 frames early in 32 clips", 13),
+        (all_the_same, "of 32 clips 32 hold the same sound as another and 0 are silent", None),
+        (lambda sounds: [0 * sound for sound in sounds], "of 32 clips 0 hold the same sound as another and 32", None),
+        (swapped, "in 32 clips the sound fits the lips hardly better than another clip's", None),
+    ],
+    ids=["right", "late", "early", "one sound", "silence", "swapped"],
+)
+def test_what_is_wrong_with_clips_is_found_and_nothing_else(shards, tmp_path, change, fault, offset):
+    faults, common = faults_of(index_of(with_sounds(shards, tmp_path, CLIP, change), CLIP), CLIP)
+    assert common == offset
+    assert (faults == []) == (fault is None)
+    assert fault is None or faults[0].startswith(fault)
+
+
+def test_few_clips_or_unreadable_ones_are_suspected_of_nothing(shards, tmp_path):
+    wrong = index_of(with_sounds(shards, tmp_path, CLIP, swapped), CLIP)
+    wrong.read = lambda clip, read=wrong.read: read(clip) if clip < 13 else read(clip) | {"flac": b"broken"}
+    assert faults_of(wrong, CLIP) == ([], None)
+    assert NUM_CLIPS > 13
+
+
+def test_shards_that_are_gone_do_not_stop_the_training(tmp_path, monkeypatch):
+    (message,) = told(watching(tmp_path), [(CHANCE, 0.5)] * 4, datamodule=data_of(tmp_path, monkeypatch))
+    assert "- the clips could not be looked at: no shards at" in message
+
+
+def test_similarities_are_kept_as_counts_by_step_and_kind(tmp_path):
+    watch, trainer = watching(tmp_path), Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    module: Any = SimpleNamespace(last_similarities=(torch.tensor([0.98, 1.0, 0.02]), torch.tensor([-1.0, 0.03])))
+    watch.on_validation_end(trainer, module)
+    with (tmp_path / "similarities.csv").open() as file:
+        matching, foreign = csv.DictReader(file)
+    assert (matching["step"], matching["kind"], foreign["kind"]) == ("0", "matching", "foreign")
+    assert {name: count for name, count in matching.items() if count not in ("0", "matching")} == {
+        "1.00": "2",
+        "0.00": "1",
+    }
+    assert foreign["-1.00"] == foreign["0.05"] == "1"
+
+
+def test_bins_are_a_twentieth_wide_and_hold_everything():
+    values = torch.linspace(-1, 1, 1001)
+    bins = histogram(values)
+    assert list(bins)[:2] == ["-1.00", "-0.95"]
+    assert (len(bins), sum(bins.values())) == (41, 1001)
+    assert np.ptp(list(bins.values())[1:-1]) <= 1
+
+
+def test_a_module_without_similarities_or_chance_is_refused(tmp_path):
+    with pytest.raises(
+        BadConfig, match=r"got LightningModule; take it out of the callbacks \(~callbacks.syncnet_watch"
+    ):
+        watching(tmp_path).setup(Trainer(accelerator="cpu", logger=False), LightningModule(), "fit")

@@ -1,0 +1,174 @@
+import time
+from typing import Any
+
+import pytest
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from lipsync_lightning.callbacks import throughput
+from lipsync_lightning.callbacks.throughput import CountingOperations, ThroughputLog
+from small_training import Line, fit
+
+BATCH, IN, OUT = 4, 3, 5
+PRODUCT = 2 * BATCH * IN * OUT  # a multiplication and an addition for each
+
+
+class Learner(LightningModule):
+    """A layer whose multiplications can be counted by hand, behind dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(IN, OUT)
+        self.dropout = nn.Dropout(0.5)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self.dropout(self.layer(batch["x"])).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=0.1)
+
+
+class Checkpointed(Learner):
+    """The same, computed twice, with a product in front that needs a gradient as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(IN, IN)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        squares: Any = checkpoint(lambda x: self.layer(x).square(), self.first(batch["x"]), use_reentrant=False)
+        return squares.mean()
+
+
+class Activated(Learner):
+    """The same behind SiLU, whose gradient PyTorch's own counter computes in another way."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return nn.functional.silu(self.layer(batch["x"])).square().mean()
+
+
+class Failing(Learner):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        raise OSError("the device is gone")
+
+
+class Slow(Line):
+    """Computes for a while."""
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        time.sleep(0.05)
+        return super().training_step(batch, batch_idx)
+
+
+def slow_batches(seconds: float):
+    for _ in range(9):
+        time.sleep(seconds)
+        yield {"factor": torch.ones(()), "id": ["a", "b"]}
+
+
+def vectors(count: int) -> DataLoader:
+    torch.manual_seed(3)
+    batches: Any = [{"x": torch.randn(BATCH, IN), "id": ["a"] * BATCH} for _ in range(count)]
+    return DataLoader(batches, batch_size=None, shuffle=False)
+
+
+def logged(module: LightningModule, batches: Any, peak_tflops: float | None = None, **changes: Any) -> dict[str, float]:
+    callback = ThroughputLog(every_num_batches=4, peak_tflops=peak_tflops)
+    trainer = fit(module, batches, callback, max_steps=8, **changes)
+    return {name.removeprefix("vitals/"): float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def test_the_share_of_waiting_tells_a_slow_reader_from_one_that_is_always_ready():
+    assert 0.3 < logged(Slow(), slow_batches(0.05))["data_wait_share"] < 0.7
+    ready = logged(Slow(), slow_batches(0.0))
+    assert ready["data_wait_share"] < 0.3
+    assert 5 < ready["windows_per_second"] < 40
+
+
+def test_memory_is_at_least_what_is_held_now():
+    held = torch.ones(50_000_000)
+    assert logged(Learner(), vectors(9))["peak_memory_gib"] > held.nbytes / 2**30
+
+
+@pytest.mark.parametrize(
+    ("module", "num_batches", "changes", "operations"),
+    [
+        (Learner, 9, {}, 2 * PRODUCT),  # forward, and the weight's gradient: the input needs none
+        (Checkpointed, 9, {}, 4 * PRODUCT + 2 * 2 * BATCH * IN * IN),  # forward twice, both gradients
+        (Learner, 17, {"accumulate_grad_batches": 2}, 4 * PRODUCT),
+    ],
+)
+def test_operations_of_a_step_are_those_of_all_its_products_by_hand(module, num_batches, changes, operations):
+    assert logged(module(), vectors(num_batches), **changes)["tflops_per_step"] * 1e12 == pytest.approx(operations)
+
+
+def test_the_share_of_the_peak_follows_from_speed_and_operations_where_the_peak_is_known():
+    found = logged(Learner(), vectors(9), peak_tflops=1e-6)
+    assert found["mfu"] == pytest.approx(2 * PRODUCT * found["windows_per_second"] / BATCH / 1e6, rel=1e-4)
+    assert "mfu" not in logged(Learner(), vectors(9))
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "dtype"),
+    [
+        ("bf16-mixed", "cuda:1", torch.bfloat16),
+        ("32-true", "cuda:0", torch.float32),
+        ("transformer-engine", "cuda:0", None),
+        ("32-true", "cpu", None),
+    ],
+)
+def test_a_gpu_s_peak_is_asked_for_at_the_precision_of_the_run(monkeypatch, precision, device, dtype):
+    asked = []
+    monkeypatch.setattr(throughput, "get_available_flops", lambda device, dtype: asked.append((str(device), dtype)))
+    strategy = type("Strategy", (), {"root_device": torch.device(device)})()
+    trainer: Any = type("Trainer", (), {"precision": precision, "strategy": strategy})()
+    ThroughputLog(every_num_batches=1, peak_tflops=None).on_train_start(trainer, Learner())
+    assert asked == ([(device, dtype)] if dtype else [])
+
+
+@pytest.mark.parametrize("learner", [Learner, Checkpointed, Activated])
+def test_counting_changes_neither_weights_nor_random_numbers_to_the_bit(learner):
+    ends = []
+    for callbacks in ([], [ThroughputLog(every_num_batches=4, peak_tflops=None)]):
+        batches = vectors(9)
+        torch.manual_seed(7)
+        module = learner()
+        fit(module, batches, *callbacks)
+        ends.append([module.layer.weight.detach().clone(), torch.get_rng_state()])
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
+def test_operations_are_what_pytorch_s_own_counter_says():
+    module, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4)), torch.randn(2, 3, 8, 8)
+    with FlopCounterMode(display=False) as theirs:
+        module(x).sum().backward()
+    with CountingOperations() as ours:
+        module(x).sum().backward()
+    assert ours.flops == theirs.get_total_flops() > 0
+
+
+def test_a_run_that_breaks_in_its_first_batch_stops_counting():
+    before = len(_get_current_dispatch_mode_stack())
+    with pytest.raises(OSError, match="the device is gone"):
+        logged(Failing(), vectors(2))
+    assert len(_get_current_dispatch_mode_stack()) == before
+
+
+def test_validation_and_checkpoints_are_no_waiting():
+    callback = ThroughputLog(every_num_batches=2, peak_tflops=None)
+    trainer: Any = type("T", (), {"precision": "32-true", "world_size": 1})()
+    trainer.strategy = type("S", (), {"root_device": torch.device("cpu")})()
+    callback.on_train_start(trainer, Learner())
+    batch = {"id": ["a"]}
+    for pause in (callback.on_validation_start, lambda *_: callback.on_save_checkpoint(trainer, Learner(), {})):
+        callback.on_train_batch_start(trainer, Learner(), batch, 0)
+        callback.on_train_batch_end(trainer, Learner(), None, batch, 0)
+        pause(trainer, Learner())
+        time.sleep(0.05)
+    callback.on_train_batch_start(trainer, Learner(), batch, 0)
+    assert callback.waited < 0.02
