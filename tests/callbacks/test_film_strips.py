@@ -20,7 +20,7 @@ from lipsync_lightning.callbacks.film_strips import FilmStrips, Sample, probabil
 from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.losses.sync import SyncLoss
-from lipsync_lightning.losses.weighted import WeightedLoss, WeightedLosses
+from lipsync_lightning.losses.terms import WeightedLoss, WeightedLosses
 from lipsync_lightning.media.strips import read_png, strip_rows
 from lipsync_lightning.media.video import probe
 

@@ -17,8 +17,7 @@ from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.samples import SyncNetSamples
 from lipsync_lightning.errors import BadConfig
-from lipsync_lightning.losses.contrastive import ContrastiveObjective
-from lipsync_lightning.losses.cross_entropy import CrossEntropyObjective
+from lipsync_lightning.losses.syncnet_objectives import ContrastiveObjective, CrossEntropyObjective
 from lipsync_lightning.modules.syncnet import SyncNetModule
 from wrong_sound import all_the_same, late, swapped, talking_faces, with_sounds
 
@@ -338,7 +337,9 @@ def test_another_module_is_refused():
 
 def trained(shards: Path, syncnet: Any, arguments: dict[str, Any], folder: Path) -> tuple[PlateauWatch, list[str]]:
     watch = new_watch(patience_steps=30)
-    module = SyncNetModule(syncnet=syncnet, objective=ContrastiveObjective(initial_temperature=0.07), **arguments)
+    module = SyncNetModule(
+        autoencoder=None, syncnet=syncnet, objective=ContrastiveObjective(initial_temperature=0.07), **arguments
+    )
     quiet: dict[str, Any] = {
         "logger": False,
         "enable_checkpointing": False,

@@ -16,9 +16,9 @@ from lipsync_lightning.models.syncnet import SyncNet
 class OtherSpeechSyncLoss(SyncLoss):
     """`SyncLoss` on the one-step estimate from pure noise that says the speech of another clip of the batch.
 
-    From pure noise nothing of the real mouth can be read off, as at inference's first step. Windows of one clip do not lend
-    each other speech: the reference may show the mouth that says it. The term needs no ground truth; it is this library's
-    own idea, not the paper's.
+    From pure noise nothing of the real mouth can be read off, as at inference's first step. Windows of one clip do not
+    lend each other speech: the reference may show the mouth that says it. The term needs no ground truth; it is this
+    library's own idea, not the paper's.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
 """What a training step hands to its losses, and the weighted sum of the terms that the YAML names."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from math import isfinite
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +28,7 @@ class StepOutput(SimpleNamespace):
     noise: Tensor  # latents
     has_audio: Tensor  # (B,), bool: False where the sound was dropped
     frames: Tensor  # the real ones
+    frames_pred: Tensor  # those of `clean_pred`, decoded once, and only if a loss looks at them
     mel: Tensor  # (B, 1, M, L), heard during the frames
     audio: Tensor  # (B, T, A, D), its tokens
     keep_mask: Tensor  # (B, 1, H, W), 1 = keep, 0 = generated
@@ -38,12 +38,10 @@ class StepOutput(SimpleNamespace):
         [Tensor, Tensor, Tensor], Tensor
     ]  # noisy latents, timesteps, audio -> what the U-Net says of them
 
-    @cached_property
-    def frames_pred(self) -> Tensor:
-        """The frames of `clean_pred`, decoded once, and only if a loss looks at them."""
-        return self.decode(self.clean_pred)
-
     def __getattr__(self, name: str) -> Any:
+        if name == "frames_pred" and "decode" in vars(self):
+            self.frames_pred = self.decode(self.clean_pred)
+            return self.frames_pred
         if name not in StepOutput.__annotations__:
             raise AttributeError(name)
         raise BadConfig(

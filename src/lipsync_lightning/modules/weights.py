@@ -70,7 +70,7 @@ def network_weights(path: str, network: str) -> dict[str, Tensor]:
         return {name: tensor for file in files for name, tensor in read_file(file).items()}
     state = read_file(checkpoint).get("state_dict")
     if state is None:
-        raise WrongWeights(f"{checkpoint} has no 'state_dict': it is not a checkpoint of a run; give one `train` wrote")
+        raise WrongWeights(f"{checkpoint} is not a checkpoint of a run: no 'state_dict' in it; give one `train` wrote")
     prefix = f"{network}."
     weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     if not weights:
