@@ -23,7 +23,7 @@ from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
 from lipsync_lightning.models.released_configs import SYNCNET_CONFIGS
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.videomae import VideoMAEFeatures
-from lipsync_lightning.modules.unet_stage1_latents import LatentUNetStage1Module
+from lipsync_lightning.modules.unet_stage1 import UNetStage1Module
 
 EXPERIMENTS_DIR = CONF_DIR / "experiment"
 EXPERIMENTS = sorted(
@@ -292,7 +292,7 @@ def batch(clip: ClipSpec) -> ClipBatch:
     )
 
 
-def as_encoded(given: ClipBatch, module: LatentUNetStage1Module) -> dict[str, Any]:
+def as_encoded(given: ClipBatch, module: UNetStage1Module) -> dict[str, Any]:
     """Return what `LatentSamples` would give in place of a batch's pixels."""
 
     def posteriors(frames: Tensor) -> Tensor:
@@ -302,14 +302,14 @@ def as_encoded(given: ClipBatch, module: LatentUNetStage1Module) -> dict[str, An
         "latents": posteriors(given["frames"]),
         "masked_latents": posteriors(given["frames"] * given["keep_mask"][:, None]),
         "reference_latents": posteriors(given["reference"]),
-        "made_by": [module.made_by] * len(given["id"]),
+        "made_by": [module.autoencoder_fingerprint] * len(given["id"]),
     }
     return {key: given[key] for key in ("keep_mask", "audio", "id", "first_frame", "seed")} | encoded
 
 
-def served(given: ClipBatch, module: LightningModule) -> Any:
-    """Return the batch as the module's own samples would give it."""
-    return as_encoded(given, module) if isinstance(module, LatentUNetStage1Module) else given
+def served(given: ClipBatch, module: Any, config: DictConfig) -> Any:
+    """Return the batch as the experiment's own samples would give it."""
+    return as_encoded(given, module) if config.data.samples._target_.endswith(".LatentSamples") else given
 
 
 def take_a_step(config: DictConfig) -> Trainer:
@@ -322,7 +322,7 @@ def take_a_step(config: DictConfig) -> Trainer:
         val_check_interval=1.0,
         check_val_every_n_epoch=1,
     )
-    data = DataLoader([served(batch(build(config.clip)), module)], batch_size=None)  # pyright: ignore[reportArgumentType]
+    data = DataLoader([served(batch(build(config.clip)), module, config)], batch_size=None)  # pyright: ignore[reportArgumentType]
     trainer.fit(module, data, data)
     return trainer
 
@@ -359,7 +359,7 @@ def loss_of_one_step(config: DictConfig, given: ClipBatch) -> Tensor:
         max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
     module: LightningModule = build(config.module)
-    trainer.fit(module, DataLoader([served(given, module)], batch_size=None))  # pyright: ignore[reportArgumentType]
+    trainer.fit(module, DataLoader([served(given, module, config)], batch_size=None))  # pyright: ignore[reportArgumentType]
     return trainer.callback_metrics["train/loss"]
 
 

@@ -81,12 +81,8 @@ def test_two_processes_lose_and_learn_what_one_does_with_the_same_windows(shards
     common = (f"trainer.max_steps={STEPS}", "trainer.val_check_interval=2")
     TrainProcess(arguments(shards, tmp_path / "one", *common, "data.batch_size=8"), tmp_path / "one.txt").ends()
     # As users start it: a command that starts the second process itself.
-    command = [
-        sys.executable,
-        "-m",
-        "lipsync_lightning.train",
-        *arguments(shards, tmp_path / "two", *common, *TWO, "data.batch_size=4"),
-    ]
+    given = arguments(shards, tmp_path / "two", *common, *TWO, "data.batch_size=4")
+    command = [sys.executable, "-m", "lipsync_lightning.train", *given]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     two = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert two.returncode == 0, two.stderr
@@ -102,16 +98,16 @@ def test_two_processes_lose_and_learn_what_one_does_with_the_same_windows(shards
 
 @pytest.mark.slow
 def test_a_slurm_job_of_two_tasks_stops_at_its_signal_and_goes_on_as_one_process(shards: Path, tmp_path: Path):
-    """Lightning would requeue the job itself and write a checkpoint of its own in the middle of a step; the batch script does it here."""
+    """Lightning would requeue the job itself and write a checkpoint of its own in the middle of a step."""
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
     scontrol.write_text(f"#!/bin/sh\ntouch {tmp_path}/requeued\n")
     scontrol.chmod(0o755)
     run, notes = tmp_path / "run", tmp_path / "notes"
     watched = (
-        "checkpoint_every=2",
         "+callbacks.diary._target_=train_process.Diary",
         f"+callbacks.diary.folder={notes}",
+        "checkpoint_every=2",
     )
     environments = task_environments(2, PATH=f"{scontrol.parent}:{os.environ['PATH']}")
     first = arguments(shards, run, *watched, *TWO, "data.num_workers=1", "trainer.max_steps=500")
@@ -165,20 +161,11 @@ def test_bad_clips_are_stood_in_for_on_every_rank(broken_shards: Path, tmp_path:
 def test_a_rank_that_cannot_go_on_ends_all_at_once_with_one_sentence_each(
     shards: Path, broken_shards: Path, tmp_path: Path, broken_rank
 ):
-    given = [
-        arguments(
-            folder,
-            tmp_path / "run",
-            *TWO,
-            "trainer.max_steps=500",
-            "data.max_bad_clips=0",
-            "data.batch_size=4",
-            "seed=2",
-        )
-        for folder in ((broken_shards, shards) if broken_rank == 0 else (shards, broken_shards))
-    ]
+    folders = (broken_shards, shards) if broken_rank == 0 else (shards, broken_shards)
+    options = (*TWO, "trainer.max_steps=500", "data.max_bad_clips=0", "data.batch_size=4", "seed=2")
     processes = [
-        TrainProcess(given[rank], tmp_path / f"{rank}.txt", own) for rank, own in enumerate(rank_environments(2))
+        TrainProcess(arguments(folders[rank], tmp_path / "run", *options), tmp_path / f"{rank}.txt", own)
+        for rank, own in enumerate(rank_environments(2))
     ]
     said = [process.ends(1) for process in processes]
     assert "has another crc32" in said[broken_rank]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file
+from torch import nn
 
 from lipsync_lightning import diffusion
 from lipsync_lightning.errors import BadConfig
@@ -46,7 +47,8 @@ def test_noising_and_the_one_step_estimate_are_those_of_the_reference(reference,
     clean = diffusion.predict_clean(
         ddim_epsilon, reference["predicted_noise"], reference["noisy"], reference["timesteps"]
     )
-    torch.testing.assert_close(clean, reference["one_step_clean"], rtol=0, atol=1e-6)
+    # One rounding of ᾱ, which depends on the CPU, grows by 1/sqrt(ᾱ).
+    torch.testing.assert_close(clean, reference["one_step_clean"], rtol=0, atol=5e-6)
 
 
 def test_sampling_visits_the_reference_timesteps(reference, ddim_epsilon):
@@ -81,19 +83,9 @@ def test_another_prediction_type_is_refused(ddim_epsilon):
 
 def test_the_unet_reads_noisy_mask_masked_reference_in_this_order():
     noisy, masked, reference = (torch.full((2, 3, 4, 5, 5), value) for value in (1.0, 2.0, 3.0))
-    stacked = diffusion.unet_input(noisy, torch.zeros(2, 1, 5, 5), masked, reference)
+    stacked = diffusion.unet_input(noisy, diffusion.Conditioning(torch.zeros(2, 1, 5, 5), masked, reference))
     assert stacked.shape == (2, 13, 3, 5, 5)
     assert stacked[0, :, 1, 2, 2].tolist() == [1.0] * 4 + [0.0] + [2.0] * 4 + [3.0] * 4
-
-
-def test_guidance_of_one_is_the_conditional_prediction_and_of_zero_the_unconditional():
-    unconditional, conditional = torch.randn(2, 1, 2, 3, 4, 4)
-    torch.testing.assert_close(diffusion.guide(unconditional, conditional, 1.0), conditional)
-    assert torch.equal(diffusion.guide(unconditional, conditional, 0.0), unconditional)
-
-
-def test_guidance_above_one_goes_past_the_conditional_prediction():
-    assert diffusion.guide(torch.tensor(1.0), torch.tensor(2.0), 1.5).item() == 2.5
 
 
 @pytest.mark.parametrize("num_steps", [1, 8, 20])
@@ -118,7 +110,7 @@ def test_sampling_leaves_the_schedule_as_it_was(ddim_epsilon):
 def test_noise_cannot_be_predicted_where_nothing_else_is_left(ddim_epsilon):
     scheduler = DDIMScheduler.from_config(ddim_epsilon.config, rescale_betas_zero_snr=True)
     clean = torch.randn(1, 2, 4, 8, 8)
-    with pytest.raises(BadConfig, match="0/0; take v_prediction"):
+    with pytest.raises(BadConfig, match="0/0; use v_prediction"):
         diffusion.training_target(scheduler, clean, torch.randn_like(clean), torch.tensor([5]))
 
 
@@ -126,3 +118,45 @@ def test_noise_of_infinite_alpha_is_one_for_all_frames():
     noise = diffusion.mix_noise(torch.randn(2, 3, 4, 8, 8), torch.randn(2, 3, 4, 8, 8), float("inf"))
     assert torch.equal(noise[:, 0], noise[:, 2])
     assert noise.isfinite().all()
+
+
+class SaysWhatItHears(nn.Module):
+    """A U-Net whose velocity is the mean of the tokens it hears; counts its clips."""
+
+    dtype = torch.float32
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+        self.sample = sample
+        return audio.mean(dim=(1, 2, 3))[:, None, None, None, None].expand(-1, 4, *sample.shape[2:])
+
+
+@pytest.fixture
+def inpainted(ddim_velocity, tiny_autoencoder, clip_batch):
+    """A function of a guidance scale: inpainted frames, and how many clips the U-Net was asked about at a step."""
+
+    def inpaint(guidance_scale: float, **changes: torch.Tensor) -> tuple[torch.Tensor, int]:
+        unet = SaysWhatItHears()
+        given = {key: clip_batch[key] for key in ("frames", "reference", "audio", "keep_mask")} | changes
+        noise = torch.randn(2, 4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        options = {"noise": noise, "num_inference_steps": 2, "guidance_scale": guidance_scale}
+        return diffusion.inpaint(unet, tiny_autoencoder, ddim_velocity, **given, **options), len(unet.sample)
+
+    return inpaint
+
+
+def test_guidance_goes_past_the_prediction_with_sound_and_costs_a_second_pass(inpainted, clip_batch):
+    """From silence, which says 0, by the scale: as if the sound had been as many times louder."""
+    guided, num_asked = inpainted(1.5)
+    louder, num_asked_plainly = inpainted(1.0, audio=1.5 * clip_batch["audio"])
+    assert (num_asked, num_asked_plainly) == (4, 2)
+    torch.testing.assert_close(guided, louder, rtol=0, atol=1e-5)
+    assert (guided - inpainted(1.0)[0]).abs().max() > 1e-3
+
+
+def test_inpainting_keeps_what_the_mask_keeps_and_sees_nothing_of_the_rest(inpainted, clip_batch):
+    hole = (clip_batch["keep_mask"] == 0)[:, None]
+    made, _ = inpainted(1.0)
+    of_other_mouths, _ = inpainted(1.0, frames=torch.where(hole, -clip_batch["frames"], clip_batch["frames"]))
+    assert torch.equal(of_other_mouths, made)
+    kept = (clip_batch["keep_mask"] == 1)[:, None].expand_as(made)
+    assert torch.equal(made[kept], clip_batch["frames"][kept])

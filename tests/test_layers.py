@@ -14,7 +14,7 @@ ENTRY_POINTS = {
 LAYERS: tuple[set[str], ...] = (
     {"clip", "errors", "files", "shapes"},
     {"media", "synthetic"},
-    {"models", "diffusion", "inpainting", "losses"},
+    {"models", "diffusion", "losses"},
     {"shards", "evaluation"},
     {"preparation", "data"},
     {"modules", "callbacks"},

@@ -1,10 +1,11 @@
-"""The diffusion process as pure functions: noise, targets, the one-step estimate, guidance, sampling.
+"""The diffusion process as plain functions: latents, noise, prediction, targets, the one-step estimate, sampling.
 
-Latents are (B, T, C, H, W). Schedules are diffusers' `DDIMScheduler`, so prediction type and betas are YAML.
+Latents are (B, T, C, h, w). Schedules are diffusers' `DDIMScheduler`, so prediction type and betas are YAML.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -12,21 +13,63 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.media.masks import latent_keep_mask
 
 TINY = 1e-7  # diffusers' zero terminal signal-to-noise ratio is 2^-24 in some versions
+
+
+class Conditioning(NamedTuple):
+    """What the U-Net is given of a clip beside noisy latents and sound."""
+
+    keep_mask: Tensor  # (B, 1, h, w), 1 = keep, 0 = to be generated
+    masked: Tensor  # (B, T, C, h, w), latents of the frames without what is to be generated
+    reference: Tensor  # (B, T, C, h, w), latents of other frames of the same person
+
+
+@torch.no_grad()
+def encode(autoencoder: Any, video: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+    """Return latents (B, T, C, h, w) of a video (B, T, 3, H, W) in [-1, 1], in float32: bf16 has no room for ᾱ near 1.
+
+    Args: generators: one per clip, for autoencoders that draw their latents; None draws from torch's global one.
+    """
+    of_frames = None if generators is None else [own for own in generators for _ in range(video.shape[1])]
+    frames_NCHW = rearrange(video, "b t c h w -> (b t) c h w").to(autoencoder.dtype)
+    return rearrange(autoencoder.encode(frames_NCHW, of_frames).float(), "(b t) c h w -> b t c h w", b=len(video))
+
+
+def decode(autoencoder: Any, latents: Tensor) -> Tensor:
+    """Return the frames (B, T, 3, H, W), about in [-1, 1], of latents (B, T, C, h, w), with gradients."""
+    latents_NCHW = rearrange(latents, "b t c h w -> (b t) c h w").to(autoencoder.dtype)
+    return rearrange(autoencoder.decode(latents_NCHW), "(b t) c h w -> b t c h w", b=len(latents))
 
 
 def mix_noise(shared: Tensor, independent: Tensor, alpha: float) -> Tensor:
     """Return unit-variance noise that the frames of a clip share in part.
 
     Args:
-        shared: (B, T, C, H, W), standard normal; only frame 0 is used, for every frame.
-        independent: (B, T, C, H, W), standard normal.
+        shared: (B, T, C, h, w), standard normal; only frame 0 is used, for every frame.
+        independent: (B, T, C, h, w), standard normal.
         alpha: 0 gives independent frames, infinity one noise for all.
     Source: LatentSync (arXiv 2412.09262), mixed noise: s²·shared + i²·independent with s² = a²/(1+a²), i² = 1/(1+a²).
     """
     own_variance = 1 / (1 + alpha**2)  # 0 for infinity
     return (1 - own_variance) ** 0.5 * shared[:, :1] + own_variance**0.5 * independent
+
+
+def unet_input(noisy: Tensor, conditioning: Conditioning) -> Tensor:
+    """Return the U-Net's (B, C, T, h, w) input: noisy latents, mask, masked frames' latents, reference frames' latents.
+
+    Source: channel order of the released LatentSync checkpoints.
+    """
+    mask = repeat(conditioning.keep_mask, "b c h w -> b t c h w", t=noisy.shape[1]).to(noisy)
+    stacked = torch.cat([noisy, mask, conditioning.masked, conditioning.reference], dim=2)
+    return rearrange(stacked, "b t c h w -> b c t h w")
+
+
+def predict(unet: Any, conditioning: Conditioning, noisy: Tensor, timesteps: Tensor, audio: Tensor) -> Tensor:
+    """Return what the U-Net says of noisy latents (B, T, C, h, w) at timesteps (B,) given tokens (B, T, A, D)."""
+    prediction = unet(unet_input(noisy, conditioning).to(unet.dtype), timesteps, audio.to(unet.dtype))
+    return rearrange(prediction, "b c t h w -> b t c h w").float()
 
 
 def training_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -38,8 +81,8 @@ def training_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, time
         case "epsilon":
             if scheduler.alphas_cumprod[-1] < TINY:
                 raise BadConfig(
-                    "prediction_type epsilon cannot be had with zero terminal signal-to-noise ratio: from noise alone its clean latents "
-                    "are 0/0; take v_prediction, or rescale_betas_zero_snr=false"
+                    "prediction_type epsilon does not work with zero terminal signal-to-noise ratio: from pure noise "
+                    "the clean latents are 0/0; use v_prediction, or rescale_betas_zero_snr=false"
                 )
             return noise
         case "v_prediction":
@@ -54,9 +97,10 @@ def predict_clean(scheduler: DDIMScheduler, prediction: Tensor, noisy: Tensor, t
     """Return the one-step estimate of the clean latents.
 
     Args:
-        prediction, noisy: (B, T, C, H, W).
+        prediction, noisy: (B, T, C, h, w).
         timesteps: (B,), one per clip.
-    Source: epsilon: x0 = (x_t − sqrt(1−ᾱ)·ε)/sqrt(ᾱ), DDIM (arXiv 2010.02502); velocity: x0 = sqrt(ᾱ)·x_t − sqrt(1−ᾱ)·v (arXiv 2202.00512).
+    Source: epsilon: x0 = (x_t − sqrt(1−ᾱ)·ε)/sqrt(ᾱ), DDIM (arXiv 2010.02502); velocity: x0 = sqrt(ᾱ)·x_t − sqrt(1−ᾱ)·v
+        (arXiv 2202.00512).
     """
     alpha_bar = rearrange(scheduler.alphas_cumprod.to(noisy)[timesteps], "b -> b 1 1 1 1")
     if scheduler.config["prediction_type"] == "v_prediction":
@@ -64,48 +108,68 @@ def predict_clean(scheduler: DDIMScheduler, prediction: Tensor, noisy: Tensor, t
     return (noisy - (1 - alpha_bar).sqrt() * prediction) / alpha_bar.sqrt()
 
 
-def min_snr_weight(scheduler: DDIMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
-    """Return by how much the squared error of a prediction counts at each timestep, (B,).
-
-    Source: min-SNR weighting (arXiv 2303.09556): the error of the clean latents counts min(SNR, gamma), which is min(SNR, gamma)/SNR of
-        the noise's error and min(SNR, gamma)/(SNR + 1) of the velocity's.
-    """
-    alpha_bar_B = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
-    snr_B = alpha_bar_B / (1 - alpha_bar_B)
-    clean_share_B = snr_B + 1 if scheduler.config["prediction_type"] == "v_prediction" else snr_B
-    return snr_B.clamp(max=gamma) / clean_share_B
-
-
-def unet_input(noisy: Tensor, latent_keep_mask: Tensor, masked: Tensor, reference: Tensor) -> Tensor:
-    """Return the U-Net's (B, C, T, H, W) input: noisy latents, mask, masked frame's latents, reference frame's latents.
-
-    Args:
-        noisy, masked, reference: (B, T, c, H, W).
-        latent_keep_mask: (B, 1, H, W), 1 = keep, 0 = to be generated.
-    Source: channel order of the released LatentSync checkpoints.
-    """
-    mask = repeat(latent_keep_mask, "b c h w -> b t c h w", t=noisy.shape[1]).to(noisy)
-    return rearrange(torch.cat([noisy, mask, masked, reference], dim=2), "b t c h w -> b c t h w")
-
-
-def guide(unconditional: Tensor, conditional: Tensor, guidance_scale: float) -> Tensor:
-    """Return the guided prediction. Source: classifier-free guidance (arXiv 2207.12598)."""
-    return unconditional + guidance_scale * (conditional - unconditional)
-
-
 @torch.no_grad()
 def sample(
-    predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, scheduler: DDIMScheduler, num_steps: int
+    predict_at: Callable[[Tensor, Tensor], Tensor], noise: Tensor, scheduler: DDIMScheduler, num_steps: int
 ) -> Tensor:
     """Return clean latents, by DDIM from `noise`.
 
     Args:
-        predict: (latents (B, T, C, H, W), timestep ()) -> prediction of the latents' shape.
+        predict_at: (latents (B, T, C, h, w), timestep ()) -> prediction of the latents' shape.
         num_steps: denoising steps, 20 in the released models.
     """
     steps = deepcopy(scheduler)
     steps.set_timesteps(num_steps, device=noise.device)
     latents = noise * steps.init_noise_sigma
     for timestep in steps.timesteps:
-        latents = steps.step(predict(latents, timestep), int(timestep), latents, return_dict=False)[0]
+        latents = steps.step(predict_at(latents, timestep), int(timestep), latents, return_dict=False)[0]
     return latents
+
+
+@torch.no_grad()
+def inpaint(
+    unet: Any,
+    autoencoder: Any,
+    scheduler: DDIMScheduler,
+    *,
+    frames: Tensor,
+    reference: Tensor,
+    audio: Tensor,
+    keep_mask: Tensor,
+    noise: Tensor,
+    num_inference_steps: int,
+    guidance_scale: float,
+    generators: Sequence[torch.Generator] | None = None,
+) -> Tensor:
+    """Return the frames with new mouths, (B, T, 3, H, W) in [-1, 1]; what the mask keeps is the input's.
+
+    Inference, validation and evaluation all sample here. Networks compute in their own type, the schedule in float32.
+
+    Args:
+        unet: LipSyncUNet. autoencoder: models.autoencoder.Autoencoder.
+        frames, reference: (B, T, 3, H, W) in [-1, 1], aligned faces; of `frames` only what the mask keeps is seen.
+        audio: (B, T, A, D) tokens of what they are to say.
+        keep_mask: (B, 1, H, W), 1 = keep, 0 = to be generated.
+        noise: (B, T, C, h, w), standard normal.
+        guidance_scale: 1 or less needs no second pass without sound.
+        generators: see `encode`.
+    Source: classifier-free guidance (arXiv 2207.12598).
+    """
+    keep = rearrange(keep_mask, "b 1 h w -> b 1 1 h w").to(frames)
+    masked, shown = (encode(autoencoder, video, generators) for video in (frames * keep, reference))
+    branches = [audio] if guidance_scale <= 1 else [torch.zeros_like(audio), audio]
+    parts = (latent_keep_mask(keep_mask, autoencoder.downscale), masked, shown)
+    conditioning = Conditioning(*(torch.cat([part] * len(branches)) for part in parts))
+    tokens = torch.cat(branches)
+
+    def predict_at(latents: Tensor, timestep: Tensor) -> Tensor:
+        noisy = torch.cat([latents] * len(branches))
+        prediction = predict(unet, conditioning, noisy, timestep.expand(len(noisy)), tokens)
+        if guidance_scale <= 1:
+            return prediction
+        silent, spoken = prediction.chunk(2)
+        return silent + guidance_scale * (spoken - silent)
+
+    latents = sample(predict_at, noise, scheduler, num_inference_steps)
+    generated = decode(autoencoder, latents).float().clamp(-1, 1)
+    return frames * keep + generated * (1 - keep)

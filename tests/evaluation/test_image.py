@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lipsync_lightning.evaluation.image import MouthQuality, bounding_box, enlarged
-from lipsync_lightning.losses.perceptual import untrained_lpips
+from lipsync_lightning.losses.lpips import untrained_lpips
 from oracle import uniform
 
 KEEP = torch.ones(32, 32)

@@ -12,7 +12,7 @@ from lipsync_lightning.models.syncnet import StableSyncNet
 
 
 class BrightnessSyncNet(nn.Module):
-    """Embeds the mean brightness of each frame's lower half, and the first mel columns as they are: equal where they match."""
+    """Embeds the mean brightness of each frame, and the first mel columns as they are: equal where they match."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -3,7 +3,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lipsync_lightning.losses.trepa import TREPALoss
+from lipsync_lightning.losses.lpips import untrained_lpips
+from lipsync_lightning.losses.terms import StepOutput
+from lipsync_lightning.losses.trepa import MouthLoss, PerceptualLoss, ReconstructionLoss, TREPALoss
 from lipsync_lightning.models.videomae import VideoMAEFeatures
 from oracle import fill_state_dict, uniform
 
@@ -86,3 +88,44 @@ def test_features_that_do_not_say_what_they_read_are_shown_224_pixels(clip_batch
     features.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
     TREPALoss(features)(clip_batch["frames"], clip_batch["frames"])
     assert seen[0] == (2, 4, 3, 224, 224)
+
+
+@pytest.fixture(scope="module")
+def perceptual() -> PerceptualLoss:
+    torch.manual_seed(0)
+    return PerceptualLoss(metric=untrained_lpips())
+
+
+def test_lpips_is_zero_for_equal_frames_and_grows_with_the_change(perceptual, clip_batch):
+    frames, noise = clip_batch["frames"] * 0.5, clip_batch["reference"]
+    assert perceptual(frames, frames).item() == pytest.approx(0.0, abs=1e-7)
+    assert 0 < perceptual(frames + 0.05 * noise, frames) < perceptual(frames + 0.5 * noise, frames)
+
+
+def test_the_gradient_of_lpips_reaches_every_generated_frame_and_no_parameter(perceptual, clip_batch):
+    frames = clip_batch["frames"].requires_grad_()
+    perceptual(frames, clip_batch["reference"]).backward()
+    assert frames.grad is not None
+    assert frames.grad.abs().amax(dim=(2, 3, 4)).min() > 0
+    assert not any(parameter.requires_grad for parameter in perceptual.parameters())
+
+
+def test_lpips_reads_the_lower_halves(perceptual, clip_batch):
+    step = StepOutput(frames_pred=clip_batch["frames"], frames=clip_batch["reference"])
+    assert [
+        torch.equal(read, whole[..., 16:, :])
+        for read, whole in zip(perceptual.reads(step), (step.frames_pred, step.frames), strict=True)
+    ] == [True, True]
+
+
+def test_only_the_generated_part_of_the_mouth_counts_and_counts_fully():
+    hole = torch.zeros(2, 1, 8, 8)
+    hole[:, :, 4:, 2:6] = 1
+    real = torch.zeros(2, 3, 3, 8, 8, requires_grad=True)
+    inside = MouthLoss()(real + 0.5 * hole[:, None], torch.zeros_like(real), 1 - hole)
+    inside.backward()
+    assert inside.item() == pytest.approx(0.5)
+    assert real.grad is not None
+    assert torch.equal(real.grad != 0, (hole == 1)[:, None].expand_as(real))
+    assert MouthLoss()(real + 1 - hole[:, None], torch.zeros_like(real), 1 - hole).item() == 0
+    assert ReconstructionLoss()(real + 0.5 * hole[:, None], real).item() == pytest.approx(0.5 * hole.mean().item())

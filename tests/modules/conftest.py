@@ -1,25 +1,25 @@
 """Stage modules on tiny parts, and a trainer that only trains."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lipsync_lightning.clip import ClipBatch
-from lipsync_lightning.losses.perceptual import PerceptualLoss
 from lipsync_lightning.losses.sync import SyncLoss
-from lipsync_lightning.losses.trepa import TREPALoss
-from lipsync_lightning.losses.weighted import WeightedLoss, WeightedLosses
+from lipsync_lightning.losses.terms import NoiseLoss, StepOutput, WeightedLoss, WeightedLosses
+from lipsync_lightning.losses.trepa import PerceptualLoss, TREPALoss
 from lipsync_lightning.models.videomae import VideoMAEFeatures
+from lipsync_lightning.modules.rng import ClipRNG
+from lipsync_lightning.modules.unet_base import UNetModule
 from lipsync_lightning.modules.unet_stage1 import UNetStage1Module
 from lipsync_lightning.modules.unet_stage2 import UNetStage2Module
 
-PUBLISHED_GROUPS = ["motion_modules.", "attentions."]
+TERMS = {"noise": 1.0, "sync": 0.05, "perceptual": 0.1, "trepa": 10.0}
 
 
 class ColourDistance(nn.Module):
@@ -34,36 +34,25 @@ class ColourDistance(nn.Module):
 
 
 @pytest.fixture
-def noise_losses() -> Callable[[], WeightedLosses]:
-    return lambda: WeightedLosses(terms={"noise": WeightedLoss(weight=1.0, loss=nn.MSELoss())})
-
-
-@pytest.fixture
-def all_losses(make_syncnet, tiny_clip) -> Callable[[], WeightedLosses]:
-    features = partial(
-        VideoMAEFeatures, image_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, mlp_width=32, tubelet_size=2
+def losses_of(make_syncnet, tiny_clip) -> Callable[..., WeightedLosses]:
+    """A function of names of terms: these terms with their published weights."""
+    video = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_width": 32}
+    made = {
+        "noise": NoiseLoss,
+        "sync": lambda: SyncLoss(syncnet=make_syncnet(), resolution=32),
+        "perceptual": lambda: PerceptualLoss(metric=ColourDistance()),
+        "trepa": lambda: TREPALoss(VideoMAEFeatures(**video, num_frames=tiny_clip.num_frames, tubelet_size=2)),
+    }
+    return lambda *names: WeightedLosses(
+        terms={name: WeightedLoss(weight=TERMS[name], loss=made[name]()) for name in names}
     )
 
-    def make() -> WeightedLosses:
-        return WeightedLosses(
-            terms={
-                "noise": WeightedLoss(weight=1.0, loss=nn.MSELoss()),
-                "sync": WeightedLoss(weight=0.05, loss=SyncLoss(syncnet=make_syncnet(), resolution=32)),
-                "perceptual": WeightedLoss(weight=0.1, loss=PerceptualLoss(metric=ColourDistance())),
-                "trepa": WeightedLoss(weight=10.0, loss=TREPALoss(features(num_frames=tiny_clip.num_frames))),
-            }
-        )
-
-    return make
-
 
 @pytest.fixture
-def make_stage1(
-    make_unet, tiny_autoencoder, ddim_epsilon, training_arguments, noise_losses
-) -> Callable[..., UNetStage1Module]:
+def make_stage1(make_unet, tiny_autoencoder, ddim_epsilon, training_arguments, losses_of) -> Callable[..., Any]:
     def make(**changes: Any) -> UNetStage1Module:
         arguments = {
-            "losses": noise_losses(),
+            "losses": losses_of("noise"),
             "autoencoder": tiny_autoencoder,
             "unet": make_unet("none"),
             "scheduler": ddim_epsilon,
@@ -75,32 +64,30 @@ def make_stage1(
             "guidance_scale": 1.5,
             **training_arguments,
         }
-        return UNetStage1Module(**{**arguments, **changes})
+        stage = changes.pop("stage", UNetStage1Module)
+        return stage(**{**arguments, **changes})
 
     return make
 
 
 @pytest.fixture
-def make_stage2(
-    make_unet, tiny_autoencoder, ddim_epsilon, training_arguments, all_losses
-) -> Callable[..., UNetStage2Module]:
+def make_stage2(make_stage1, make_unet, losses_of) -> Callable[..., Any]:
     def make(**changes: Any) -> UNetStage2Module:
-        arguments = {
-            "losses": all_losses(),
-            "autoencoder": tiny_autoencoder,
-            "unet": make_unet("all"),
-            "scheduler": ddim_epsilon,
-            "trainable": PUBLISHED_GROUPS,
-            "mixed_noise_alpha": 1.0,
-            "audio_dropout": 0.0,
-            "gradient_checkpointing": False,
-            "num_inference_steps": 2,
-            "guidance_scale": 1.5,
-            **training_arguments,
-        }
-        return UNetStage2Module(**{**arguments, **changes})
+        parts = {"losses": losses_of(*TERMS), "unet": make_unet("all"), "trainable": ["motion_modules.", "attentions."]}
+        return make_stage1(stage=UNetStage2Module, **{**parts, **changes})
 
     return make
+
+
+@pytest.fixture
+def denoised() -> Callable[..., StepOutput]:
+    """A function of a module and a batch: what the losses of a step would read, with the sound of every clip."""
+
+    def denoise(module: UNetModule, batch: Any) -> StepOutput:
+        has_audio = torch.ones_like(batch["seed"], dtype=torch.bool)
+        return module.denoise(batch, has_audio, ClipRNG(batch["seed"], "cpu"))  # pyright: ignore[reportCallIssue]
+
+    return denoise
 
 
 @pytest.fixture
@@ -109,9 +96,9 @@ def train(tmp_path) -> Callable[..., Trainer]:
 
     def run(
         module: LightningModule,
-        batches: list[ClipBatch],
+        batches: list[Any],
         steps: int,
-        heldout: list[ClipBatch] | None = None,
+        heldout: list[Any] | None = None,
         callbacks: list[Callback] | None = None,
         checkpoint: Path | None = None,
     ) -> Trainer:
@@ -128,12 +115,8 @@ def train(tmp_path) -> Callable[..., Trainer]:
             callbacks=callbacks,
             gradient_clip_val=1.0 if module.automatic_optimization else None,
         )
-        loaders = {"train_dataloaders": in_order(batches), "val_dataloaders": in_order(heldout) if heldout else None}
-        trainer.fit(module, **loaders, ckpt_path=checkpoint, weights_only=True)
+        in_order = (None if data is None else DataLoader(data, batch_size=None) for data in (batches, heldout))
+        trainer.fit(module, *in_order, ckpt_path=checkpoint, weights_only=True)
         return trainer
 
     return run
-
-
-def in_order(batches: list[ClipBatch]) -> DataLoader:
-    return DataLoader(batches, batch_size=None, shuffle=False)  # pyright: ignore[reportArgumentType]

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lipsync_lightning.callbacks.stop_on_signal import StopOnSignal
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.samples import SyncNetSamples, UNetSamples
-from lipsync_lightning.losses.contrastive import ContrastiveObjective
+from lipsync_lightning.losses.syncnet_objectives import ContrastiveObjective
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from lipsync_lightning.modules.syncnet import SyncNetModule
 from lipsync_lightning.modules.weights import newest_readable_checkpoint
@@ -69,23 +70,28 @@ def make_module(
         torch.manual_seed(3)
         if kind == "stage1":
             return make_stage1(audio_dropout=0.3)
-        return SyncNetModule(
-            syncnet=make_syncnet(), objective=ContrastiveObjective(initial_temperature=0.1), **training_arguments
-        )
+        objective = ContrastiveObjective(initial_temperature=0.1)
+        return SyncNetModule(autoencoder=None, syncnet=make_syncnet(), objective=objective, **training_arguments)
 
     return make
 
 
-def data_of(shards: Path, kind: str, num_workers: int = 0, batch_size: int = 3) -> ClipDataModule:
+def data_of(shards: Path, kind: str, num_workers: int = 0) -> ClipDataModule:
     encoder = LogMelAudioEncoder(num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=80, num_mels=8)
     samples = {
         "stage1": UNetSamples(clip=CLIP, audio_encoder=encoder, windows_per_clip=2, mask="released"),
         "syncnet": SyncNetSamples(clip=CLIP, windows_per_clip=2, min_gap_frames=5),
     }
     return ClipDataModule(
-        shards=str(shards), clip=CLIP, samples=samples[kind], batch_size=batch_size, num_workers=num_workers, seed=1, shuffle_buffer=2,
+        shards=str(shards),
+        clip=CLIP,
+        samples=samples[kind],
+        batch_size=3,
+        num_workers=num_workers,
+        seed=1,
+        shuffle_buffer=2,
         max_bad_clips=0,
-    )  # fmt: skip
+    )
 
 
 def trained(
@@ -127,14 +133,14 @@ def assert_same_weights(module: LightningModule, expected: dict[str, Tensor]) ->
     assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
 
 
-KILL_POINTS = {
-    "ctrl-c in a step": ("on_train_batch_start", 3, interrupt(signal.SIGINT)),
-    "sigterm in a step": ("on_train_batch_start", 5, interrupt(signal.SIGTERM)),
-    "sigusr1 after a checkpoint": ("on_train_batch_end", 4, interrupt(signal.SIGUSR1)),
-    "an error while a batch is read": ("on_train_batch_start", 2, fail),
-    "an error in backward": ("on_before_optimizer_step", 6, fail),
-    "an error at the first step": ("on_train_batch_start", 0, fail),
-    "an error after the last step": ("on_train_batch_end", STEPS, fail),
+KILL_POINTS = {  # and over how many batches each step accumulates its gradient
+    "ctrl-c in a step": (1, "on_train_batch_start", 3, interrupt(signal.SIGINT)),
+    "sigterm in an accumulated step": (2, "on_train_batch_start", 5, interrupt(signal.SIGTERM)),
+    "sigusr1 after a checkpoint": (1, "on_train_batch_end", 4, interrupt(signal.SIGUSR1)),
+    "an error while a batch is read": (2, "on_train_batch_start", 2, fail),
+    "an error in backward": (1, "on_before_optimizer_step", 6, fail),
+    "an error at the first step": (1, "on_train_batch_start", 0, fail),
+    "an error after the last step": (2, "on_train_batch_end", STEPS, fail),
 }
 
 
@@ -143,24 +149,20 @@ def uninterrupted() -> dict[tuple[str, int], dict[str, Tensor]]:
     return {}
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("point", KILL_POINTS)
 @pytest.mark.parametrize("kind", ["syncnet", "stage1"])
 def test_a_resumed_run_ends_with_the_weights_of_one_never_stopped(
-    kind, point, accumulate, shards, make_module, tmp_path, uninterrupted
+    kind, point, shards, make_module, tmp_path, uninterrupted
 ):
+    accumulate, *stop = KILL_POINTS[point]
     if (kind, accumulate) not in uninterrupted:
         straight = make_module(kind)
         trained(straight, data_of(shards, kind), tmp_path / "straight", accumulate=accumulate)
         uninterrupted[kind, accumulate] = learned(straight)
-    module, run = make_module(kind), tmp_path / "run"
-    hook, step, action = KILL_POINTS[point]
-    if action is fail:
-        with pytest.raises(OSError, match="the disk is gone"):
-            trained(module, data_of(shards, kind), run, StopAt(hook, step, action), accumulate=accumulate)
-    else:
-        trained(module, data_of(shards, kind), run, StopAt(hook, step, action), accumulate=accumulate)
-        assert newest_readable_checkpoint(run) is not None
+    run = tmp_path / "run"
+    with pytest.raises(OSError, match="the disk is gone") if fail in stop else nullcontext():
+        trained(make_module(kind), data_of(shards, kind), run, StopAt(*stop), accumulate=accumulate)
+    assert fail in stop or newest_readable_checkpoint(run) is not None
     resumed = make_module(kind)
     trainer = trained(resumed, data_of(shards, kind), run, accumulate=accumulate)
     assert trainer.global_step == STEPS
@@ -172,9 +174,8 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_with_another_number_o
 ):
     straight = make_module("syncnet")
     trained(straight, data_of(shards, "syncnet"), tmp_path / "run")
-    (
-        tmp_path / "run" / "checkpoints" / f"step_{STEPS:08d}.ckpt"
-    ).unlink()  # as after kill -9: nothing newer than step 8
+    newest = tmp_path / "run" / "checkpoints" / f"step_{STEPS:08d}.ckpt"
+    newest.unlink()  # as after kill -9: nothing newer than step 8
     resumed = make_module("syncnet")
     trained(resumed, data_of(shards, "syncnet", num_workers=2), tmp_path / "run")
     assert_same_weights(resumed, learned(straight))
@@ -191,9 +192,7 @@ def test_a_broken_newest_checkpoint_costs_the_steps_since_the_one_before_and_not
     with pytest.warns(UserWarning, match=r"set aside as step_\d+\.ckpt\.broken; the checkpoint before it is taken"):
         trained(resumed, data_of(shards, "syncnet"), tmp_path / "run")
     assert_same_weights(resumed, learned(straight))
-    assert newest_readable_checkpoint(tmp_path / "run") == newest, (
-        "the broken one does not stand in the way of a good one"
-    )
+    assert newest_readable_checkpoint(tmp_path / "run") == newest  # not the broken one
 
 
 def test_an_interrupted_run_without_its_data_state_would_differ(shards, make_module, tmp_path):
@@ -201,7 +200,10 @@ def test_an_interrupted_run_without_its_data_state_would_differ(shards, make_mod
     straight, resumed = make_module("syncnet"), make_module("syncnet")
     trained(straight, data_of(shards, "syncnet"), tmp_path / "straight")
     trained(
-        make_module("syncnet"), data_of(shards, "syncnet"), tmp_path / "run", StopAt(*KILL_POINTS["ctrl-c in a step"])
+        make_module("syncnet"),
+        data_of(shards, "syncnet"),
+        tmp_path / "run",
+        StopAt(*KILL_POINTS["ctrl-c in a step"][1:]),
     )
     data = data_of(shards, "syncnet")
     data.load_state_dict = lambda state_dict: None
@@ -211,18 +213,14 @@ def test_an_interrupted_run_without_its_data_state_would_differ(shards, make_mod
 
 
 def test_averaged_weights_resume_to_the_bit_as_well(shards, make_module, tmp_path):
-    straight, resumed = make_module("stage1"), make_module("stage1")
-    trained(
-        straight, data_of(shards, "stage1"), tmp_path / "straight", TrainedWeightsEMA(decay=0.7, update_every_n_steps=1)
-    )
-    for module, stop in ((make_module("stage1"), [StopAt(*KILL_POINTS["ctrl-c in a step"])]), (resumed, [])):
-        trained(
-            module,
-            data_of(shards, "stage1"),
-            tmp_path / "run",
-            TrainedWeightsEMA(decay=0.7, update_every_n_steps=1),
-            *stop,
-        )
+    def averaged(run: str, *stop: Callback) -> LightningModule:
+        module, average = make_module("stage1"), TrainedWeightsEMA(decay=0.7, update_every_n_steps=1)
+        trained(module, data_of(shards, "stage1"), tmp_path / run, average, *stop)
+        return module
+
+    straight = averaged("straight")
+    averaged("run", StopAt(*KILL_POINTS["ctrl-c in a step"][1:]))
+    resumed = averaged("run")
     assert_same_weights(resumed, learned(straight))
 
 

@@ -1,14 +1,17 @@
-"""SyncNet learns a sound that is drawn into the frames, and learns nothing where the sound is another clip's."""
+"""SyncNet learns a sound that is drawn into frames or latents, and learns nothing where the sound is another clip's."""
+
+from typing import Any
 
 import pytest
 import torch
+from einops import rearrange
 from lightning import Trainer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from lipsync_lightning.clip import ClipBatch, WindowBatch
-from lipsync_lightning.losses.contrastive import ContrastiveObjective
+from lipsync_lightning.losses.syncnet_objectives import ContrastiveObjective
+from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.wav2lip_syncnet import Wav2LipSyncNet
 from lipsync_lightning.modules.syncnet import SyncNetModule
 from lipsync_lightning.modules.weights import network_weights
@@ -16,8 +19,8 @@ from lipsync_lightning.modules.weights import network_weights
 NUM_PATTERNS = 8
 
 
-def toy_batch(tiny_clip, seed: int, shuffled: bool) -> ClipBatch:
-    """One clip of each pattern: which stripe of the lower half is bright says which band of the mel is loud."""
+def toy_batch(tiny_clip, seed: int, shuffled: bool = False) -> dict[str, Any]:
+    """One clip of each pattern: which stripe of the face is bright says which band of the mel is loud."""
     generator = torch.Generator().manual_seed(seed)
     pattern = torch.randperm(NUM_PATTERNS, generator=generator)
     side, stripe, band = tiny_clip.resolution, tiny_clip.resolution // NUM_PATTERNS, tiny_clip.num_mels // NUM_PATTERNS
@@ -28,25 +31,46 @@ def toy_batch(tiny_clip, seed: int, shuffled: bool) -> ClipBatch:
         left, low = int(pattern[row]) * stripe, int(heard[row]) * band
         frames[row, ..., left : left + stripe] += 1
         mel[row, :, low : low + band] += 2
-    return ClipBatch(frames=frames, mel=mel)
+    return {"frames": frames, "mel": mel, "seed": torch.arange(NUM_PATTERNS)}
+
+
+@pytest.fixture
+def latent_syncnet(tiny_clip) -> StableSyncNet:
+    common: dict[str, Any] = {"dropout": 0.0, "norm_num_groups": 4}
+    sound = {"in_channels": 1, "block_out_channels": [8, 16, 32], "downsample_factors": [4, 4, [5, 1]]}
+    latents = {
+        "in_channels": 4 * tiny_clip.num_frames,
+        "block_out_channels": [16, 32],
+        "downsample_factors": [2, 4],
+    }
+    return StableSyncNet(
+        audio_encoder={**sound, **common, "attn_blocks": [0] * 3},
+        visual_encoder={**latents, **common, "attn_blocks": [0] * 2},
+    )
 
 
 @pytest.fixture
 def make_module(make_syncnet, training_arguments):
-    def make() -> SyncNetModule:
+    def make(syncnet: nn.Module | None = None, autoencoder: nn.Module | None = None) -> SyncNetModule:
         objective = ContrastiveObjective(initial_temperature=0.07)
-        return SyncNetModule(syncnet=make_syncnet(), objective=objective, **training_arguments)
+        given = syncnet or make_syncnet()
+        return SyncNetModule(autoencoder=autoencoder, syncnet=given, objective=objective, **training_arguments)  # pyright: ignore[reportArgumentType]
 
     return make
 
 
-def test_it_learns_a_sound_that_shows_in_the_frames_and_no_sound_that_does_not(make_module, tiny_clip, train):
-    heldout = [toy_batch(tiny_clip, seed, shuffled=False) for seed in range(1000, 1004)]
+@pytest.mark.parametrize("kind", ["pixels", "latents"])
+def test_it_learns_a_sound_that_shows_in_the_frames_and_no_sound_that_does_not(
+    make_module, tiny_clip, train, kind, latent_syncnet, tiny_autoencoder
+):
+    heldout = [toy_batch(tiny_clip, seed) for seed in range(1000, 1004)]
+    state = {name: tensor.clone() for name, tensor in latent_syncnet.state_dict().items()}
 
-    def scores(shuffled: bool) -> dict[str, float]:
+    def scores(shuffled: bool) -> dict[str, Tensor]:
+        latent_syncnet.load_state_dict(state)
+        module = make_module() if kind == "pixels" else make_module(latent_syncnet, tiny_autoencoder)
         training = [toy_batch(tiny_clip, seed, shuffled) for seed in range(40)]
-        metrics = train(make_module(), training, steps=40, heldout=heldout).callback_metrics
-        return {name: float(value) for name, value in metrics.items()}
+        return train(module, training, steps=40, heldout=heldout).callback_metrics
 
     learned, control = scores(shuffled=False), scores(shuffled=True)
     assert learned["val/auc"] > 0.9
@@ -55,158 +79,155 @@ def test_it_learns_a_sound_that_shows_in_the_frames_and_no_sound_that_does_not(m
     assert 0.3 < control["val/auc"] < 0.7
 
 
-def test_the_calibration_comes_from_training_pairs_and_is_none_before_any(make_module, tiny_clip):
-    module = make_module()
-    assert module.calibration() is None
-    module.log = lambda *_, **__: None
-    module.training_step(toy_batch(tiny_clip, 0, shuffled=False), 0)
-    vision, audio = module(toy_batch(tiny_clip, 0, shuffled=False))
-    calibration = module.calibration()
-    assert calibration is not None
-    assert (vision @ audio.T).min() - 1 <= calibration.threshold <= (vision @ audio.T).max() + 1
-
-
 def test_training_ends_with_a_network_whose_probability_of_a_half_is_the_threshold(
     make_module, tiny_clip, train, tmp_path
 ):
     module = make_module()
-    assert module.syncnet.probability(torch.tensor([0.2, 0.7])).tolist() == pytest.approx([0.2, 0.7])
-    train(module, [toy_batch(tiny_clip, seed, shuffled=False) for seed in range(20)], steps=20)
+    assert module.calibration() is None
+    before = module.objective.log_scale.item()
+    train(module, [toy_batch(tiny_clip, seed) for seed in range(20)], steps=20)
+    assert module.objective.log_scale.item() != before
     calibration = module.calibration()
     assert calibration is not None
     assert calibration.scale > 1
     assert module.syncnet.probability(torch.tensor(calibration.threshold)).item() == pytest.approx(0.5)
     module.syncnet.save_pretrained(tmp_path)
     loaded = type(module.syncnet).from_pretrained(tmp_path)
-    assert loaded.probability(torch.tensor(0.9)).item() == pytest.approx(
-        module.syncnet.probability(torch.tensor(0.9)).item()
-    )
-
-
-def test_the_objectives_temperature_learns_too(make_module, tiny_clip, train):
-    module = make_module()
-    before = module.objective.log_scale.item()
-    train(module, [toy_batch(tiny_clip, 0, shuffled=False)], steps=1)
-    assert module.objective.log_scale.item() != before
+    expected = module.syncnet.probability(torch.tensor(0.9)).item()
+    assert loaded.probability(torch.tensor(0.9)).item() == pytest.approx(expected)
 
 
 def test_a_run_starts_from_another_runs_syncnet(make_module, tiny_clip, train, tmp_path):
     first, second = make_module(), make_module()
-    train(first, [toy_batch(tiny_clip, 0, shuffled=False)], steps=1).save_checkpoint(tmp_path / "one.ckpt")
+    train(first, [toy_batch(tiny_clip, 0)], steps=1).save_checkpoint(tmp_path / "one.ckpt")
     second.load_weights(str(tmp_path / "one.ckpt"))
-    assert set(network_weights(str(tmp_path / "one.ckpt"), "syncnet")) == set(second.syncnet.state_dict())
-    assert all(
-        torch.equal(second.syncnet.state_dict()[name], tensor) for name, tensor in first.syncnet.state_dict().items()
-    )
+    weights = network_weights(str(tmp_path / "one.ckpt"), "syncnet")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in second.syncnet.state_dict().items())
+
+
+class RecordingSyncNet(nn.Module):
+    """Remembers what it was shown."""
+
+    def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        self.shown = frames
+        return frames.flatten(1), mel.flatten(1)
+
+
+def test_a_latent_syncnet_sees_the_latents_of_whole_faces(make_module, make_clip_batch, tiny_autoencoder):
+    syncnet, batch = RecordingSyncNet(), make_clip_batch(3)
+    make_module(syncnet, tiny_autoencoder)(batch)
+    expected = tiny_autoencoder.encode(rearrange(batch["frames"], "b t c h w -> (b t) c h w"))
+    torch.testing.assert_close(syncnet.shown, rearrange(expected, "(b t) c h w -> b (t c) h w", b=3))
+
+
+def test_latents_that_are_drawn_belong_to_the_clip_and_not_to_the_batch(
+    make_module, make_clip_batch, tiny_autoencoder, monkeypatch
+):
+    draw = lambda frames, own: torch.randn(len(frames), 4, 8, 8, generator=own)  # noqa: E731
+    monkeypatch.setattr(tiny_autoencoder, "encode", draw)
+    syncnet, batch = RecordingSyncNet(), make_clip_batch(3)
+    module = make_module(syncnet, tiny_autoencoder)
+    module(batch)
+    together = syncnet.shown
+    module({key: value[2:] for key, value in batch.items()})
+    assert torch.equal(syncnet.shown, together[2:])
+    module({**batch, "seed": batch["seed"] + 1})
+    assert not torch.allclose(syncnet.shown, together)
+
+
+def test_the_autoencoder_stays_as_it_was_and_out_of_the_checkpoint(
+    make_module, tiny_clip, train, tmp_path, latent_syncnet, tiny_autoencoder
+):
+    module = make_module(latent_syncnet, tiny_autoencoder)
+    before = {name: tensor.clone() for name, tensor in module.autoencoder.state_dict().items()}
+    train(module, [toy_batch(tiny_clip, 0)], steps=1).save_checkpoint(tmp_path / "one.ckpt")
+    checkpoint = torch.load(tmp_path / "one.ckpt", weights_only=True)
+    assert all(torch.equal(module.autoencoder.state_dict()[name], tensor) for name, tensor in before.items())
+    assert not any(name.startswith("autoencoder.") for name in checkpoint["state_dict"])
+    resumed = make_module(latent_syncnet, tiny_autoencoder)
+    assert train(resumed, [toy_batch(tiny_clip, 0)], steps=2, checkpoint=tmp_path / "one.ckpt").global_step == 2
 
 
 class KnowsTheTime(nn.Module):
-    """Lips and sound that hold the same number have the same embedding, and the further apart the numbers, the less alike they are."""
+    """Lips and sound that hold the same number have the same embedding, and further numbers less alike ones."""
 
     def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
-        return self.embed(frames), self.embed_mel(mel)
+        return self.embed_mel(frames), self.embed_mel(mel)
 
     def embed_mel(self, mel: Tensor) -> Tensor:
-        return self.embed(mel)
-
-    def embed(self, images: Tensor) -> Tensor:
-        angle = images.mean(dim=(1, 2, 3)) / 100
+        angle = mel.mean(dim=(1, 2, 3)) / 100
         return torch.stack([angle.cos(), angle.sin()], dim=1)
 
 
 class KnowsNothing(KnowsTheTime):
-    """Everything looks and sounds the same."""
-
-    def embed(self, images: Tensor) -> Tensor:
-        return functional.normalize(torch.ones(len(images), 2), dim=1)
+    def embed_mel(self, mel: Tensor) -> Tensor:
+        return functional.normalize(torch.ones(len(mel), 2), dim=1)
 
 
-def timed_batch(tiny_clip, early: int, num_lacking: int = 0) -> WindowBatch:
-    """Windows whose frames hold their time and whose sound, `early` frames early, holds its own; some lack the sound around them."""
-    time = torch.arange(10, 50, 5.0)
-    side, columns = tiny_clip.resolution, tiny_clip.mel_columns
-    heard = time[:, None] + torch.arange(-5, 6.0) + early
-    heard[:num_lacking] = torch.nan
-    return WindowBatch(  # pyright: ignore[reportCallIssue]
-        frames=time[:, None, None, None, None].expand(-1, tiny_clip.num_frames, 3, side, side),
-        mel=(time + early)[:, None, None, None].expand(-1, 1, tiny_clip.num_mels, columns),
-        mel_around=heard[:, :, None, None, None].expand(-1, -1, 1, tiny_clip.num_mels, columns),
-    )
+@pytest.fixture
+def timed_batch(tiny_clip):
+    """A function: windows whose frames hold their time and whose sound, some frames early, holds its own."""
+
+    def make(early: int, num_lacking: int = 0) -> dict[str, Tensor]:
+        time = torch.arange(10, 50, 5.0)
+        side, columns = tiny_clip.resolution, tiny_clip.mel_columns
+        heard = time[:, None] + torch.arange(-5, 6.0) + early
+        heard[:num_lacking] = torch.nan  # their clips lack some of the sound around them
+        return {
+            "frames": time[:, None, None, None, None].expand(-1, tiny_clip.num_frames, 3, side, side),
+            "mel": (time + early)[:, None, None, None].expand(-1, 1, tiny_clip.num_mels, columns),
+            "mel_around": heard[:, :, None, None, None].expand(-1, -1, 1, tiny_clip.num_mels, columns),
+        }
+
+    return make
 
 
-def validated(
-    syncnet: nn.Module, batches: list[WindowBatch], training_arguments
-) -> tuple[SyncNetModule, dict[str, float]]:
-    module = SyncNetModule(
-        syncnet=syncnet, objective=ContrastiveObjective(initial_temperature=0.07), **training_arguments
-    )  # pyright: ignore[reportArgumentType]
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+def validated(module: SyncNetModule, batches: list[Any]) -> dict[str, float]:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = Trainer(accelerator="cpu", logger=False, **quiet)
     (scores,) = trainer.validate(module, DataLoader(batches, batch_size=None), verbose=False)  # pyright: ignore[reportArgumentType]
-    return module, dict(scores)
+    return dict(scores)
 
 
-@pytest.mark.parametrize(("early", "accuracy"), [(0, 1.0), (1, 1.0), (-1, 1.0), (3, 0.0), (-3, 0.0)])
-def test_validation_tells_how_often_and_where_the_best_match_lies(tiny_clip, training_arguments, early, accuracy):
-    _, scores = validated(KnowsTheTime(), [timed_batch(tiny_clip, early)] * 2, training_arguments)
+@pytest.mark.parametrize(("early", "accuracy"), [(0, 1.0), (-1, 1.0), (3, 0.0), (-3, 0.0)])
+def test_validation_tells_how_often_and_where_the_best_match_lies(make_module, timed_batch, early, accuracy):
+    scores = validated(make_module(KnowsTheTime()), [timed_batch(early)] * 2)
     assert (scores["val/offset_accuracy"], scores["val/offset_frames"]) == (accuracy, early)
 
 
-def test_embeddings_that_say_nothing_match_best_at_the_first_offset_tried(tiny_clip, training_arguments):
-    _, scores = validated(KnowsNothing(), [timed_batch(tiny_clip, 0)], training_arguments)
+def test_embeddings_that_say_nothing_match_best_at_the_first_offset_tried(make_module, timed_batch):
+    scores = validated(make_module(KnowsNothing()), [timed_batch(0)])
     assert (scores["val/offset_accuracy"], scores["val/offset_frames"]) == (0.0, 5.0)
 
 
-def test_windows_that_lack_sound_around_them_count_in_all_other_figures(tiny_clip, training_arguments):
-    batches = [timed_batch(tiny_clip, 0, num_lacking=8), timed_batch(tiny_clip, 3, num_lacking=6)]
-    module, scores = validated(KnowsTheTime(), batches, training_arguments)
+def test_windows_that_lack_sound_around_them_count_in_all_other_figures_of_their_validation_only(
+    make_module, timed_batch
+):
+    module, batches = make_module(KnowsTheTime()), [timed_batch(0, num_lacking=8), timed_batch(3, num_lacking=6)]
+    scores = validated(module, batches)
     assert (scores["val/offset_accuracy"], scores["val/offset_frames"]) == (0.0, 3.0)
     assert module.last_similarities is not None
     assert [len(similarities) for similarities in module.last_similarities] == [16, 16]
     assert not any(similarities.isnan().any() for similarities in module.last_similarities)
-    _, scores = validated(KnowsTheTime(), batches[:1], training_arguments)
+    assert validated(module, [timed_batch(0)])["val/offset_accuracy"] == 1
+    scores = validated(module, batches[:1])
     assert "val/auc" in scores
     assert "val/offset_accuracy" not in scores
 
 
-def test_the_classic_syncnet_is_validated_by_the_sound_around_too(tiny_clip, training_arguments):
-    sound = [{"in_channels": 1, "out_channels": 8, "stride": [tiny_clip.num_mels, tiny_clip.mel_columns]}]
-    lips = [
-        {
-            "in_channels": 3 * tiny_clip.num_frames,
-            "out_channels": 8,
-            "stride": [tiny_clip.resolution // 2, tiny_clip.resolution],
-        }
-    ]
-    _, scores = validated(
-        Wav2LipSyncNet(audio_encoder=sound, visual_encoder=lips), [timed_batch(tiny_clip, 0)], training_arguments
-    )
-    assert 0 <= scores["val/offset_accuracy"] <= 1
+def test_the_classic_syncnet_is_validated_by_the_sound_around_too(make_module, tiny_clip, timed_batch):
+    side, sound_stride = tiny_clip.resolution, [tiny_clip.num_mels, tiny_clip.mel_columns]
+    sound = [{"in_channels": 1, "out_channels": 8, "stride": sound_stride}]
+    lips = [{"in_channels": 3 * tiny_clip.num_frames, "out_channels": 8, "stride": [side // 2, side]}]
+    classic = Wav2LipSyncNet(audio_encoder=sound, visual_encoder=lips)
+    assert 0 <= validated(make_module(classic), [timed_batch(0)])["val/offset_accuracy"] <= 1
 
 
-def test_what_every_rank_reads_is_counted_once(tiny_clip, training_arguments, monkeypatch):
+def test_what_every_rank_reads_is_counted_once(make_module, timed_batch, monkeypatch):
     monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
-    monkeypatch.setattr(
-        "torchmetrics.metric.gather_all_tensors", lambda values, group=None: [values, values]
-    )  # as two ranks would
-    module, _ = validated(KnowsTheTime(), [timed_batch(tiny_clip, 0)] * 2, training_arguments)
+    as_two_ranks_would = lambda values, group=None: [values, values]  # noqa: E731
+    monkeypatch.setattr("torchmetrics.metric.gather_all_tensors", as_two_ranks_would)
+    module = make_module(KnowsTheTime())
+    validated(module, [timed_batch(0)] * 2)
     assert module.last_similarities is not None
     assert [len(similarities) for similarities in module.last_similarities] == [16, 16]
-
-
-def test_each_validation_counts_its_own_windows_only(tiny_clip, training_arguments):
-    module, _ = validated(KnowsTheTime(), [timed_batch(tiny_clip, 3)], training_arguments)
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
-    (scores,) = trainer.validate(module, DataLoader([timed_batch(tiny_clip, 0)], batch_size=None), verbose=False)  # pyright: ignore[reportArgumentType]
-    assert scores["val/offset_accuracy"] == 1

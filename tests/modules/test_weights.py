@@ -10,10 +10,8 @@ def run(tmp_path, tiny_unet):
     """A run's folder with two checkpoints, the newer one holding the weights of `tiny_unet`."""
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
-    torch.save(
-        {"state_dict": {f"unet.{name}": tensor for name, tensor in tiny_unet.state_dict().items()}},
-        folder / "step_00000020.ckpt",
-    )
+    weights = {f"unet.{name}": tensor for name, tensor in tiny_unet.state_dict().items()}
+    torch.save({"state_dict": weights}, folder / "step_00000020.ckpt")
     torch.save({"state_dict": {"unet.old": torch.zeros(1)}}, folder / "step_00000003.ckpt")
     return tmp_path / "run"
 
@@ -38,14 +36,14 @@ def test_an_export_and_the_networks_own_folder_give_its_weights(tmp_path, tiny_u
     assert_same(network_weights(str(tmp_path / "export" / "unet"), "unet"), tiny_unet)
 
 
-def test_an_empty_folder_is_refused_with_what_would_do(tmp_path):
+def test_what_holds_no_such_network_is_refused_with_what_it_holds(tmp_path, run, tiny_unet):
     with pytest.raises(MissingWeights, match="no checkpoint, no export and no network there; give a run's folder"):
-        network_weights(str(tmp_path), "unet")
-
-
-def test_a_run_that_trained_another_network_is_refused_with_what_it_has(run):
+        network_weights(str(tmp_path / "nowhere"), "unet")
     with pytest.raises(WrongWeights, match=r"holds no syncnet; it has \['unet'\]"):
         network_weights(str(run), "syncnet")
+    tiny_unet.save_pretrained(tmp_path / "export" / "unet")
+    with pytest.raises(WrongWeights, match="holds no syncnet"):
+        network_weights(str(tmp_path / "export"), "syncnet")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 and then nothing"])
@@ -65,5 +63,5 @@ def test_a_cut_safetensors_file_is_refused(tmp_path, tiny_unet):
     tiny_unet.save_pretrained(tmp_path)
     (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(WrongWeights, match="broken weights"):
+    with pytest.raises(WrongWeights, match="not a readable safetensors file"):
         network_weights(str(tmp_path), "unet")

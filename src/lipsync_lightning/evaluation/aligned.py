@@ -7,9 +7,9 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from lipsync_lightning.diffusion import inpaint
 from lipsync_lightning.errors import ClipTooShort
 from lipsync_lightning.evaluation.suite import CONDITIONS, Judge, Row, TestVideo
-from lipsync_lightning.inpainting import Inpainter
 from lipsync_lightning.media.audio import read_audio
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline
@@ -69,7 +69,10 @@ def spoken(pipeline: LipSyncPipeline, real: np.ndarray, waveform: np.ndarray, se
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn((1, 1, pipeline.autoencoder.latent_channels, side, side), generator=generator)
     mask = rearrange(keep_mask(clip.resolution, pipeline.config["mask"]), "h w -> 1 1 h w")
-    made = Inpainter(pipeline.unet, pipeline.autoencoder, pipeline.scheduler)(
+    made = inpaint(
+        pipeline.unet,
+        pipeline.autoencoder,
+        pipeline.scheduler,
         frames=frames,
         reference=torch.cat([frames[1:2], frames[:-1]]),
         audio=rearrange(tokens, "(b t) a d -> b t a d", t=clip.num_frames).to(device),

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from lipsync_lightning.clip import WindowBatch, lower_half
-from lipsync_lightning.evaluation.similarity import best_threshold, matching_and_foreign, pair_accuracy
+from lipsync_lightning.losses.similarity import best_threshold, matching_and_foreign, pair_accuracy
 from lipsync_lightning.models.syncnet import StableSyncNet
 
 

@@ -1,7 +1,80 @@
 """Stage 1: the U-Net learns to fill in the mouth, frame by frame, from noise alone."""
 
-from lipsync_lightning.modules.denoising import DenoisingModule
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from lipsync_lightning import diffusion
+from lipsync_lightning.clip import ClipBatch, LatentBatch
+from lipsync_lightning.errors import ClipMismatch
+from lipsync_lightning.losses.terms import StepOutput
+from lipsync_lightning.media.masks import latent_keep_mask
+from lipsync_lightning.models.autoencoder import drawn
+from lipsync_lightning.modules.hooks import log_losses
+from lipsync_lightning.modules.rng import ClipRNG
+from lipsync_lightning.modules.unet_base import UNetModule
 
 
-class UNetStage1Module(DenoisingModule):
-    """Trains the whole U-Net on the diffusion target. Serves the loss terms `noise` and `noise_min_snr`."""
+class UNetStage1Module(UNetModule):
+    """Trains the whole U-Net on the diffusion target, from pixels or from latents that were encoded ahead of time.
+
+    From the same draws both give the same, up to the half precision in which latents are stored.
+    """
+
+    def training_step(self, batch: ClipBatch | LatentBatch, batch_idx: int) -> Tensor:
+        rng = ClipRNG(batch["seed"], self.device)
+        total, terms = self.losses(self.denoise(batch, rng.uniform() >= self.audio_dropout, rng))
+        log_losses(self, "train", total, terms, len(batch["seed"]))
+        return total
+
+    def validation_step(self, batch: ClipBatch | LatentBatch, batch_idx: int) -> None:
+        rng = ClipRNG(batch["seed"], self.device)  # the same draws at every validation
+        total, terms = self.losses(self.denoise(batch, torch.ones_like(batch["seed"], dtype=torch.bool), rng))
+        log_losses(self, "val", total, terms, len(batch["seed"]))
+
+    def denoise(self, batch: Any, has_audio: Tensor, rng: ClipRNG) -> StepOutput:
+        """Noise the target frames, let the U-Net undo it, and return what the losses read.
+
+        Args: has_audio: (B,), bool; the other clips are denoised without sound.
+        Raises: ClipMismatch, if another autoencoder made the batch's latents.
+        """
+        if "latents" in batch:
+            clean, masked, reference = stored_latents(batch, self.autoencoder_fingerprint, rng)
+        else:
+            masked_frames = batch["frames"] * rearrange(batch["keep_mask"], "b 1 h w -> b 1 1 h w")
+            videos = (batch["frames"], masked_frames, batch["reference"])
+            clean, masked, reference = (diffusion.encode(self.autoencoder, each, rng.generators) for each in videos)
+        mask = latent_keep_mask(batch["keep_mask"], self.autoencoder.downscale)
+        conditioning = diffusion.Conditioning(mask, masked, reference)
+
+        noise = diffusion.mix_noise(rng.normal(clean.shape[1:]), rng.normal(clean.shape[1:]), self.mixed_noise_alpha)
+        timesteps_B = rng.integers(self.scheduler.config["num_train_timesteps"])
+        noisy: Any = self.scheduler.add_noise(clean, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
+
+        audio = batch["audio"] * rearrange(has_audio, "b -> b 1 1 1")
+        prediction = diffusion.predict(self.unet, conditioning, noisy, timesteps_B, audio)
+        target = diffusion.training_target(self.scheduler, clean, noise, timesteps_B)
+        return StepOutput(prediction=prediction, target=target, timesteps=timesteps_B, has_audio=has_audio)
+
+
+@torch.no_grad()
+def stored_latents(batch: LatentBatch, made_by: str, rng: ClipRNG) -> list[Tensor]:
+    """Return latents (B, T, C, h, w) of target, masked target and reference, drawn from their stored posteriors.
+
+    Raises: ClipMismatch, if another autoencoder than that of the fingerprint `made_by` has made them.
+    """
+    for clip, fingerprint in zip(batch["id"], batch["made_by"], strict=True):
+        if fingerprint != made_by:
+            raise ClipMismatch(
+                f"the latents of {clip} were made by another autoencoder than module.autoencoder; encode the shards "
+                "again with this one (python -m lipsync_lightning.latents), or train with that one"
+            )
+    num_frames = batch["latents"].shape[1]
+    of_frames = [own for own in rng.generators for _ in range(num_frames)]
+    latents = []
+    for posteriors in (batch["latents"], batch["masked_latents"], batch["reference_latents"]):
+        mean_NCHW, std_NCHW = rearrange(posteriors.float(), "b t m c h w -> m (b t) c h w")
+        latents.append(rearrange(drawn(mean_NCHW, std_NCHW, of_frames), "(b t) c h w -> b t c h w", t=num_frames))
+    return latents

@@ -1,31 +1,64 @@
 """Stage 2: temporal layers and attention learn from what the decoded frames look and sound like."""
 
-from functools import cache
+from functools import partial
+from typing import Any
 
+import torch
+from einops import rearrange
 from torch import Tensor
 
-from lipsync_lightning.clip import ClipBatch, lower_half
-from lipsync_lightning.modules.denoising import DenoisingModule, DenoisingStep, LossInputs
+from lipsync_lightning import diffusion
+from lipsync_lightning.clip import ClipBatch
+from lipsync_lightning.losses.terms import StepOutput
+from lipsync_lightning.media.masks import latent_keep_mask
+from lipsync_lightning.modules.hooks import log_losses
+from lipsync_lightning.modules.rng import ClipRNG
+from lipsync_lightning.modules.unet_base import UNetModule
 
 
-class UNetStage2Module(DenoisingModule):
-    """Trains the published parameter groups. Serves the loss terms `noise`, `noise_min_snr`, `sync` and `perceptual`, `trepa` and `mouth`
-    on decoded frames, and `sync_latent` on latents, which needs no decoding."""
+class UNetStage2Module(UNetModule):
+    """Trains the published parameter groups, by any losses: they may read all of a `StepOutput`."""
 
-    def loss_inputs(self, batch: ClipBatch, step: DenoisingStep) -> LossInputs:
-        @cache
-        def frames_pred() -> Tensor:  # decoded once, and only if a term looks at frames
-            return self.decode(step.clean_pred)
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        rng = ClipRNG(batch["seed"], self.device)
+        total, terms = self.losses(self.denoise(batch, rng.uniform() >= self.audio_dropout, rng))
+        log_losses(self, "train", total, terms, len(batch["seed"]))
+        return total
 
-        return {
-            **super().loss_inputs(batch, step),
-            "sync": lambda: (frames_pred(), batch["mel"]),
-            "sync_latent": lambda: (step.clean_pred, batch["mel"]),
-            "perceptual": lambda: (lower_half(frames_pred()), lower_half(batch["frames"])),
-            "trepa": lambda: (frames_pred(), batch["frames"]),
-            "mouth": lambda: (frames_pred(), batch["frames"], batch["keep_mask"]),
-        }
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        rng = ClipRNG(batch["seed"], self.device)  # the same draws at every validation
+        total, terms = self.losses(self.denoise(batch, torch.ones_like(batch["seed"], dtype=torch.bool), rng))
+        log_losses(self, "val", total, terms, len(batch["seed"]))
 
-    def clips_that_count(self, batch: ClipBatch, step: DenoisingStep) -> dict[str, Tensor]:
-        """Return by loss term which clips (B,) it may look at: what was made without sound need not fit it."""
-        return {"sync": step.heard, "sync_latent": step.heard}
+    def denoise(self, batch: ClipBatch, has_audio: Tensor, rng: ClipRNG) -> StepOutput:
+        """Noise the target frames, let the U-Net undo it, and return what the losses read.
+
+        Args: has_audio: (B,), bool; the other clips are denoised without sound.
+        """
+        masked_frames = batch["frames"] * rearrange(batch["keep_mask"], "b 1 h w -> b 1 1 h w")
+        videos = (batch["frames"], masked_frames, batch["reference"])
+        clean, masked, reference = (diffusion.encode(self.autoencoder, each, rng.generators) for each in videos)
+        mask = latent_keep_mask(batch["keep_mask"], self.autoencoder.downscale)
+        conditioning = diffusion.Conditioning(mask, masked, reference)
+
+        noise = diffusion.mix_noise(rng.normal(clean.shape[1:]), rng.normal(clean.shape[1:]), self.mixed_noise_alpha)
+        timesteps_B = rng.integers(self.scheduler.config["num_train_timesteps"])
+        noisy: Any = self.scheduler.add_noise(clean, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
+
+        predict = partial(diffusion.predict, self.unet, conditioning)
+        prediction = predict(noisy, timesteps_B, batch["audio"] * rearrange(has_audio, "b -> b 1 1 1"))
+        return StepOutput(
+            prediction=prediction,
+            target=diffusion.training_target(self.scheduler, clean, noise, timesteps_B),
+            clean_pred=diffusion.predict_clean(self.scheduler, prediction, noisy, timesteps_B),
+            timesteps=timesteps_B,
+            noise=noise,
+            has_audio=has_audio,
+            frames=batch["frames"],
+            mel=batch["mel"],
+            audio=batch["audio"],
+            keep_mask=batch["keep_mask"],
+            ids=batch["id"],
+            decode=partial(diffusion.decode, self.autoencoder),  # called once, and only if a loss looks at frames
+            predict=predict,
+        )

@@ -1,6 +1,5 @@
 """Training of a generator that needs no diffusion by the losses of stage 2: they read frames, whoever made them."""
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -8,20 +7,25 @@ from einops import rearrange
 from lightning import LightningModule
 from torch import Tensor
 
-from lipsync_lightning.clip import ClipBatch, ClipSpec, lower_half
-from lipsync_lightning.losses.weighted import WeightedLosses
+from lipsync_lightning.clip import ClipBatch, ClipSpec
+from lipsync_lightning.losses.terms import StepOutput, WeightedLosses
 from lipsync_lightning.models.matching import load_matching
 from lipsync_lightning.models.wav2lip import Wav2LipGenerator
-from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
-from lipsync_lightning.modules.denoising import LossInputs
-from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule
+from lipsync_lightning.modules.hooks import (
+    OptimizerFactory,
+    ScheduleFactory,
+    leave_out_frozen,
+    log_losses,
+    optimizer_with_schedule,
+    put_back_frozen,
+)
 from lipsync_lightning.modules.weights import network_weights
 
 FROZEN_PARTS = ("losses",)
 
 
 class Wav2LipModule(LightningModule):
-    """Generates the masked part of clips in one step. Serves the loss terms `reconstruction`, `sync`, `perceptual` and `trepa`."""
+    """Generates the masked part of clips in one step, by losses that read frames and sound."""
 
     def __init__(
         self,
@@ -33,7 +37,7 @@ class Wav2LipModule(LightningModule):
         clip: ClipSpec,
         gradient_checkpointing: bool,
     ) -> None:
-        """Args: gradient_checkpointing: compute the activations of the losses again in backward instead of keeping them."""
+        """Args: gradient_checkpointing: compute what the losses compute again in backward instead of keeping it."""
         super().__init__()
         self.losses = losses
         self.losses.checkpointing = gradient_checkpointing
@@ -49,38 +53,30 @@ class Wav2LipModule(LightningModule):
         generated_BTCHW = self.generator(kept_BTCHW, batch["reference"], batch["audio"])
         return kept_BTCHW + (1 - keep_B11HW) * generated_BTCHW.float()
 
-    @torch.no_grad()
-    def generate(self, batch: ClipBatch) -> Tensor:
-        """Return the frames (B, T, 3, H, W) in [-1, 1] with new mouths: see `forward`."""
-        return self(batch).clamp(-1, 1)
-
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        total, terms = self.losses(self.loss_inputs(batch))
-        self.log("train/loss", total, prog_bar=True, sync_dist=True)
-        self.log_dict({f"train/loss_{name}": value for name, value in terms.items()}, sync_dist=True)
+        total, terms = self.losses(self.step(batch))
+        log_losses(self, "train", total, terms, len(batch["audio"]))
         return total
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        total, terms = self.losses(self.loss_inputs(batch))
-        values = {"val/loss": total, **{f"val/loss_{name}": value for name, value in terms.items()}}
-        self.log_dict(values, batch_size=len(batch["audio"]), sync_dist=True)
+        total, terms = self.losses(self.step(batch))
+        log_losses(self, "val", total, terms, len(batch["audio"]))
 
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return optimizer_with_schedule(self.generator.parameters(), self.optimizer, self.schedule)
 
-    def loss_inputs(self, batch: ClipBatch) -> LossInputs:
-        """Return what each loss term would read."""
+    def step(self, batch: ClipBatch) -> StepOutput:
+        """Generate the masked part of the frames and return what the losses read."""
+        return StepOutput(
+            frames_pred=self(batch),
+            has_audio=torch.ones(len(batch["audio"]), dtype=torch.bool),
+            **{key: batch[key] for key in ("frames", "mel", "keep_mask")},
+        )
 
-        @cache
-        def frames_pred() -> Tensor:
-            return self(batch)
-
-        return {
-            "reconstruction": lambda: (frames_pred(), batch["frames"]),
-            "sync": lambda: (frames_pred(), batch["mel"]),
-            "perceptual": lambda: (lower_half(frames_pred()), lower_half(batch["frames"])),
-            "trepa": lambda: (frames_pred(), batch["frames"]),
-        }
+    @torch.no_grad()
+    def generate(self, batch: ClipBatch) -> Tensor:
+        """Return the frames (B, T, 3, H, W) in [-1, 1] with new mouths: see `forward`."""
+        return self(batch).clamp(-1, 1)
 
     def load_weights(self, path: str) -> None:
         """Start from another run's generator. Raises: MissingWeights, WrongWeights."""

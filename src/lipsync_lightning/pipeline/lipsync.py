@@ -18,8 +18,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.diffusion import inpaint
 from lipsync_lightning.errors import BadConfig, BadMedia, MissingWeights, NoFace, WouldOverwrite, WrongWeights
-from lipsync_lightning.inpainting import Inpainter
 from lipsync_lightning.media.alignment import FacePoints, align, paste_back
 from lipsync_lightning.media.audio import read_audio
 from lipsync_lightning.media.frames import to_float, to_uint8
@@ -180,8 +180,10 @@ class LipSyncPipeline(DiffusionPipeline):
         Returns: (T, 3, H, W) in [-1, 1].
         """
         keep_B1HW = rearrange(keep_mask(self.clip.resolution, self.config["mask"]), "h w -> 1 1 h w").to(frames)
-        inpaint = Inpainter(self.unet, self.autoencoder, self.scheduler)
         faces_BTCHW = inpaint(
+            self.unet,
+            self.autoencoder,
+            self.scheduler,
             frames=rearrange(frames, "t c h w -> 1 t c h w"),
             reference=rearrange(reference, "t c h w -> 1 t c h w"),
             audio=rearrange(audio, "t a d -> 1 t a d"),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lipsync_lightning.evaluation.similarity import (
+from lipsync_lightning.losses.similarity import (
     best_offsets,
     best_threshold,
     calibrated,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lipsync_lightning.clip import ClipSpec, WindowBatch
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
-from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
+from lipsync_lightning.modules.hooks import leave_out_frozen, put_back_frozen
 
 
 class LinearAutoencoderModule(LightningModule):
@@ -41,5 +41,5 @@ class LinearAutoencoderModule(LightningModule):
         put_back_frozen(checkpoint, self, (), self.clip)
 
     def _psnr(self, frames_NCHW: Tensor) -> Tensor:
-        error = (self.autoencoder.decode(self.autoencoder.encode(frames_NCHW)) - frames_NCHW).square().mean()
+        error = (self.autoencoder(frames_NCHW) - frames_NCHW).square().mean()
         return 10 * (4 / error).log10()  # the range [-1, 1] has a peak of 2

@@ -4,7 +4,7 @@ import torch
 from einops import rearrange
 
 from lipsync_lightning.models.autoencoder import LinearAutoencoder
-from lipsync_lightning.modules.linear_autoencoder import LinearAutoencoderModule
+from lipsync_lightning.modules.autoencoder import LinearAutoencoderModule
 
 
 def reconstructed_by_numpy(frames: np.ndarray, patch: int, num_components: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class ClipDraws:
+class ClipRNG:
     """Draws for the B clips of a batch, each from a generator of its own."""
 
     def __init__(self, seeds: Tensor, device: torch.device | str) -> None:
@@ -14,11 +14,9 @@ class ClipDraws:
         self.device = device
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds.tolist()]
 
-    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return (B, *shape), standard normal."""
-        return torch.stack(
-            [torch.randn(*shape, generator=own, device=self.device, dtype=dtype) for own in self.generators]
-        )
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Return (B, *shape), float32, standard normal."""
+        return torch.stack([torch.randn(*shape, generator=own, device=self.device) for own in self.generators])
 
     def integers(self, high: int) -> Tensor:
         """Return (B,), int64 from 0 to `high` - 1."""

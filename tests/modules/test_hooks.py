@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from lipsync_lightning.errors import BadConfig
-from lipsync_lightning.modules.optimization import FusedAdamW, optimizer_with_schedule
+from lipsync_lightning.modules.hooks import FusedAdamW, optimizer_with_schedule
 
 
 class Line(LightningModule):
@@ -28,10 +28,14 @@ class Line(LightningModule):
 def trained(optimizer, precision: str, tmp_path) -> Tensor:
     torch.manual_seed(1)
     module = Line(lambda parameters: optimizer(parameters, lr=1e-2))
-    trainer = Trainer(
-        max_steps=5, accelerator="cpu", precision=precision, gradient_clip_val=1.0, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-    )  # fmt: skip
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    clipped = {"precision": precision, "gradient_clip_val": 1.0}
+    trainer = Trainer(max_steps=5, accelerator="cpu", default_root_dir=tmp_path, **clipped, **quiet)
     trainer.fit(module, torch.utils.data.DataLoader(torch.randn(20, 4), batch_size=4))
     return module.layer.weight.detach()
 

@@ -1,0 +1,134 @@
+"""What a training step hands to its losses, and the weighted sum of the terms that the YAML names."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from lipsync_lightning.errors import BadConfig
+
+VIDEO_NDIM = 5  # (B, T, C, H, W)
+
+
+class StepOutput(SimpleNamespace):
+    """What one step made of B clips. A module gives the fields it has; a loss that reads another one is refused.
+
+    Latents are (B, T, C, h, w), frames (B, T, 3, H, W) in [-1, 1].
+    """
+
+    prediction: Tensor  # latents: what the U-Net said, noise or velocity as the schedule has it
+    target: Tensor  # latents: what it should have said
+    clean_pred: Tensor  # latents: the one-step estimate
+    timesteps: Tensor  # (B,), int64
+    noise: Tensor  # latents
+    has_audio: Tensor  # (B,), bool: False where the sound was dropped
+    frames: Tensor  # the real ones
+    frames_pred: Tensor  # those of `clean_pred`, decoded once, and only if a loss looks at them
+    mel: Tensor  # (B, 1, M, L), heard during the frames
+    audio: Tensor  # (B, T, A, D), its tokens
+    keep_mask: Tensor  # (B, 1, H, W), 1 = keep, 0 = generated
+    ids: list[str]  # of the clips the windows come from
+    decode: Callable[[Tensor], Tensor]  # latents -> frames, with gradients
+    predict: Callable[
+        [Tensor, Tensor, Tensor], Tensor
+    ]  # noisy latents, timesteps, audio -> what the U-Net says of them
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "frames_pred" and "decode" in vars(self):
+            self.frames_pred = self.decode(self.clean_pred)
+            return self.frames_pred
+        if name not in StepOutput.__annotations__:
+            raise AttributeError(name)
+        raise BadConfig(
+            f"a loss term reads `{name}`, this module's steps have {sorted(vars(self))}; set the term to null"
+        )
+
+
+class Loss(nn.Module):
+    """A term's loss: `forward` turns tensors (B, ...) into a scalar, `reads` says which of a step's fields they are.
+
+    It owns the frozen networks it needs, so that a term that is absent holds none.
+    """
+
+    def reads(self, step: StepOutput) -> tuple[Tensor, ...]:
+        """Return the arguments of `forward`."""
+        raise NotImplementedError
+
+    def clips(self, step: StepOutput) -> Tensor | None:
+        """Return which clips (B,), bool, it may look at; None means all."""
+        return None
+
+
+class NoiseLoss(Loss):
+    """The diffusion target: mean squared error of the prediction."""
+
+    def reads(self, step: StepOutput) -> tuple[Tensor, ...]:
+        return step.prediction, step.target
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Return the scalar loss of two tensors of the same shape."""
+        return functional.mse_loss(prediction, target)
+
+
+class WeightedLoss(nn.Module):
+    """One term: a loss, its weight, and which clips and frames it looks at."""
+
+    def __init__(
+        self, *, weight: float, loss: Loss, every_nth_frame: int = 1, timesteps: Sequence[int] | None = None
+    ) -> None:
+        """Args:
+        every_nth_frame: of the videos that the loss reads.
+        timesteps: lowest and highest diffusion timestep, both included, at which a clip counts; None means all.
+            At high ones the one-step estimate is a blur, about which a loss of pictures has little to say.
+        Raises: BadConfig, if the weight is no finite number, `every_nth_frame` is below 1 or the range is empty.
+        """
+        super().__init__()
+        if not isinstance(weight, int | float) or not isfinite(weight):
+            raise BadConfig(f"weight={weight!r} of a loss term: give a finite number")
+        if every_nth_frame < 1 or (timesteps is not None and (len(timesteps) != 2 or timesteps[0] > timesteps[1])):
+            raise BadConfig(f"{every_nth_frame=}, {timesteps=}: give 1 or more, and [lowest, highest]")
+        self.weight = weight
+        self.loss = loss
+        self.every_nth_frame = every_nth_frame
+        self.timesteps = timesteps
+
+    def forward(self, step: StepOutput, checkpointing: bool = False) -> Tensor:
+        """Return the unweighted loss of the clips and frames it looks at, 0 where no clip counts.
+
+        Args: checkpointing: compute the loss again in backward instead of keeping what it computes.
+        """
+        inputs = self.loss.reads(step)
+        counts_B = self.loss.clips(step)
+        if self.timesteps is not None:
+            in_range_B = (step.timesteps >= self.timesteps[0]) & (step.timesteps <= self.timesteps[1])
+            counts_B = in_range_B if counts_B is None else counts_B & in_range_B
+        if counts_B is not None and not bool(counts_B.all()):
+            inputs = tuple(tensor[counts_B] for tensor in inputs)
+            if not bool(counts_B.any()):  # zero, but in the graph, as on the other ranks
+                return torch.stack([tensor.sum() * 0.0 for tensor in inputs]).sum()
+        inputs = tuple(each[:, :: self.every_nth_frame] if each.ndim == VIDEO_NDIM else each for each in inputs)
+        if checkpointing and torch.is_grad_enabled():
+            return checkpoint(self.loss, *inputs, use_reentrant=False)  # pyright: ignore[reportReturnType]
+        return self.loss(*inputs)
+
+
+class WeightedLosses(nn.Module):
+    """Sums the terms it was given. A term that is absent computes nothing and holds no network."""
+
+    checkpointing = False  # term by term, see `WeightedLoss`
+
+    def __init__(self, *, terms: Mapping[str, WeightedLoss | None]) -> None:
+        """Args: terms: by name; an experiment removes a term of the YAML it builds on by setting it to null."""
+        super().__init__()
+        self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term is not None})
+
+    def forward(self, step: StepOutput) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted sum and each term's own value. Raises: BadConfig, for a field the step does not have."""
+        values = {name: term(step, self.checkpointing) for name, term in self.terms.items()}
+        total = sum(self.terms[name].weight * value for name, value in values.items())  # pyright: ignore[reportOperatorIssue]
+        return total, values  # pyright: ignore[reportReturnType]

@@ -1,0 +1,68 @@
+"""What modules do alike in Lightning's hooks: the optimizer, the log of losses, checkpoints without frozen networks."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.errors import BadConfig, WrongWeights
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+ScheduleFactory = Callable[[Optimizer], LRScheduler]
+
+
+class FusedAdamW(AdamW):
+    """AdamW in one kernel, gradients clipped by Lightning.
+
+    Lightning refuses to clip for a fused AdamW, because in 16-bit training that unscales gradients itself, after
+    clipping. Without that ability they are unscaled before, as for any other optimizer.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], **options: Any) -> None:
+        """Args: options: of `torch.optim.AdamW`."""
+        super().__init__(params, fused=True, **options)
+        self._step_supports_amp_scaling = False
+
+
+def optimizer_with_schedule(
+    parameters: Iterable[nn.Parameter], optimizer: OptimizerFactory, schedule: ScheduleFactory
+) -> dict[str, Any]:
+    """Return Lightning's dict of an optimizer over the trainable parameters and a schedule that moves every step.
+
+    Raises: BadConfig, for settings that the optimizer refuses.
+    """
+    try:
+        made = optimizer([parameter for parameter in parameters if parameter.requires_grad])
+    except ValueError as error:
+        raise BadConfig(f"module.optimizer: {error}") from error
+    return {"optimizer": made, "lr_scheduler": {"scheduler": schedule(made), "interval": "step"}}
+
+
+def log_losses(module: LightningModule, split: str, total: Tensor, terms: Mapping[str, Tensor], num_clips: int) -> None:
+    """Log `<split>/loss` and `<split>/loss_<term>`, averaged over ranks; split: `train` or `val`."""
+    module.log(f"{split}/loss", total, prog_bar=split == "train", batch_size=num_clips, sync_dist=True)
+    values = {f"{split}/loss_{name}": value for name, value in terms.items()}
+    module.log_dict(values, batch_size=num_clips, sync_dist=True)
+
+
+def leave_out_frozen(checkpoint: dict[str, Any], frozen_parts: Sequence[str], clip: ClipSpec) -> None:
+    """Drop the weights of `frozen_parts` (attribute names) from a checkpoint and note the clip."""
+    prefixes = tuple(f"{part}." for part in frozen_parts)
+    checkpoint["state_dict"] = {n: t for n, t in checkpoint["state_dict"].items() if not n.startswith(prefixes)}
+    checkpoint["clip"] = clip.as_dict()
+
+
+def put_back_frozen(checkpoint: dict[str, Any], module: nn.Module, frozen_parts: Sequence[str], clip: ClipSpec) -> None:
+    """Fill the frozen weights back in from `module` itself, so that loading can be strict.
+
+    Raises: WrongWeights, if the checkpoint is not of one of our runs; ClipMismatch, if it was trained for other clips.
+    """
+    if "clip" not in checkpoint:
+        raise WrongWeights("ckpt_path is not a checkpoint of this library; give one from a run's checkpoints folder")
+    ClipSpec.from_dict(checkpoint["clip"], "the checkpoint").require_equal(clip, "the checkpoint", "this run")
+    prefixes = tuple(f"{part}." for part in frozen_parts)
+    checkpoint["state_dict"] |= {n: t for n, t in module.state_dict().items() if n.startswith(prefixes)}

@@ -1,0 +1,106 @@
+"""What both U-Net stages have beside their steps: parts, optimizer, checkpoints, and samples for validation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from lightning import LightningModule
+from torch import Tensor
+
+from lipsync_lightning import diffusion
+from lipsync_lightning.clip import ClipBatch, ClipSpec
+from lipsync_lightning.losses.terms import WeightedLosses
+from lipsync_lightning.models.autoencoder import Autoencoder
+from lipsync_lightning.models.fingerprint import fingerprint
+from lipsync_lightning.models.frozen import frozen
+from lipsync_lightning.models.matching import load_matching
+from lipsync_lightning.models.unet import LipSyncUNet
+from lipsync_lightning.modules.hooks import (
+    OptimizerFactory,
+    ScheduleFactory,
+    leave_out_frozen,
+    optimizer_with_schedule,
+    put_back_frozen,
+)
+from lipsync_lightning.modules.rng import ClipRNG
+from lipsync_lightning.modules.weights import network_weights
+
+FROZEN_PARTS = ("autoencoder", "losses")
+
+
+class UNetModule(LightningModule):
+    """Denoises clips given mask, masked frames, reference frames and audio tokens."""
+
+    def __init__(
+        self,
+        *,
+        losses: WeightedLosses,
+        autoencoder: Autoencoder,
+        unet: LipSyncUNet,
+        scheduler: DDIMScheduler,
+        optimizer: OptimizerFactory,
+        schedule: ScheduleFactory,
+        clip: ClipSpec,
+        trainable: Sequence[str],
+        mixed_noise_alpha: float,
+        audio_dropout: float,
+        gradient_checkpointing: bool,
+        num_inference_steps: int,
+        guidance_scale: float,
+    ) -> None:
+        """Args:
+        trainable: parts of parameter names; parameters that contain none of them are frozen. [""] trains all.
+        mixed_noise_alpha: how much of the noise the frames of a clip share.
+        audio_dropout: share of clips trained without sound, which guidance needs; 0 in the published training.
+        gradient_checkpointing: compute what U-Net, decoder and losses compute again in backward instead of keeping it.
+        num_inference_steps, guidance_scale: of `generate`, for validation.
+        """
+        super().__init__()
+        self.losses = losses
+        self.autoencoder = frozen(autoencoder)  # pyright: ignore[reportArgumentType]
+        self.autoencoder_fingerprint = fingerprint(self.autoencoder)
+        self.unet = unet
+        self.scheduler = scheduler
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.clip = clip
+        self.mixed_noise_alpha = mixed_noise_alpha
+        self.audio_dropout = audio_dropout
+        self.num_inference_steps = num_inference_steps
+        self.guidance_scale = guidance_scale
+        if gradient_checkpointing:
+            self.losses.checkpointing = True
+            for network in (self.unet, self.autoencoder):
+                if network._supports_gradient_checkpointing:  # of diffusers; the linear autoencoder keeps nothing
+                    network.enable_gradient_checkpointing()
+        for name, parameter in self.unet.named_parameters():
+            parameter.requires_grad_(any(part in name for part in trainable))
+
+    def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return optimizer_with_schedule(self.unet.parameters(), self.optimizer, self.schedule)
+
+    def generate(self, batch: ClipBatch) -> Tensor:
+        """Return the frames (B, T, 3, H, W) in [-1, 1] that inference would make, from noise of each clip's seed."""
+        num_frames, side = batch["frames"].shape[1], batch["frames"].shape[-1] // self.autoencoder.downscale
+        rng = ClipRNG(batch["seed"], self.device)
+        noise = rng.normal((1, self.autoencoder.latent_channels, side, side)).expand(-1, num_frames, -1, -1, -1)
+        return diffusion.inpaint(
+            self.unet,
+            self.autoencoder,
+            self.scheduler,
+            **{key: batch[key] for key in ("frames", "reference", "audio", "keep_mask")},
+            noise=noise,
+            generators=rng.generators,
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+        )
+
+    def load_weights(self, path: str) -> None:
+        """Start from another run's U-Net; temporal modules it lacks stay. Raises: MissingWeights, WrongWeights."""
+        load_matching(self.unet, network_weights(path, "unet"), allowed_missing=("motion_modules.",))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        leave_out_frozen(checkpoint, FROZEN_PARTS, self.clip)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        put_back_frozen(checkpoint, self, FROZEN_PARTS, self.clip)

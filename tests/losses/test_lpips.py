@@ -1,0 +1,24 @@
+import pytest
+import torch
+
+from lipsync_lightning.errors import MissingWeights, WrongWeights
+from lipsync_lightning.losses.lpips import untrained_lpips, vgg_lpips
+
+
+def test_missing_vgg_weights_name_the_command_that_gets_them(tmp_path):
+    with pytest.raises(MissingWeights, match=r"lipsync_lightning\.convert fetch=latentsync-1\.6 needs=training$"):
+        vgg_lpips(path=str(tmp_path / "auxiliary" / "vgg16.pth"))
+
+
+def test_another_network_than_vgg_is_refused(tmp_path):
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "vgg16.pth")
+    with pytest.raises(WrongWeights, match=r"not torchvision's VGG-16: it lacks \d+ weights, such as features"):
+        vgg_lpips(path=str(tmp_path / "vgg16.pth"))
+
+
+def test_vgg_weights_are_taken_over_under_torchvisions_names(tmp_path):
+    ours = untrained_lpips().net.state_dict()
+    stored = {"features." + name.split(".", 1)[1]: tensor for name, tensor in ours.items()}
+    torch.save({**stored, "classifier.0.bias": torch.zeros(2)}, tmp_path / "vgg16.pth")
+    loaded = vgg_lpips(path=str(tmp_path / "vgg16.pth")).net.state_dict()
+    assert all(torch.equal(tensor, stored["features." + name.split(".", 1)[1]]) for name, tensor in loaded.items())
