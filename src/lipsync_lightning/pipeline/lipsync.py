@@ -139,7 +139,7 @@ class LipSyncPipeline(DiffusionPipeline):
         num_frames = num_synced = 0
         out.parent.mkdir(parents=True, exist_ok=True)
         with (
-            self.progress_bar(total=most_frames - size) as bar,
+            self.progress_bar(total=most_frames - size) as bar,  # pyright: ignore[reportCallIssue]
             VideoWriter(out, width=info.width, height=info.height, fps=fps, sound=audio) as writer,
         ):
             bar.set_description(out.name)
