@@ -1,7 +1,3 @@
-import gc
-import weakref
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -26,24 +22,3 @@ def test_frames_are_placed_as_training_places_them_and_anew_after_a_lost_face():
     before, after = (np.stack([m for m in part if m is not None]) for part in (matrices[:5], matrices[6:]))
     np.testing.assert_allclose(before, alignment_matrices(np.stack(points[:5]), 32))
     np.testing.assert_allclose(after, alignment_matrices(np.stack(points[5:]), 32))
-
-
-def test_no_more_than_two_windows_of_frames_are_held():
-    alive: weakref.WeakSet[np.ndarray] = weakref.WeakSet()
-    most = 0
-
-    class Frame(np.ndarray):
-        __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
-
-    def frames() -> Iterator[np.ndarray]:
-        nonlocal most
-        for _ in range(40):
-            frame = np.zeros((4, 4, 3), np.uint8).view(Frame)
-            alive.add(frame)
-            gc.collect()
-            most = max(most, len(alive))
-            yield frame
-
-    for _window in windows(placed_frames(frames(), lambda frame: POINTS, 32), 4):
-        pass
-    assert 4 < most <= 2 * 4 + 1

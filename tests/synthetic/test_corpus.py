@@ -104,14 +104,3 @@ def test_sound_out_of_step_is_the_same_sound_shifted_by_the_frames_the_facts_sta
         length = min(map(len, sounds))
         found = np.correlate(sounds[1][:length], sounds[0][:length], "full").argmax() - (length - 1)
         assert abs(found - early * 640) <= 2
-
-
-def test_a_corpus_from_before_sound_could_be_out_of_step_is_still_whole(tmp_path):
-    video = write(tmp_path)[0]
-    facts = video.with_suffix(".json")
-    stored = json.loads(facts.read_text())
-    del stored["max_offset_frames"]
-    facts.write_text(json.dumps(stored))
-    written = video.stat().st_mtime_ns
-    write(tmp_path)
-    assert video.stat().st_mtime_ns == written

@@ -12,18 +12,15 @@ def as_a_small_network_would_paint_it(frame: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))[..., ::-1]
 
 
-@pytest.mark.parametrize("person", range(8))
-def test_measured_opening_follows_the_true_one_in_pictures_of_32_pixels(person: int, align):
-    clip = make_clip(ClipPlan(seed=5, person=person, clip=0, seconds=2.0, leak=0, fps=25, size=208))
-    aligned = np.stack([align(frame, points, 32) for frame, points in zip(clip.frames, clip.points, strict=True)])
-    assert correlation(mouth_opening(aligned), clip.utterance.opening) > 0.9
-
-
-@pytest.mark.parametrize("person", range(24))
+@pytest.mark.parametrize("person", range(16))
 def test_measured_opening_follows_the_true_one(person: int, align):
     clip = make_clip(ClipPlan(seed=5, person=person, clip=0, seconds=2.0, leak=0, fps=25, size=208))
-    aligned = np.stack([align(frame, points, 64) for frame, points in zip(clip.frames, clip.points, strict=True)])
+    small, aligned = (
+        np.stack([align(frame, points, size) for frame, points in zip(clip.frames, clip.points, strict=True)])
+        for size in (32, 64)
+    )
     poor = np.stack([as_a_small_network_would_paint_it(frame) for frame in aligned])
+    assert correlation(mouth_opening(small), clip.utterance.opening) > 0.9
     assert correlation(mouth_opening(aligned), clip.utterance.opening) > 0.93
     assert correlation(mouth_opening(poor), clip.utterance.opening) > 0.9
 

@@ -2,8 +2,9 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +16,6 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.diffusion import inpaint
@@ -32,6 +32,8 @@ from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.pipeline.reference import REFERENCES, Reference
 from lipsync_lightning.pipeline.windows import PlacedFrame, placed_frames, windows
 
+_SAME_LENGTH_S = 0.1  # picture and sound that differ by less end together
+
 
 @dataclass(frozen=True)
 class LipSyncResult:
@@ -41,16 +43,6 @@ class LipSyncResult:
     num_frames: int
     num_synced: int  # frames with a face; the others were passed through
     sound_seconds: float
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a clip is sampled."""
-
-    noise: Tensor  # (1, 1, C, h, w): every frame of every window starts from it, as published
-    num_inference_steps: int
-    guidance_scale: float
-    generator: torch.Generator | None = None  # of an autoencoder that draws its latents; None: torch's global one
 
 
 class LipSyncPipeline(DiffusionPipeline):
@@ -72,15 +64,13 @@ class LipSyncPipeline(DiffusionPipeline):
         mask: str = "released",
     ) -> None:
         """Args:
-        clip: a `ClipSpec` as a dict, so that it is stored in `model_index.json`. Not optional: it has a default only
-            because diffusers takes every argument without one for a network.
-        num_inference_steps, guidance_scale: what a call uses unless told otherwise.
-        reference: name of one of `pipeline.reference.REFERENCES`.
-        mask: what is generated, one of `media.masks.REGIONS`: the one the U-Net was trained with.
-        Raises:
-            BadConfig: there is no such reference or mask, or a number means nothing.
-            WrongWeights: the U-Net's channels do not fit the autoencoder's.
-            ClipMismatch: `clip` is no ClipSpec.
+            clip: a `ClipSpec` as a dict, so that it is stored in `model_index.json`. Not optional: it has a default
+                only because diffusers takes every argument without one for a network.
+            num_inference_steps, guidance_scale: what a call uses unless told otherwise.
+            reference: name of one of `pipeline.reference.REFERENCES`.
+            mask: what is generated, one of `media.masks.REGIONS`: the one the U-Net was trained with.
+        Raises: BadConfig, if there is no such reference or mask, or a number means nothing; WrongWeights, if the
+            U-Net's channels do not fit the autoencoder's; ClipMismatch, if `clip` is no ClipSpec.
         """
         super().__init__()
         self.register_modules(unet=unet, autoencoder=autoencoder, audio_encoder=audio_encoder, scheduler=scheduler)
@@ -91,23 +81,21 @@ class LipSyncPipeline(DiffusionPipeline):
             reference=reference,
             mask=mask,
         )
-        if not (isinstance(num_inference_steps, int) and num_inference_steps >= 1):
-            raise BadConfig(f"num_inference_steps={num_inference_steps!r} must be a whole number, 1 or more")
-        if not (isinstance(guidance_scale, int | float) and guidance_scale >= 0):
-            raise BadConfig(f"guidance_scale={guidance_scale!r} must be a number, 0 or more")
+        self.clip = ClipSpec.from_dict(clip or {}, "the export's model_index.json")
+        _check_sampling(num_inference_steps, guidance_scale)
+        keep_mask(self.clip.resolution, mask)
         if reference not in REFERENCES:
             raise BadConfig(f"reference={reference!r} is none of {sorted(REFERENCES)}; choose one of them")
-        self.clip = ClipSpec.from_dict(clip or {}, "the export's model_index.json")
-        keep_mask(self.clip.resolution, mask)
-        expected = 3 * autoencoder.latent_channels + 1
-        if unet.config["in_channels"] != expected:
+        taken, made = unet.config["in_channels"], 3 * autoencoder.latent_channels + 1
+        if taken != made:
             raise WrongWeights(
-                f"the U-Net takes {unet.config['in_channels']} channels, this autoencoder makes {expected}; export both from one run"
+                f"the U-Net takes {taken} channels, this autoencoder makes {made}; export both from one run"
             )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **options: Any) -> Self:
-        """Return the pipeline of an export; options as in diffusers, which would warn on every load where `accelerate` is not installed."""
+        """Return the pipeline of an export; options as in diffusers."""
+        # Without this it would warn on every load where `accelerate` is not installed.
         return super().from_pretrained(pretrained_model_name_or_path, **{"low_cpu_mem_usage": False, **options})
 
     @torch.no_grad()
@@ -126,99 +114,102 @@ class LipSyncPipeline(DiffusionPipeline):
 
         The result has the video's size, frame rate and frame count, and all of the sound, its samples untouched.
         Frames without a face pass through. Where the sound ends early the mouth speaks silence.
-        Raises: BadMedia, MissingAudio for the inputs; NoFace, if no frame has one; WouldOverwrite, if `out` is an input or a folder;
-        BadConfig, if there are no steps.
+
+        Args:
+            faces: where the face is, such as `media.people.MeshPeople()`.
+            num_inference_steps, guidance_scale: None for the export's own.
+        Raises: BadMedia, MissingAudio for the inputs; NoFace, if no frame has one; WouldOverwrite, if `out` is an input
+            or a folder; BadConfig, if a number means nothing.
         """
-        refuse_to_overwrite_inputs(Path(out), [Path(video), Path(audio)])
-        steps = self.config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
-        if steps < 1:
-            raise BadConfig(f"num_inference_steps={steps}; give at least 1, or null for the export's own")
+        out, size = Path(out), self.clip.num_frames
+        _refuse_to_overwrite(out, [Path(video), Path(audio)])
         info = probe(video)
-        waveform = read_audio(audio, self.clip.sample_rate_hz)
-        sound_seconds = len(waveform) / self.clip.sample_rate_hz
-        warn_of_other_length(info.duration_s, sound_seconds)
         fps = float(info.fps)
+        waveform = torch.from_numpy(read_audio(audio, self.clip.sample_rate_hz))
+        sound_seconds = len(waveform) / self.clip.sample_rate_hz
+        _warn_if_lengths_differ(info.duration_s, sound_seconds)
+        silence = max(0, ceil(info.duration_s * self.clip.sample_rate_hz) - len(waveform))
         # One window more than the container promises; the stream of frames decides where to stop.
-        at_most = ceil(info.duration_s * fps) + self.clip.num_frames
-        heard = with_silence(torch.from_numpy(waveform), info.duration_s * self.clip.sample_rate_hz)
-        tokens = self.audio_encoder.token_windows(heard, at_most, fps, self.clip.num_frames)
-        placed = placed_frames(read_frames(video, fps=fps), faces.for_video(Path(video)), self.clip.resolution)
-        scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
-        sampling = Sampling(
-            self._one_frame_of_noise(seed), steps, scale, torch.Generator(self.unet.device).manual_seed(seed)
-        )
+        most_frames = ceil(info.duration_s * fps) + size
+        tokens = self.audio_encoder.token_windows(functional.pad(waveform, (0, silence)), most_frames, fps, size)
+        frames = placed_frames(read_frames(video, fps=fps), faces.for_video(Path(video)), self.clip.resolution)
         reference = REFERENCES[self.config["reference"]]()
+        inpaint = self.inpainter(seed, num_inference_steps, guidance_scale)
+
         num_frames = num_synced = 0
-        bar = tqdm(total=at_most - self.clip.num_frames, desc=Path(out).name, unit="frame")
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        with bar, VideoWriter(out, width=info.width, height=info.height, fps=fps, sound=audio) as writer:
-            for window in windows(placed, self.clip.num_frames):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            self.progress_bar(total=most_frames - size) as bar,  # pyright: ignore[reportCallIssue]
+            VideoWriter(out, width=info.width, height=info.height, fps=fps, sound=audio) as writer,
+        ):
+            bar.set_description(out.name)
+            for window in windows(frames, size):
                 audio_TAD = next(tokens, None)
                 if audio_TAD is None:
                     raise BadMedia(
-                        f"{video} has more frames than the {info.duration_s:.2f} s it states; write it anew with any video tool"
+                        f"{video} has more frames than the {info.duration_s:.2f} s it states; convert it to mp4 anew"
                     )
-                for frame in self._speak(window, audio_TAD, reference, sampling):
+                for frame in self._with_new_mouths(window, audio_TAD, reference, inpaint):
                     writer.write(frame)
                 num_frames += len(window)
                 num_synced += sum(placed.matrix is not None for placed in window)
                 bar.update(len(window))
             if num_synced == 0:
                 raise NoFace(
-                    f"{video}: no face on any of {num_frames} frames, nothing was written; give a video that shows a face"
+                    f"{video}: no face on any of {num_frames} frames, nothing was written; give a video that shows one"
                 )
-        return LipSyncResult(Path(out), num_frames, num_synced, sound_seconds)
+        return LipSyncResult(out, num_frames, num_synced, sound_seconds)
 
-    @torch.no_grad()
-    def generate(self, frames: Tensor, reference: Tensor, audio: Tensor, sampling: Sampling) -> Tensor:
-        """Return aligned faces that say the audio; what the mask keeps is the input's.
+    def inpainter(
+        self, seed: int, num_inference_steps: int | None = None, guidance_scale: float | None = None
+    ) -> Callable[..., Tensor]:
+        """Return `diffusion.inpaint` with all but a window's `frames`, `reference` and `audio` given.
 
-        Args:
-            frames: (T, 3, H, W) in [-1, 1], aligned faces.
-            reference: like `frames`, the same person unmasked.
-            audio: (T, A, D) tokens.
-        Returns: (T, 3, H, W) in [-1, 1].
+        Every frame of every window starts from the same noise, as published.
         """
-        keep_B1HW = rearrange(keep_mask(self.clip.resolution, self.config["mask"]), "h w -> 1 1 h w").to(frames)
-        faces_BTCHW = inpaint(
+        steps = self.config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
+        scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
+        _check_sampling(steps, scale)
+        side = self.clip.resolution // self.autoencoder.downscale
+        # On the CPU, so that every device gets the same; in float32: a schedule has no room in half precision.
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn((1, 1, self.autoencoder.latent_channels, side, side), generator=generator)
+        device = self.unet.device
+        mask = rearrange(keep_mask(self.clip.resolution, self.config["mask"]), "h w -> 1 1 h w")
+        return partial(
+            inpaint,
             self.unet,
             self.autoencoder,
             self.scheduler,
-            frames=rearrange(frames, "t c h w -> 1 t c h w"),
-            reference=rearrange(reference, "t c h w -> 1 t c h w"),
-            audio=rearrange(audio, "t a d -> 1 t a d"),
-            keep_mask=keep_B1HW,
-            noise=repeat(sampling.noise, "1 1 c h w -> 1 t c h w", t=len(frames)),
-            num_inference_steps=sampling.num_inference_steps,
-            guidance_scale=sampling.guidance_scale,
-            generators=None if sampling.generator is None else [sampling.generator],
+            keep_mask=mask.to(device),
+            noise=repeat(noise, "1 1 c h w -> 1 t c h w", t=self.clip.num_frames).to(device),
+            num_inference_steps=steps,
+            guidance_scale=scale,
+            generators=[torch.Generator(device).manual_seed(seed)],
         )
-        return faces_BTCHW[0]
 
-    def _one_frame_of_noise(self, seed: int) -> Tensor:
-        side = self.clip.resolution // self.autoencoder.downscale
-        generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device gets the same
-        noise = torch.randn((1, 1, self.autoencoder.latent_channels, side, side), generator=generator)
-        return noise.to(self.unet.device)  # float32: a schedule has no room in half precision
-
-    def _speak(
-        self, window: Sequence[PlacedFrame], audio: Tensor, reference: Reference, sampling: Sampling
+    def _with_new_mouths(
+        self, window: Sequence[PlacedFrame], audio_TAD: Tensor, reference: Reference, inpaint: Callable[..., Tensor]
     ) -> Iterator[np.ndarray]:
         """Yield the window's frames with new mouths; frames without a face as they are."""
-        shown = [index for index, placed in enumerate(window) if placed.matrix is not None]
-        if not shown:
+        matrices = {index: placed.matrix for index, placed in enumerate(window) if placed.matrix is not None}
+        if not matrices:
             yield from (placed.frame for placed in window)
             return
         # A short window is filled up with its last face, because the U-Net has seen clips of one length only.
-        filled = shown + [shown[-1]] * (self.clip.num_frames - len(shown))
-        aligned = np.stack([align(window[i].frame, _matrix(window[i]), self.clip.resolution) for i in filled])
-        frames_TCHW = rearrange(to_float(aligned), "t h w c -> t c h w").to(sampling.noise)
-        audio_TAD = audio[torch.tensor(filled)].to(sampling.noise)
-        faces_TCHW = self.generate(frames_TCHW, reference.of(frames_TCHW), audio_TAD, sampling)
-        faces_THWC = rearrange(to_uint8(faces_TCHW), "t c h w -> t h w c").cpu().numpy()
-        new_face = dict(zip(shown, faces_THWC, strict=False))
+        filled = [*matrices, *[max(matrices)] * (self.clip.num_frames - len(matrices))]
+        aligned = np.stack([align(window[i].frame, matrices[i], self.clip.resolution) for i in filled])
+        frames_TCHW = rearrange(to_float(aligned), "t h w c -> t c h w").to(self.unet.device)
+        faces_BTCHW = inpaint(
+            frames=frames_TCHW[None],
+            reference=reference.of(frames_TCHW)[None],
+            audio=audio_TAD[None, filled].to(frames_TCHW),
+        )
+        faces_THWC = rearrange(to_uint8(faces_BTCHW), "1 t c h w -> t h w c").cpu().numpy()
+        new_faces = dict(zip(matrices, faces_THWC, strict=False))
         for index, placed in enumerate(window):
-            yield paste_back(placed.frame, new_face[index], _matrix(placed)) if index in new_face else placed.frame
+            found = index in matrices
+            yield paste_back(placed.frame, new_faces[index], matrices[index]) if found else placed.frame
 
 
 def load_pipeline(folder: str) -> LipSyncPipeline:
@@ -228,8 +219,8 @@ def load_pipeline(folder: str) -> LipSyncPipeline:
     """
     if not (Path(folder) / "model_index.json").is_file():
         raise MissingWeights(
-            f"no export at {folder} (no model_index.json there); make one of a run: python -m lipsync_lightning.export run=<run> "
-            f"out={folder}, or of released weights: python -m lipsync_lightning.convert fetch=latentsync-1.6 out={folder}"
+            f"no export at {folder} (no model_index.json there); make one of a run or of released weights: "
+            "python -m lipsync_lightning.export"
         )
     try:
         return LipSyncPipeline.from_pretrained(folder)
@@ -239,34 +230,23 @@ def load_pipeline(folder: str) -> LipSyncPipeline:
         ) from error
 
 
-def with_silence(waveform: Tensor, num_samples: float) -> Tensor:
-    """Return the (N,) sound with zeros after it where it is shorter than `num_samples`: the mouth then speaks silence."""
-    return functional.pad(waveform, (0, max(0, ceil(num_samples) - len(waveform))))
+def _check_sampling(num_inference_steps: Any, guidance_scale: Any) -> None:
+    if not (isinstance(num_inference_steps, int) and num_inference_steps >= 1):
+        raise BadConfig(f"num_inference_steps={num_inference_steps!r} must be a whole number, 1 or more")
+    if not (isinstance(guidance_scale, int | float) and guidance_scale >= 0):
+        raise BadConfig(f"guidance_scale={guidance_scale!r} must be a number, 0 or more")
 
 
-def refuse_to_overwrite_inputs(out: Path, inputs: Sequence[Path]) -> None:
-    """Raises: WouldOverwrite, if `out` is one of the inputs, or a folder."""
+def _refuse_to_overwrite(out: Path, inputs: Sequence[Path]) -> None:
     if out.is_dir():
         raise WouldOverwrite(f"out={out} is a folder; give the name of an mp4 file")
-    for path in inputs:
-        if out.resolve() == path.resolve():
-            raise WouldOverwrite(f"out={out} is also an input; choose another name")
+    if out.resolve() in [path.resolve() for path in inputs]:
+        raise WouldOverwrite(f"out={out} is also an input; choose another name")
 
 
-def warn_of_other_length(video_seconds: float, sound_seconds: float, tolerance_seconds: float = 0.1) -> None:
-    """Warn where picture and sound do not end together."""
-    if sound_seconds > video_seconds + tolerance_seconds:
+def _warn_if_lengths_differ(video_seconds: float, sound_seconds: float) -> None:
+    if abs(sound_seconds - video_seconds) > _SAME_LENGTH_S:
+        end = "heard but not seen" if sound_seconds > video_seconds else "shown silent"
         warnings.warn(
-            f"the sound lasts {sound_seconds:.2f} s, the picture {video_seconds:.2f} s: the end is heard but not seen",
-            stacklevel=2,
+            f"the sound lasts {sound_seconds:.2f} s, the picture {video_seconds:.2f} s: the end is {end}", stacklevel=2
         )
-    elif sound_seconds < video_seconds - tolerance_seconds:
-        warnings.warn(
-            f"the sound lasts {sound_seconds:.2f} s, the picture {video_seconds:.2f} s: the end is shown silent",
-            stacklevel=2,
-        )
-
-
-def _matrix(placed: PlacedFrame) -> np.ndarray:
-    assert placed.matrix is not None
-    return placed.matrix

@@ -14,14 +14,14 @@ class Reference(Protocol):
 
 
 class OwnFrames:
-    """The frames themselves, unmasked, as published: closest in pose, but their mouth says the old words at that moment."""
+    """The frames themselves, unmasked, as published: closest in pose, but their mouth says the old words."""
 
     def of(self, frames: Tensor) -> Tensor:
         return frames
 
 
 class PreviousWindow:
-    """The window before, as in training, where reference and target never overlap; the first window is its own reference."""
+    """The window before: as in training, reference and target do not overlap; the first window is its own reference."""
 
     def __init__(self) -> None:
         self._previous: Tensor | None = None

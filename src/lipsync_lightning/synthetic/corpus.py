@@ -2,12 +2,10 @@
 
 import json
 import multiprocessing
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import av
 import cv2
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lipsync_lightning.errors import WouldOverwrite
+from lipsync_lightning.files import write_atomically
 from lipsync_lightning.synthetic.face import alignment_points, draw_face
 from lipsync_lightning.synthetic.identity import Identity
 from lipsync_lightning.synthetic.motion import blinks, head_motion
@@ -51,7 +50,7 @@ class ClipPlan:
 
     @property
     def sound_early_by(self) -> int:
-        """By how many frames the sound comes before the lips that speak it, drawn from -max_offset_frames to max_offset_frames."""
+        """By how many frames the sound comes before the lips that speak it: drawn, `max_offset_frames` at most."""
         draw = np.random.default_rng(self.stream(Stream.OFFSET, per_clip=True))
         return int(draw.integers(-self.max_offset_frames, self.max_offset_frames + 1))
 
@@ -82,17 +81,18 @@ def make_clip(plan: ClipPlan) -> TalkingClip:
     num_frames = len(utterance.opening)
     poses = head_motion(num_frames, plan.fps, plan.stream(Stream.MOTION, per_clip=True))
     lids = blinks(num_frames, plan.fps, plan.stream(Stream.BLINKS, per_clip=True))
+    tracks = zip(poses, utterance.opening, utterance.width, lids, strict=True)
     frames = [
         draw_face(
             identity=identity,
             pose=pose,
-            opening=float(o),
-            width=float(w),
+            opening=float(opening),
+            width=float(width),
             blink=float(lid),
             leak=plan.leak,
             size=plan.size,
         )
-        for pose, o, w, lid in zip(poses, utterance.opening, utterance.width, lids, strict=True)
+        for pose, opening, width, lid in tracks
     ]
     points = np.stack([alignment_points(identity, pose, plan.size) for pose in poses])
     return TalkingClip(frames=np.stack(frames), utterance=utterance, points=points, identity=identity, speaker=speaker)
@@ -114,8 +114,8 @@ def write_corpus(
 ) -> list[Path]:
     """Return the paths of `num_people * clips_per_person` videos with sound, each with a JSON file of the same name.
 
-    The JSON holds `opening` and `width` (T each), `points` (T, 3, 2: left brow, right brow, nose; x, y in pixels), the plan and the looks
-    and voice. A clip that is already whole is left as it is, so an interrupted call is finished by repeating it.
+    The JSON holds `opening` and `width` (T each), `points` (T, 3, 2: left brow, right brow, nose; x, y in pixels), the
+    plan, the looks and the voice. A clip that is there is left as it is: an interrupted call is finished by repeating.
 
     Args:
         seed: with a person's number decides that person, whatever `num_people` and `num_workers` are.
@@ -123,7 +123,7 @@ def write_corpus(
         size: height and width in pixels, even.
         num_workers: processes that draw and encode; 1 = this one alone.
         first_person: number of the first person, so that a test set can hold people no training set has.
-        max_offset_frames: the sound of each clip comes early or late by a number of frames drawn up to this, to study what that does.
+        max_offset_frames: the sound of each clip comes early or late by up to so many frames, to study what that does.
     Raises: WouldOverwrite, if a clip of the same name was made with other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -142,20 +142,15 @@ def write_corpus(
         for clip in range(clips_per_person)
     ]
     missing = [plan for plan in plans if not _is_whole(out, plan)]
-    for _ in tqdm(_written(out, missing, num_workers), total=len(missing), desc="talking faces", disable=not missing):
-        pass
-    return [out / f"{plan.name}.mp4" for plan in plans]
-
-
-def _written(out: Path, plans: list[ClipPlan], num_workers: int) -> Iterator[None]:
+    bar = partial(tqdm, total=len(missing), desc="talking faces", disable=not missing)
     write = partial(_write_clip, out)
-    if num_workers <= 1 or len(plans) <= 1:
-        yield from map(write, plans)
-        return
-    with multiprocessing.get_context("spawn").Pool(
-        min(num_workers, len(plans)), initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
-        yield from pool.imap_unordered(write, plans)
+    processes = min(num_workers, len(missing))
+    if processes <= 1:
+        list(bar(map(write, missing)))
+    else:
+        with multiprocessing.get_context("spawn").Pool(processes, cv2.setNumThreads, (1,)) as pool:
+            list(bar(pool.imap_unordered(write, missing)))
+    return [out / f"{plan.name}.mp4" for plan in plans]
 
 
 def _is_whole(out: Path, plan: ClipPlan) -> bool:
@@ -166,21 +161,19 @@ def _is_whole(out: Path, plan: ClipPlan) -> bool:
     video, facts = out / f"{plan.name}.mp4", out / f"{plan.name}.json"
     if not (video.exists() and facts.exists()):
         return False
-    wanted = asdict(plan)
-    stored = {
-        "max_offset_frames": 0,
-        **json.loads(facts.read_text()),
-    }  # corpora from before sound could be out of step are in step
-    differing = [key for key, value in wanted.items() if stored.get(key) != value]
+    stored = json.loads(facts.read_text())
+    differing = [
+        f"{key} {stored.get(key)} instead of {value}" for key, value in asdict(plan).items() if stored.get(key) != value
+    ]
     if differing:
-        listing = ", ".join(f"{key} {stored.get(key)} instead of {wanted[key]}" for key in differing)
+        listing = ", ".join(differing)
         raise WouldOverwrite(f"{video} was made with {listing}; choose another folder, or delete this one first")
     return True
 
 
 def _write_clip(out: Path, plan: ClipPlan) -> None:
     clip = make_clip(plan)
-    facts: dict[str, Any] = {
+    facts = {
         **asdict(plan),
         "sound_early_by": plan.sound_early_by,
         "opening": np.round(clip.utterance.opening, 4).astype(float).tolist(),
@@ -189,21 +182,18 @@ def _write_clip(out: Path, plan: ClipPlan) -> None:
         "identity": asdict(clip.identity),
         "speaker": asdict(clip.speaker),
     }
-    unfinished_facts = out / f".{plan.name}.json.part"
-    unfinished_facts.write_text(json.dumps(facts))
-    unfinished_facts.replace(out / f"{plan.name}.json")
-    unfinished_video = out / f".{plan.name}.part.mp4"
-    _encode(unfinished_video, clip.frames, _earlier(clip.utterance.waveform, plan.sound_early_by, plan.fps), plan.fps)
-    unfinished_video.replace(out / f"{plan.name}.mp4")
+    write_atomically(out / f"{plan.name}.json", json.dumps(facts).encode())
+    unfinished = out / f".{plan.name}.part.mp4"
+    _encode(unfinished, clip.frames, _earlier(clip.utterance.waveform, plan.sound_early_by, plan.fps), plan.fps)
+    unfinished.replace(out / f"{plan.name}.mp4")
 
 
 def _earlier(waveform: NDArray[np.float32], num_frames: int, fps: int) -> NDArray[np.float32]:
     """Return the waveform `num_frames` video frames earlier, as long as before, silence where nothing is known."""
     shift = round(abs(num_frames) * SAMPLE_RATE_HZ / fps)
-    silence = np.zeros(shift, np.float32)
-    return np.concatenate(
-        [waveform[shift:], silence] if num_frames > 0 else [silence, waveform[: len(waveform) - shift]]
-    )
+    if num_frames > 0:
+        return np.pad(waveform[shift:], (0, shift))
+    return np.pad(waveform[: len(waveform) - shift], (shift, 0))
 
 
 def _encode(path: Path, frames: NDArray[np.uint8], waveform: NDArray[np.float32], fps: int) -> None:

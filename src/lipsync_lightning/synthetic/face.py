@@ -1,7 +1,7 @@
 """Draws a talking face from proportions, pose and mouth.
 
-Everything is laid out on the alignment canvas (210 wide, 280 high, the template's own coordinates) and then moved into the picture by one
-similarity, so that aligning a drawn face brings each part back to where it was laid out.
+Everything is laid out on the alignment canvas (210 wide, 280 high, the template's own coordinates) and then moved into
+the picture by one similarity, so that aligning a drawn face brings each part back to where it was laid out.
 """
 
 from functools import lru_cache
@@ -48,7 +48,8 @@ def draw_face(
         opening: of the mouth, 0 = lips closed, 1 = wide open.
         width: of the mouth, 0 = rounded, 1 = spread.
         blink: 0 = eyes open, 1 = shut.
-        leak: how much of the opening shows outside the region that lip sync generates (jaw line, cheeks), 0 = nothing, 1 = plainly.
+        leak: how much of the opening shows outside the region that lip sync generates (jaw line, cheeks), 0 = nothing,
+            1 = plainly.
     """
     frame = _wall(identity, size).copy()
     head = Pencil(frame, _placement(pose, size))
@@ -70,11 +71,9 @@ def alignment_points(identity: Identity, pose: Pose, size: int = 208) -> Floats:
     """Return left brow centre, right brow centre and nose centre, (3, 2) as x, y in pixels of the picture."""
     brow_y, nose_y = brow_line(identity)
     brow_y -= pose.brow_raise
-    canvas = np.array(
-        [[MIDDLE - identity.brow_distance, brow_y], [MIDDLE + identity.brow_distance, brow_y], [MIDDLE, nose_y]]
-    )
+    left, right = MIDDLE - identity.brow_distance, MIDDLE + identity.brow_distance
     matrix = _placement(pose, size)
-    return canvas @ matrix[:, :2].T + matrix[:, 2]
+    return np.array([(left, brow_y), (right, brow_y), (MIDDLE, nose_y)]) @ matrix[:, :2].T + matrix[:, 2]
 
 
 def _placement(pose: Pose, size: int) -> Floats:
@@ -100,35 +99,28 @@ def _wall(identity: Identity, size: int) -> Frame:
     return (np.array(identity.wall) * (1 - share) + np.array(identity.wall_accent) * share).astype(np.uint8)
 
 
-@lru_cache(maxsize=1)
-def _shoulders() -> Floats:
-    half = np.array([(0, 262), (40, 266), (85, 284), (135, 304), (160, 340), (170, 480), (0, 480)], dtype=float)
-    return smooth_outline(half, stiff_from=5)
-
-
-@lru_cache(maxsize=1)
-def _neck() -> Floats:
-    return smooth_outline(np.array([(0, 180), (44, 190), (43, 230), (46, 262), (30, 284), (0, 292)], dtype=float))
+_SHOULDERS = smooth_outline(
+    [(0, 262), (40, 266), (85, 284), (135, 304), (160, 340), (170, 480), (0, 480)], stiff_from=5
+)
+_NECK = smooth_outline([(0, 180), (44, 190), (43, 230), (46, 262), (30, 284), (0, 292)])
 
 
 def _draw_body(pencil: Pencil, identity: Identity) -> None:
-    pencil.fill(_shoulders(), identity.clothing)
+    pencil.fill(_SHOULDERS, identity.clothing)
     if identity.clothes == "v_neck":
-        pencil.fill(
-            np.array([(62, 268), (148, 268), (MIDDLE, 338)], dtype=float), mix(identity.skin, (60, 20, 10), 0.22)
-        )
-        pencil.line(np.array([(60, 268), (MIDDLE, 340), (150, 268)], dtype=float), identity.trim, 5)
+        pencil.fill([(62, 268), (148, 268), (MIDDLE, 338)], mix(identity.skin, (60, 20, 10), 0.22))
+        pencil.line([(60, 268), (MIDDLE, 340), (150, 268)], identity.trim, 5)
     elif identity.clothes == "collar":
         for side in (-1, 1):
-            wing = np.array([(8, 282), (46, 262), (66, 292), (24, 322)], dtype=float)
-            pencil.fill(wing * (side, 1) + (MIDDLE, 0), identity.trim)
+            wing = [(8, 282), (46, 262), (66, 292), (24, 322)]
+            pencil.fill([(MIDDLE + side * x, y) for x, y in wing], identity.trim)
     else:
         pencil.fill(ellipse(MIDDLE, 268, 58, 30), identity.trim)
 
 
 def _draw_neck_and_ears(pencil: Pencil, identity: Identity) -> None:
     shadow = mix(identity.skin, (60, 20, 10), 0.25)
-    pencil.fill(_neck(), shadow)
+    pencil.fill(_NECK, shadow)
     for side in (-1, 1):
         ear_x = MIDDLE + side * (79 * identity.face_width + 3)
         pencil.fill(ellipse(ear_x, 100, 11, 23), mix(identity.skin, (120, 40, 20), 0.12))
@@ -150,7 +142,7 @@ def _resting_outline(identity: Identity) -> Floats:
         (21 * jaw, 240 + chin),
         (0, 245 + chin),
     ]
-    return smooth_outline(np.array(half))
+    return smooth_outline(half)
 
 
 def _head_outline(identity: Identity, opening: float, leak: float) -> Floats:

@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from lipsync_lightning.synthetic.identity import Colour, Identity, mix
-from lipsync_lightning.synthetic.pencil import MIDDLE, Floats, Pencil, brow_line, ellipse, smooth_outline
+from lipsync_lightning.synthetic.pencil import MIDDLE, Floats, Pencil, band, brow_line, ellipse, smooth_outline
 
 MOUTH_Y = 184.0  # where the lips meet
 _WIDEST_GAP = 42.0  # between the lips of a wide open mouth: 0.16 of the face's height
@@ -25,29 +25,27 @@ def draw_mouth(pencil: Pencil, identity: Identity, opening: float, width: float)
     pout = 1.25 - 0.35 * width
     across = np.linspace(-1, 1, 21)
     arch = 1 - across**2
-    upper = np.column_stack([MIDDLE + half * 0.9 * across, MOUTH_Y - _UPPER_SHARE * gap * arch**0.8])
-    lower = np.column_stack([MIDDLE + half * 0.9 * across, MOUTH_Y + (1 - _UPPER_SHARE) * gap * arch**0.7])
+    gap_x, lip_x = MIDDLE + half * 0.9 * across, MIDDLE + half * across
+    upper = MOUTH_Y - _UPPER_SHARE * gap * arch**0.8
+    lower = MOUTH_Y + (1 - _UPPER_SHARE) * gap * arch**0.7
     bow = 7.5 * identity.upper_lip * pout * arch**0.7 * (1 - 0.28 * np.exp(-((across / 0.16) ** 2)))
-    lip_x = MIDDLE + half * across
-    top = np.column_stack([lip_x, upper[:, 1] - bow])
-    bottom = np.column_stack([lip_x, lower[:, 1] + 9.5 * identity.lower_lip * pout * arch**0.7])
-    pencil.fill(np.concatenate([top, bottom[::-1]]), identity.lips)
-    shine = np.column_stack(
-        [MIDDLE + half * 0.45 * across, (lower[:, 1] * 0.5 + bottom[:, 1] * 0.5)[10] + 1.2 * across**2]
-    )
+    bottom = lower + 9.5 * identity.lower_lip * pout * arch**0.7
+    pencil.fill(band(lip_x, upper - bow, bottom), identity.lips)
+    shine_y = (lower * 0.5 + bottom * 0.5)[10] + 1.2 * across**2
+    shine = np.column_stack([MIDDLE + half * 0.45 * across, shine_y])
     pencil.line(shine, mix(identity.lips, (255, 235, 230), 0.22), 2)
     if gap < 1.0:
-        pencil.line(lower, mix(identity.lips, _SHADOW, 0.6), 1.5)
+        pencil.line(np.column_stack([gap_x, lower]), mix(identity.lips, _SHADOW, 0.6), 1.5)
         return
-    pencil.fill(np.concatenate([upper, lower[::-1]]), _INTERIOR)
+    pencil.fill(band(gap_x, upper, lower), _INTERIOR)
     tongue = max(0.0, gap - 14) * 0.25
     if tongue > 0.5:
-        floor = lower[5:16]
-        pencil.fill(np.concatenate([floor, (floor - np.outer(arch[5:16] ** 1.2, (0, tongue)))[::-1]]), _TONGUE)
+        near = slice(5, 16)
+        pencil.fill(band(gap_x[near], lower[near], lower[near] - arch[near] ** 1.2 * tongue), _TONGUE)
     teeth = min(6.0, max(0.0, gap - 13) * 0.25)
     if teeth > 0.5:
-        ceiling = upper[3:18]
-        pencil.fill(np.concatenate([ceiling, (ceiling + np.outer(arch[3:18] ** 0.5, (0, teeth)))[::-1]]), _TEETH)
+        near = slice(3, 18)
+        pencil.fill(band(gap_x[near], upper[near], upper[near] + arch[near] ** 0.5 * teeth), _TEETH)
 
 
 def draw_nose(pencil: Pencil, identity: Identity) -> None:
@@ -55,9 +53,9 @@ def draw_nose(pencil: Pencil, identity: Identity) -> None:
     tip_y = brow_line(identity)[1]
     half = 15 * identity.nose_width
     light, dark = mix(identity.skin, (255, 245, 235), 0.25), mix(identity.skin, _SHADOW, 0.28)
-    side = np.array([(5, tip_y - 52), (6, tip_y - 28), (half * 0.9, tip_y - 2), (half, tip_y + 6)])
-    pencil.line(np.add(side, (MIDDLE, 0)), mix(identity.skin, _SHADOW, 0.16), 3)
-    base = np.array([(-half, 5), (-half * 0.6, 11), (0, 14), (half * 0.6, 11), (half, 5)])
+    side = [(5, -52), (6, -28), (half * 0.9, -2), (half, 6)]
+    pencil.line(np.add(side, (MIDDLE, tip_y)), mix(identity.skin, _SHADOW, 0.16), 3)
+    base = [(-half, 5), (-half * 0.6, 11), (0, 14), (half * 0.6, 11), (half, 5)]
     pencil.line(np.add(base, (MIDDLE, tip_y)), dark, 3)
     for offset in (-0.42, 0.42):
         pencil.fill(ellipse(MIDDLE + half * offset, tip_y + 9, 3.6, 2.2), mix(dark, _SHADOW, 0.55))
@@ -76,20 +74,19 @@ def draw_eyes(pencil: Pencil, identity: Identity, blink: float) -> None:
         upper_y = eye_y - half_height * (1 - across**2) ** 0.8
         lower_y = eye_y + half_height * 0.75 * (1 - across**2) ** 0.8
         edge_y = upper_y + (lower_y - upper_y) * 0.9 * blink
-        pencil.fill(np.concatenate([np.column_stack([x, upper_y]), np.column_stack([x, lower_y])[::-1]]), _WHITE)
+        pencil.fill(band(x, upper_y, lower_y), _WHITE)
         pencil.fill(ellipse(eye_x, eye_y, 7.6 * identity.eye_size, 7.2 * identity.eye_size), identity.iris)
         pencil.fill(ellipse(eye_x, eye_y, 3.6, 3.6), _BLACK)
         pencil.fill(ellipse(eye_x - 2.4, eye_y - 2.4, 1.6, 1.6), _WHITE)
-        pencil.fill(np.concatenate([np.column_stack([x, upper_y - 2.5]), np.column_stack([x, edge_y])[::-1]]), lid)
+        pencil.fill(band(x, upper_y - 2.5, edge_y), lid)
         pencil.line(np.column_stack([x, edge_y]), lash, 3)
         if identity.glasses:
             rim = ellipse(eye_x, eye_y + 2, 27, 22)
             pencil.line(np.concatenate([rim, rim[:1]]), lash, 3)
-            pencil.line(
-                np.array([(eye_x + side * 27, eye_y), (MIDDLE + side * 78 * identity.face_width, eye_y - 4)]), lash, 3
-            )
+            temple_x = MIDDLE + side * 78 * identity.face_width
+            pencil.line([(eye_x + side * 27, eye_y), (temple_x, eye_y - 4)], lash, 3)
     if identity.glasses:
-        pencil.line(np.array([(MIDDLE - 10, eye_y - 2), (MIDDLE, eye_y - 5), (MIDDLE + 10, eye_y - 2)]), lash, 3)
+        pencil.line([(MIDDLE - 10, eye_y - 2), (MIDDLE, eye_y - 5), (MIDDLE + 10, eye_y - 2)], lash, 3)
 
 
 def draw_brows(pencil: Pencil, identity: Identity, brow_raise: float) -> None:
@@ -100,39 +97,27 @@ def draw_brows(pencil: Pencil, identity: Identity, brow_raise: float) -> None:
         x = MIDDLE + side * (identity.brow_distance + 19 * along)
         middle_y = brow_y + 2 - 4 * (1 - along**2) + identity.brow_tilt * along * 0.5
         thick = 3.6 * identity.brow_thickness * (1 - 0.45 * (along + 1) / 2)
-        pencil.fill(
-            np.concatenate([np.column_stack([x, middle_y - thick]), np.column_stack([x, middle_y + thick])[::-1]]),
-            identity.brows,
-        )
+        pencil.fill(band(x, middle_y - thick, middle_y + thick), identity.brows)
+
+
+# Behind the head: distances from the middle, of which those beside the face grow with its width, and heights.
+_LONG = ((0, -36), (60, -26), (94, 20), (98, 90), (104, 180), (100, 262), (60, 276), (0, 276))
+_SCARF = ((0, -34), (58, -24), (90, 24), (94, 96), (92, 180), (78, 262), (50, 290), (0, 296))
 
 
 @lru_cache(maxsize=64)
 def _hair_back(identity: Identity) -> tuple[Floats, ...]:
     wide = identity.face_width
-    if identity.hair_style == "long":
-        half = [
-            (0, -36),
-            (60, -26),
-            (94 * wide, 20),
-            (98 * wide, 90),
-            (104 * wide, 180),
-            (100 * wide, 262),
-            (60, 276),
-            (0, 276),
-        ]
-        return (smooth_outline(np.array(half, dtype=float)),)
+    if identity.hair_style in ("long", "scarf"):
+        half, widened = (_LONG, range(2, 6)) if identity.hair_style == "long" else (_SCARF, range(2, 5))
+        return (smooth_outline([(x * wide if index in widened else x, y) for index, (x, y) in enumerate(half)]),)
     if identity.hair_style == "curly":
         turns = np.linspace(-1.15, 1.15, 11) * np.pi / 2
         curls = tuple(ellipse(MIDDLE + 86 * wide * np.sin(t), 44 - 70 * np.cos(t), 27, 27) for t in turns)
         return (ellipse(MIDDLE, 40, 88 * wide, 78), *curls)
     if identity.hair_style == "bun":
         return ellipse(MIDDLE, -38, 32, 26), ellipse(MIDDLE, 42, 86 * wide, 68)
-    if identity.hair_style == "scarf":
-        half = [(0, -34), (58, -24), (90 * wide, 24), (94 * wide, 96), (92 * wide, 180), (78, 262), (50, 290), (0, 296)]
-        return (smooth_outline(np.array(half, dtype=float)),)
-    if identity.hair_style == "bald":
-        return ()
-    return (ellipse(MIDDLE, 42, 86 * wide, 66),)
+    return () if identity.hair_style == "bald" else (ellipse(MIDDLE, 42, 86 * wide, 66),)
 
 
 def draw_hair_back(pencil: Pencil, identity: Identity) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -12,49 +12,30 @@ HAIR_STYLES = ("bald", "short", "fringe", "side_parting", "long", "curly", "bun"
 BACKGROUNDS = ("plain", "gradient", "stripes", "dots", "panels")
 CLOTHES = ("round_neck", "v_neck", "collar")
 
-_SKINS: tuple[Colour, ...] = (
-    (250, 221, 200),
-    (240, 200, 172),
-    (232, 184, 148),
-    (214, 160, 120),
-    (190, 134, 96),
-    (160, 108, 74),
-    (138, 92, 66),
-    (122, 80, 58),
-)
-_HAIRS: tuple[Colour, ...] = (
-    (30, 24, 24),
-    (62, 42, 30),
-    (104, 68, 40),
-    (168, 122, 66),
-    (222, 186, 116),
-    (164, 72, 36),
-    (150, 150, 156),
-    (226, 224, 220),
-    (70, 60, 110),
-)
-_IRISES: tuple[Colour, ...] = ((70, 46, 30), (110, 76, 40), (70, 110, 160), (80, 130, 90), (110, 120, 130))
-_FABRICS: tuple[Colour, ...] = (
-    (200, 60, 60),
-    (40, 90, 150),
-    (50, 130, 90),
-    (230, 180, 60),
-    (120, 70, 140),
-    (240, 240, 236),
-    (50, 54, 66),
-    (220, 130, 160),
-)
-_WALLS: tuple[Colour, ...] = (
-    (176, 204, 220),
-    (212, 196, 222),
-    (222, 214, 190),
-    (178, 212, 186),
-    (232, 190, 170),
-    (120, 140, 164),
-    (150, 160, 150),
-    (236, 236, 232),
-)
+
+def _palette(hexadecimal: str) -> tuple[Colour, ...]:
+    return tuple((red, green, blue) for red, green, blue in map(bytes.fromhex, hexadecimal.split()))
+
+
+_SKINS = _palette("faddc8 f0c8ac e8b894 d6a078 be8660 a06c4a 8a5c42 7a503a")
+_HAIRS = _palette("1e1818 3e2a1e 684428 a87a42 deba74 a44824 96969c e2e0dc 463c6e")
+_IRISES = _palette("462e1e 6e4c28 466ea0 50825a 6e7882")
+_FABRICS = _palette("c83c3c 285a96 32825a e6b43c 78468c f0f0ec 323642 dc82a0")
+_WALLS = _palette("b0ccdc d4c4de ded6be b2d4ba e8beaa 788ca4 96a096 ecece8")
 _LIP_TINT: Colour = (196, 62, 78)
+_RANGES = {
+    "face_width": (0.9, 1.06),
+    "jaw_width": (0.86, 1.08),
+    "chin_length": (-3, 3),
+    "brow_distance": (41, 47),
+    "brow_thickness": (0.6, 1.5),
+    "brow_tilt": (-4, 5),
+    "eye_size": (0.85, 1.2),
+    "nose_width": (0.8, 1.3),
+    "mouth_width": (0.88, 1.12),
+    "upper_lip": (0.7, 1.25),
+    "lower_lip": (0.8, 1.25),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +76,7 @@ class Identity:
         skin = _pick(_SKINS, rng, spread=8)
         hair = _pick(_HAIRS, rng, spread=10)
         wall = _pick(_WALLS, rng, spread=12)
-        style = HAIR_STYLES[int(rng.integers(len(HAIR_STYLES)))]
+        style = _one_of(HAIR_STYLES, rng)
         return cls(
             skin=skin,
             lips=mix(mix(skin, _LIP_TINT, rng.uniform(0.4, 0.85)), (0, 0, 0), 0.08),
@@ -107,27 +88,21 @@ class Identity:
             wall=wall,
             wall_accent=mix(wall, _pick(_WALLS, rng, spread=12), 0.6),
             hair_style=style,
-            background=BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))],
-            clothes=CLOTHES[int(rng.integers(len(CLOTHES)))],
-            face_width=float(rng.uniform(0.9, 1.06)),
-            jaw_width=float(rng.uniform(0.86, 1.08)),
-            chin_length=float(rng.uniform(-3, 3)),
-            brow_distance=float(rng.uniform(41, 47)),
-            brow_thickness=float(rng.uniform(0.6, 1.5)),
-            brow_tilt=float(rng.uniform(-4, 5)),
-            eye_size=float(rng.uniform(0.85, 1.2)),
-            nose_width=float(rng.uniform(0.8, 1.3)),
-            mouth_width=float(rng.uniform(0.88, 1.12)),
-            upper_lip=float(rng.uniform(0.7, 1.25)),
-            lower_lip=float(rng.uniform(0.8, 1.25)),
+            background=_one_of(BACKGROUNDS, rng),
+            clothes=_one_of(CLOTHES, rng),
+            **{name: float(rng.uniform(low, high)) for name, (low, high) in _RANGES.items()},
             glasses=bool(rng.uniform() < 0.22),
             freckles=bool(rng.uniform() < 0.15),
             rosiness=float(rng.uniform(0.1, 1)),
         )
 
 
+def _one_of(choices: Sequence[Any], rng: np.random.Generator) -> Any:
+    return choices[int(rng.integers(len(choices)))]
+
+
 def _pick(palette: Sequence[Colour], rng: np.random.Generator, *, spread: int) -> Colour:
-    near = np.array(palette[int(rng.integers(len(palette)))]) + rng.integers(-spread, spread + 1, 3)
+    near = np.array(_one_of(palette, rng)) + rng.integers(-spread, spread + 1, 3)
     red, green, blue = np.clip(near, 0, 255).tolist()
     return red, green, blue
 

@@ -21,7 +21,7 @@ class Pose:
 
 
 def head_motion(num_frames: int, fps: int, seed: int | Sequence[int]) -> list[Pose]:
-    """Return a slowly moving head: shifts up to 3.5 %, roll up to 6 degrees, scale up to 4 %, brows up to 2 canvas units."""
+    """Return a slowly moving head: shifts up to 3.5 %, roll up to 6 degrees, scale up to 4 %, brows up to 2 units."""
     rng = np.random.default_rng(seed)
     x, y, roll, scale, brow = (_sway(num_frames, fps, rng) for _ in range(5))
     return [

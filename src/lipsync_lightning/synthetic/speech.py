@@ -29,15 +29,8 @@ class _Sound:
     seconds: float
 
 
-# Height and frontness of the vowel chart stand for opening and width: an open vowel has a high F1, a spread one a high F2.
-_VOWELS = {
-    "a": (1.0, 0.5),
-    "e": (0.6, 0.8),
-    "i": (0.28, 1.0),
-    "o": (0.62, 0.15),
-    "u": (0.25, 0.0),
-    "schwa": (0.45, 0.5),
-}
+# Height and frontness of the vowel chart are opening and width: an open vowel has a high F1, a spread one a high F2.
+_VOWELS = ((1.0, 0.5), (0.6, 0.8), (0.28, 1.0), (0.62, 0.15), (0.25, 0.0), (0.45, 0.5))  # a e i o u schwa
 _VOWEL_SHARES = (0.3, 0.17, 0.15, 0.15, 0.11, 0.12)
 _BILABIAL = _Sound(opening=_PRESSED, width=0.4, voicing=0.0, hiss=0.0, seconds=0.1)
 _PLOSIVE = _Sound(opening=0.08, width=0.5, voicing=0.6, hiss=0.0, seconds=0.05)
@@ -81,18 +74,15 @@ class Utterance:
 
 
 def speak(
-    speaker: Speaker,
-    seconds: float,
-    seed: int | Sequence[int],
-    fps: int = 25,
-    sample_rate_hz: int = 16000,
+    speaker: Speaker, seconds: float, seed: int | Sequence[int], fps: int = 25, sample_rate_hz: int = 16000
 ) -> Utterance:
     """Return made-up syllables spoken by `speaker`; the same arguments give the same utterance.
 
     Args:
         seconds: length; T = round(seconds * fps), N = the samples heard during T frames.
         seed: of the words alone, the speaker's voice is in `speaker`.
-    Source: source-filter synthesis (Fant, Acoustic Theory of Speech Production, 1960): pulses and breath, shaped by formant resonances.
+    Source: source-filter synthesis (Fant, Acoustic Theory of Speech Production, 1960): pulses and breath, shaped by
+        formant resonances.
     """
     rng = np.random.default_rng(seed)
     num_frames = round(seconds * fps)
@@ -113,12 +103,11 @@ def _sequence(speaker: Speaker, seconds: float, rng: np.random.Generator) -> lis
     """Return phrases of 4 to 8 syllables between pauses, at least `seconds` long."""
     sounds = [_pause(rng.uniform(0.08, 0.3))]
     total_s = sounds[0].seconds
-    vowels = list(_VOWELS.values())
     while total_s < seconds:
         phrase: list[_Sound] = []
         for _ in range(rng.integers(4, 9)):
             onset = _ONSETS[rng.choice(len(_ONSETS), p=_ONSET_SHARES)]
-            opening, width = vowels[rng.choice(len(vowels), p=_VOWEL_SHARES)]
+            opening, width = _VOWELS[rng.choice(len(_VOWELS), p=_VOWEL_SHARES)]
             stress = rng.uniform(0.8, 1.0)
             syllable_s = rng.uniform(0.85, 1.15) / speaker.syllables_per_second
             vowel_s = max(0.1, syllable_s - sum(sound.seconds for sound in onset))
@@ -134,7 +123,7 @@ def _pause(seconds: float) -> _Sound:
 
 
 def _articulate(sounds: Sequence[_Sound], seconds: float) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return opening, width, voicing and hiss over time at `_TRACK_HZ`: stepwise targets, blended by the inertia of the lips."""
+    """Return opening, width, voicing and hiss at `_TRACK_HZ`: stepwise targets, blended by the inertia of the lips."""
     ends = np.cumsum([sound.seconds for sound in sounds])
     times = (np.arange(round(seconds * _TRACK_HZ)) + 0.5) / _TRACK_HZ
     current = np.minimum(np.searchsorted(ends, times), len(sounds) - 1)
@@ -155,7 +144,7 @@ def _vocalise(
     sample_rate_hz: int,
     rng: np.random.Generator,
 ) -> Floats:
-    """Return the sound of trajectories, (num_samples,). Shut lips let nothing out: loudness is proportional to the opening."""
+    """Return the sound of trajectories, (num_samples,). Shut lips let nothing out: loudness follows the opening."""
     times = np.arange(num_samples) / sample_rate_hz
     track_s = (np.arange(len(opening)) + 0.5) / _TRACK_HZ
     breath = rng.standard_normal(num_samples)
@@ -166,13 +155,15 @@ def _vocalise(
     resonances = _vocal_tract(
         speaker, np.interp(hops_s, track_s, opening), np.interp(hops_s, track_s, width), sample_rate_hz
     )
-    waveform = _filter_by_hop(voice, resonances) + 0.2 * _friction_band(friction, sample_rate_hz)
+    band_hz = (3000, min(6500, 0.45 * sample_rate_hz))
+    hissing = butter(2, band_hz, btype="bandpass", fs=sample_rate_hz, output="sos")
+    waveform = _filter_by_hop(voice, resonances) + 0.2 * np.asarray(sosfiltfilt(hissing, friction))
     peak = np.abs(waveform).max()
     return waveform * (_LOUDEST / max(peak, 1e-9)) + _ROOM_NOISE * rng.standard_normal(num_samples)
 
 
 def _glottal_pulses(speaker: Speaker, times: Floats, rng: np.random.Generator) -> Floats:
-    """Return the rate of air flow through the vocal folds: a slow rise and a fast fall per period (Rosenberg's pulse, differentiated)."""
+    """Return the rate of air flow through the vocal folds: Rosenberg's pulse, differentiated (slow rise, fast fall)."""
     drift = sum(rng.uniform(0.4, 1.0) * np.sin(2 * np.pi * (rate * times + rng.uniform())) for rate in (0.35, 0.9, 2.1))
     pitch_hz = speaker.pitch_hz * 2 ** (speaker.intonation * np.asarray(drift))
     phase = np.cumsum(pitch_hz) * (times[1] - times[0]) % 1.0
@@ -182,17 +173,11 @@ def _glottal_pulses(speaker: Speaker, times: Floats, rng: np.random.Generator) -
 
 
 def _vocal_tract(speaker: Speaker, opening: Floats, width: Floats, sample_rate_hz: int) -> NDArray[np.complex128]:
-    """Return the frequency response at each hop, (hops, _FFT // 2 + 1): F1 follows the opening, F2 and a little of F3 the width."""
-    formants = np.stack(
-        [
-            260 + 560 * opening,
-            780 + 1450 * width,
-            2450 + 450 * width,
-            np.full_like(opening, 3600),
-            np.full_like(opening, 4500),
-        ]
+    """Return the response at each hop, (hops, _FFT // 2 + 1): F1 follows the opening, F2 and some of F3 the width."""
+    still = np.zeros_like(opening)
+    formants = speaker.formant_scale * np.stack(
+        [260 + 560 * opening, 780 + 1450 * width, 2450 + 450 * width, still + 3600, still + 4500]
     )
-    formants *= speaker.formant_scale
     frequencies = np.fft.rfftfreq(_FFT, 1 / sample_rate_hz)
     response = np.ones((len(opening), len(frequencies)), dtype=np.complex128)
     for formant_hz, bandwidth_hz in zip(formants, _BANDWIDTHS_HZ, strict=True):
@@ -213,9 +198,3 @@ def _filter_by_hop(source: Floats, responses: NDArray[np.complex128]) -> Floats:
         stripe = filtered[:, start : start + _HOP]
         out[start : start + num_hops * _HOP].reshape(num_hops, _HOP)[:, : stripe.shape[1]] += stripe
     return out[_HOP : _HOP + num_samples]
-
-
-def _friction_band(noise: Floats, sample_rate_hz: int) -> Floats:
-    band_hz = (3000, min(6500, 0.45 * sample_rate_hz))
-    sections = butter(2, band_hz, btype="bandpass", fs=sample_rate_hz, output="sos")
-    return np.asarray(sosfiltfilt(sections, noise))
