@@ -1,44 +1,227 @@
-"""`python -m lipsync_lightning.report run=runs/stage1`: what a run holds, as one page to look at and to pass on."""
+"""`python -m lipsync_lightning.report run=<run or folder of runs>`: what lies there, as one page."""
 
+import csv
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
 
 from lipsync_lightning.cli import entry_point
-from lipsync_lightning.errors import BadConfig
-from lipsync_lightning.evaluation.old_page import render
-from lipsync_lightning.evaluation.run_folder import read_run
-from lipsync_lightning.evaluation.training_page import render_training
-from lipsync_lightning.evaluation.training_run import OF_A_ROAD, is_training_run, read_training_run
-from lipsync_lightning.files import write_atomically
+from lipsync_lightning.errors import BadConfig, BadMedia
+from lipsync_lightning.evaluation.curves import Series, drawn_log, histogram, log_files, whole_log
+from lipsync_lightning.evaluation.metrics import METRICS, comparison, metric
+from lipsync_lightning.evaluation.page import Curve, Detail, Picture, Table, write_page
+from lipsync_lightning.evaluation.suite import OTHER
+from lipsync_lightning.media.strips import read_png, save_png, stacked, strip_rows
 from lipsync_lightning.modules.weights import RUN_CONFIG
 
-_MOST_NAMED = 4
+MOST_PICTURES = 4  # that are not folded
+Row = Mapping[str, Any]
 
 
-def write_report(run: Path, out: Path) -> Path:
-    """Write a run's report to `out`, whole or not at all, and return its path.
+def write_report(run: Path) -> Path:
+    """Write `report/index.html` into a folder and return its path.
 
-    `run` is the folder of one training run, finished or still going, or that of a road of several with their evaluation, such as the
-    demo's. The page holds its videos, pictures and curves; it names no other file and no address.
-
-    Raises: BadConfig, if `run` holds nothing to report; BadMedia, if a file in it is not what its name says.
+    The folder is that of a training run, finished or going, or one that holds several, with `metrics.json` of an
+    evaluation and `steps.json` of a demo where there are any.
+    Raises: BadConfig, if there is nothing to report; BadMedia, if a file is not what its name says.
     """
-    _require_one_run(run)
-    page = render_training(read_training_run(run)) if is_training_run(run) else render(read_run(run))
-    return write_atomically(out, page.encode())
+    is_one = (run / RUN_CONFIG).is_file() or bool(log_files(run))
+    folders = [run] if is_one else sorted(folder for folder in run.glob("*") if log_files(folder))
+    logs = {folder.resolve().name: whole_log(folder) for folder in folders}
+    evaluation = _read_json(run / "metrics.json", {"figures": {}, "bars": {}, "rows": []})
+    steps = _read_json(run / "steps.json", [])
+    if not (logs or steps or evaluation["figures"]):
+        raise BadConfig(f"run={run} holds nothing to report: no training run, no metrics.json; give a run's folder")
+    pictures = evaluation_pictures(evaluation["rows"], run)
+    curves: list[Curve] = []
+    details: list[Detail] = []
+    for folder, (name, log) in zip(folders, logs.items(), strict=True):
+        drawn = drawn_log(log, "" if is_one else name)
+        curves += [curve for title, curve in drawn.items() if title in _watched(log)]
+        samples = sample_pictures(folder, run / "report", "" if is_one else f"{name}_")
+        if not evaluation["rows"]:
+            pictures += samples[: MOST_PICTURES if is_one else 1]
+        prefix = "" if is_one else f"{name}: "
+        config = folder / RUN_CONFIG
+        details += [
+            (f"{prefix}samples of held-out clips", samples),
+            (f"{prefix}similarities of held-out lips and sound", similarities(folder, prefix)),
+            (f"{prefix}all other curves", [curve for title, curve in drawn.items() if title not in _watched(log)]),
+            (f"{prefix}configuration", config.read_text(encoding="utf-8") if config.is_file() else ""),
+        ]
+    newest = progress(*logs.values()) if is_one else {name: values_at(log) for name, log in logs.items()}
+    table = comparison(evaluation["figures"] or newest, evaluation["bars"])
+    if evaluation["figures"]:
+        details = [("newest values of each training", comparison(newest)), *details] if logs else details
+        details = [("all generated clips", clips_table(evaluation["rows"], run)), *details]
+    details += [("steps", steps_table(steps))] if steps else []
+    details += [("what the metrics mean", Table(columns=["metric", "meaning"], rows=_meanings(table), num_labels=2))]
+    resumed = max(len(log_files(run)) - 1, 0) if is_one else 0
+    return write_page(
+        run / "report" / "index.html",
+        title=run.resolve().name,
+        intro="Arrows say which way is better, the best is marked. Videos lie beside this page."
+        + (f" This run was resumed {resumed} time{'s' if resumed > 1 else ''}." if resumed else ""),
+        table=table,
+        pictures=pictures,
+        curves=curves,
+        details=[(heading, content) for heading, content in details if content],
+    )
 
 
-def _require_one_run(run: Path) -> None:
-    inside = sorted(path.parent.name for path in run.glob(f"*/{RUN_CONFIG}"))
-    if inside and not any((run / name).is_file() for name in (RUN_CONFIG, *OF_A_ROAD)):
-        runs = ", ".join(str(run / name) for name in inside[:_MOST_NAMED])
-        raise BadConfig(f"run={run} holds several runs and no evaluation of them; give one of them: {runs}")
+def values_at(log: Mapping[str, Series], step: float = np.inf) -> dict[str, float]:
+    """Return the newest value up to a step of each known metric, and of losses without their terms."""
+    return {
+        name: float(values[steps <= step][-1])
+        for name, (steps, values) in log.items()
+        if (name.rpartition("/")[2] in METRICS or name.endswith("/loss")) and (steps <= step).any()
+    }
+
+
+def progress(log: Mapping[str, Series]) -> dict[str, dict[str, float]]:
+    """Return the values at the first, the middle and the last validation, and the newest ones."""
+    steps = sorted({int(step) for name in log if name.startswith("val/") for step in log[name][0]})
+    last = int(max((steps[-1] for steps, _ in log.values()), default=0))
+    return {f"step {step}": values_at(log, step) for step in _first_middle_last(steps)[:-1]} | {
+        f"step {last}": values_at(log)
+    }
+
+
+def evaluation_pictures(rows: Sequence[Row], run: Path) -> list[Picture]:
+    """Return, for a few people, what each system made of another one's speech, and the last system's video."""
+    pictures = []
+    for person in list(dict.fromkeys(row["person"] for row in rows))[:MOST_PICTURES]:
+        mine = [row for row in rows if (row["person"], row["condition"]) == (person, OTHER)]
+        image = stack([run / row["strip"] for row in mine], run / "report" / f"{person}.png")
+        caption = f"From top to bottom: real, {', '.join(row['system'] for row in mine)}. Video: {mine[-1]['system']}."
+        title = f"{person} says the words of {mine[-1]['speech']}"
+        pictures.append(Picture(title=title, image=image, video=run / mine[-1]["video"], caption=caption))
+    return pictures
+
+
+def sample_pictures(run: Path, out: Path, prefix: str) -> list[Picture]:
+    """Return what validation made of each held-out clip: first, in the middle and last, and the last video."""
+    rows = _read_table(run / "samples" / "samples.csv")
+    shown = _first_middle_last(sorted({int(row["step"]) for row in rows}))
+    pictures = []
+    for last in [row for row in rows if int(row["step"]) == shown[-1]]:
+        same_clip = [row for row in rows if (row["number"], row["id"]) == (last["number"], last["id"])]
+        mine = sorted((row for row in same_clip if int(row["step"]) in shown), key=lambda row: int(row["step"]))
+        image = stack([run / row["strip"] for row in mine], out / f"{prefix}sample_{last['number']}.png")
+        scores = [
+            f"{metric(name).label} {metric(name).shown(float(value))}"
+            for name, value in last.items()
+            if name in METRICS and value
+        ]
+        made = ", ".join(f"after step {row['step']}" for row in mine)
+        caption = f"From top to bottom: real, {made}. {', '.join(scores)}."
+        pictures.append(Picture(title=last["id"], image=image, video=run / last["video"], caption=caption))
+    return pictures
+
+
+def stack(strips: Sequence[Path], out: Path) -> Path | None:
+    """Write one picture of film strips (real, masked, generated) of one clip: real frames, then each one's generated.
+
+    Returns: its path, or None if the last strip is not there; earlier ones that are missing or of another size are left
+    out.
+    """
+    found = [strip_rows(read_png(path), 3) for path in strips if path.is_file()]
+    if not found or not strips[-1].is_file():
+        return None
+    real = found[-1][0]
+    save_png(out, stacked([real, *(made for _, _, made in found if made.shape == real.shape)]))
+    return out
+
+
+def similarities(run: Path, prefix: str) -> list[Curve]:
+    """Return histograms of the similarities of lips and sound at the first, the middle and the last validation."""
+    rows = _read_table(run / "similarities.csv")
+    curves = []
+    for step in _first_middle_last(sorted({int(row["step"]) for row in rows})):
+        values = {}
+        for row in (row for row in rows if int(row["step"]) == step):
+            bins = {float(centre): int(count) for centre, count in row.items() if centre not in ("step", "kind")}
+            centres = np.array(list(bins))
+            width = (centres[-1] - centres[0]) / (len(centres) - 1)
+            values[row["kind"]] = (
+                np.append(centres - width / 2, centres[-1] + width / 2),
+                np.array(list(bins.values())),
+            )
+        curves.append(histogram(f"{prefix}step {step}", values, "similarity"))
+    return curves
+
+
+def clips_table(rows: Sequence[Row], run: Path) -> Table:
+    """Return every judged clip with its metrics and its video."""
+    words = ("system", "condition", "person", "speech")
+    names = [name for name in METRICS if any(name in row for row in rows)]
+    cells = [
+        [
+            *(row[word] for word in words),
+            *(metric(name).shown(row.get(name)) for name in names),
+            run / row["video"] if "video" in row else "",
+        ]
+        for row in rows
+    ]
+    return Table(columns=[*words, *(metric(name).label for name in names), "video"], rows=cells, num_labels=4)
+
+
+def steps_table(steps: Sequence[Row]) -> Table:
+    """Return what was run, how long it took and how much memory it needed at most."""
+    rows = [
+        [step["step"], step["command"], f"{step['seconds']:.0f} s", f"{step['peak_memory_mb']:.0f} MB"]
+        for step in steps
+    ]
+    total = ["all", "", f"{sum(step['seconds'] for step in steps):.0f} s"]
+    most = f"{max(step['peak_memory_mb'] for step in steps):.0f} MB"
+    return Table(columns=["step", "command", "time", "peak memory"], rows=rows, num_labels=2, total=[*total, most])
+
+
+def _watched(log: Mapping[str, Series]) -> set[str]:
+    """Return the titles of the drawings that are not folded: the loss and what validation measures, without terms."""
+    names = {name for name in log if name.startswith("val/") and not name.startswith("val/loss_")} | {"train/loss"}
+    return {
+        metric(name).panel or metric(name).label
+        for name in names
+        if name.rpartition("/")[2] in METRICS or name.endswith("/loss")
+    }
+
+
+def _meanings(table: Table) -> list[list[str]]:
+    titles = {row[0] for row in table.rows}
+    return [[found.label, found.meaning] for found in METRICS.values() if found.title in titles]
+
+
+def _first_middle_last(steps: Sequence[int]) -> list[int]:
+    return [steps[place] for place in sorted({0, (len(steps) - 1) // 2, len(steps) - 1})] if steps else []
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _read_json(path: Path, nothing: Any) -> Any:
+    if not path.is_file():
+        return nothing
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadMedia(f"{path} is not JSON ({error}); run the step that writes it again") from error
+    if type(content) is not type(nothing) or set(nothing) - set(content):
+        raise BadMedia(f"{path} is not as this version writes it; run the step that writes it again")
+    return content
 
 
 @entry_point("report")
 def main(config: DictConfig) -> None:
-    out = write_report(Path(config.run), Path(config.out))
+    out = write_report(Path(config.run))
     print(f"{out} ({out.stat().st_size / 1e6:.1f} MB); open it in a browser")
 
 

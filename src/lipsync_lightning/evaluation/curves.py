@@ -1,4 +1,4 @@
-"""Training curves of one stage, from the csv that Lightning's CSVLogger writes, as SVG for the page itself."""
+"""What a training logged, read from its csv files and drawn as SVG."""
 
 import csv
 import io
@@ -10,18 +10,21 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
 from lipsync_lightning.errors import BadMedia
+from lipsync_lightning.evaluation.metrics import metric, place
+from lipsync_lightning.evaluation.page import Curve
 
 Series = tuple[np.ndarray, np.ndarray]  # steps and values, (P,) each
 
-PANEL_INCHES = (5.4, 3.2)
 SMOOTHED_SHARE = 20  # the smoothed curve averages over a twentieth of the points
-LOG_SPREAD = 30.0  # losses that fall by more than this factor are drawn on a logarithmic axis
-VALIDATION_SCORES = ("val/accuracy", "val/auc", "val/offset_accuracy")
+FEWEST_SMOOTHED = 60  # points; fewer are drawn as they are
+MOST_DRAWN = 400  # points of a curve
+LOG_SPREAD = 30.0  # values that differ by more than this factor are drawn on a logarithmic axis
 INK = "#010203"  # stands for the page's text colour, which only the browser knows
 COLOURS = ("#3b7dd8", "#e0803a", "#2f9e6e", "#b65fc9", "#d1495b", "#8a8f98")
 _STYLE: dict[Any, Any] = {
@@ -39,56 +42,71 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def read_csv_log(path: Path) -> dict[str, Series]:
-    """Return each logged value's steps and values; rows in which it was not logged are left out, and so is an unfinished last line.
+def log_files(run: Path) -> list[Path]:
+    """Return the parts of a run's log, oldest first: a resumed run moves the part before to `metrics.<number>.csv`."""
+    return [*sorted(run.glob("metrics.*.csv")), *run.glob("metrics.csv")]
 
-    Raises: BadMedia, if the file has no step column or holds something that is not a number.
+
+def whole_log(run: Path) -> dict[str, Series]:
+    """Return each logged value's steps and values over all parts of a run.
+
+    Steps that a resumed run did again are those of the later part; a last line that is being written is left out.
+    Raises: BadMedia, if a part is not a log.
     """
-    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    lines = path.read_text().splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()  # of a run that is writing it right now
-    if not lines:
-        return {}
-    reader = csv.DictReader(lines)
-    if "step" not in (reader.fieldnames or []):
-        raise BadMedia(
-            f"{path} has no column 'step' (has {reader.fieldnames}); train with the csv logger, or delete the file"
-        )
-    for row in reader:
+    rows: list[tuple[float, dict[str, float]]] = []
+    for path in log_files(run):
+        lines = path.read_text().splitlines(keepends=True)
+        whole = lines if lines and lines[-1].endswith("\n") else lines[:-1]
         try:
-            for name, value in row.items():
-                if name not in ("step", "epoch") and value:
-                    points[name].append((float(row["step"]), float(value)))
-        except (TypeError, ValueError) as error:
-            raise BadMedia(
-                f"{path}, line {reader.line_num}, is not a row of numbers ({error}); delete that line"
-            ) from error
-    return {name: (np.array([s for s, _ in each]), np.array([v for _, v in each])) for name, each in points.items()}
+            part = [
+                (float(row["step"]), {name: float(value) for name, value in row.items() if value and name != "step"})
+                for row in csv.DictReader(whole)
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadMedia(f"{path} is not a log of numbers by step ({error!r}); correct it or delete it") from error
+        resumed_at = min((step for step, _ in part), default=np.inf)
+        rows = [row for row in rows if row[0] < resumed_at] + part
+    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for step, values in rows:
+        for name in values.keys() - {"epoch"}:
+            points[name].append((step, values[name]))
+    return {name: (np.array(each)[:, 0], np.array(each)[:, 1]) for name, each in points.items()}
 
 
-def stage_curves(series: Mapping[str, Series], salt: str) -> list[str]:
-    """Return the stage's panels as inline SVG: its loss, the loss's terms, and its validation scores, where logged.
+def drawn_log(log: Mapping[str, Series], run: str = "") -> dict[str, Curve]:
+    """Return a drawing for each group of logged values by its title, so that none is left out.
 
-    Args:
-        salt: makes the ids inside differ from those of other stages on the same page.
+    Args: run: goes in front of the titles, which must differ on one page.
     """
-    terms = {name.removeprefix("train/loss_"): each for name, each in series.items() if name.startswith("train/loss_")}
-    scores = {name.removeprefix("val/"): series[name] for name in VALIDATION_SCORES if name in series}
-    panels: list[str] = []
-    if "train/loss" in series or "val/loss" in series:
-        panels.append(
-            panel(
-                f"{salt}-loss", "loss", lambda axes: draw_loss(axes, series.get("train/loss"), series.get("val/loss"))
-            )
-        )
-    if len(terms) > 1:
-        panels.append(
-            panel(f"{salt}-terms", "terms of the training loss, smoothed", lambda axes: _draw_terms(axes, terms))
-        )
-    if scores:
-        panels.append(panel(f"{salt}-scores", "held-out clips", lambda axes: _draw_scores(axes, scores)))
-    return panels
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(log, key=lambda name: (place(name), name)):
+        groups[metric(name).panel or metric(name).label].append(name)
+    curves = {}
+    for title, names in groups.items():
+
+        def draw(axes: Axes, names: list[str] = names) -> None:
+            for name, colour in zip(names, COLOURS * len(names), strict=False):
+                _draw_series(axes, metric(name).label, *log[name], colour)
+            chance = metric(names[0]).chance
+            if chance is not None:
+                axes.axhline(chance, color=INK, alpha=0.8, linewidth=1.2, linestyle="--", label="chance")
+            values = np.concatenate([log[name][1] for name in names])
+            finite = values[np.isfinite(values)]
+            if len(finite) and finite.min() > 0 and finite.max() / finite.min() > LOG_SPREAD:
+                axes.set_yscale("log")
+
+        svg = panel(f"{run}: {title}" if run else title, draw)
+        curves[title] = Curve(svg=svg, caption=" ".join(dict.fromkeys(metric(name).meaning for name in names)))
+    return curves
+
+
+def _draw_series(axes: Axes, label: str, steps: np.ndarray, values: np.ndarray, colour: str) -> None:
+    drawn = np.unique(np.linspace(0, len(steps) - 1, MOST_DRAWN).round().astype(int))
+    if len(steps) < FEWEST_SMOOTHED:
+        axes.plot(steps, values, color=colour, marker="o", markersize=3, linewidth=1.6, label=label)
+    else:
+        axes.plot(steps[drawn], values[drawn], color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(steps[drawn], smoothed(values)[drawn], color=colour, linewidth=1.8, label=f"{label}, smoothed")
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
@@ -97,61 +115,40 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
 
 
-def draw_loss(axes: Axes, training: Series | None, heldout: Series | None) -> None:
-    """Draw a loss as it was on training batches and on held-out clips, whichever was logged."""
-    drawn = []
-    if training is not None:
-        steps, values = training
-        axes.plot(steps, values, color=COLOURS[0], alpha=0.25, linewidth=0.8)
-        axes.plot(steps, smoothed(values), color=COLOURS[0], linewidth=1.8, label="training, smoothed")
-        drawn.append(values)
-    if heldout is not None:
-        axes.plot(*heldout, color=COLOURS[1], marker="o", markersize=3, linewidth=1.5, label="held out")
-        drawn.append(heldout[1])
-    choose_scale(axes, np.concatenate(drawn))
+def histogram(title: str, values: Mapping[str, tuple[np.ndarray, np.ndarray]], along: str, caption: str = "") -> Curve:
+    """Return one drawing of several histograms, each of which adds up to 1.
+
+    Args: values: name -> borders of the bins (N + 1,) and counts (N,).
+    """
+
+    def draw(axes: Axes) -> None:
+        for (name, (edges, counts)), colour in zip(values.items(), (COLOURS[2], COLOURS[4], *COLOURS), strict=False):
+            shares = counts / max(counts.sum(), 1)
+            axes.bar(edges[:-1], shares, np.diff(edges), align="edge", color=colour, alpha=0.55, label=name)
+        axes.set_ylabel("share")
+
+    return Curve(svg=panel(title, draw, along), caption=caption)
 
 
-def _draw_terms(axes: Axes, terms: Mapping[str, Series]) -> None:
-    for name, (steps, values) in terms.items():
-        axes.plot(steps, smoothed(values), linewidth=1.6, label=name)
-    choose_scale(axes, np.concatenate([values for _, values in terms.values()]))
-
-
-def _draw_scores(axes: Axes, scores: Mapping[str, Series]) -> None:
-    for name, (steps, values) in scores.items():
-        axes.plot(steps, values, marker="o", markersize=3, linewidth=1.6, label=name)
-    axes.axhline(0.5, color=INK, alpha=0.8, linewidth=1.2, linestyle="--", label="chance")
-
-
-def choose_scale(axes: Axes, values: np.ndarray) -> None:
-    """Make the vertical axis logarithmic where positive values differ by more than `LOG_SPREAD`."""
-    finite = values[np.isfinite(values)]
-    if len(finite) and finite.min() > 0 and finite.max() / finite.min() > LOG_SPREAD:
-        axes.set_yscale("log")
-
-
-def panel(salt: str, title: str, draw: Callable[[Axes], None], along: str = "step") -> str:
-    """Return what `draw` draws as inline SVG; `salt` makes its ids differ from those of other panels on the page."""
+def panel(title: str, draw: Callable[[Axes], None], along: str = "step") -> Markup:
+    """Return what `draw` draws as SVG for a page, in the page's text colour; titles must differ on one page."""
+    salt = re.sub(r"\W+", "-", title)
     with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
-        figure = Figure(figsize=PANEL_INCHES, layout="constrained")
+        figure = Figure(figsize=(5.0, 2.9), layout="constrained")
         axes = figure.subplots()
+        axes.ticklabel_format(useOffset=False)
         draw(axes)
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
         axes.set_xlabel(along)
         axes.grid(alpha=0.15, color=INK)
-        axes.legend(fontsize=9)
+        axes.legend(fontsize=8)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(buffer.getvalue(), salt, title)
-
-
-def _inline(svg: str, salt: str, title: str) -> str:
-    """Return the SVG as part of a page: no prolog, no addresses, sized by the page, in the page's text colour."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     view_box = re.search(r'viewBox="[^"]*"', svg)
     assert view_box, "matplotlib gives every SVG a viewBox"
-    svg = re.sub(r"<svg[^>]*>", f'<svg {view_box.group()} role="img" aria-label="{title}">', svg, count=1)
-    # matplotlib names groups figure_1, axes_1, ...: the same in every figure.
-    svg = re.sub(r'(<g id=")', rf"\g<1>{salt}-", svg)
-    return svg.replace(INK, "currentColor")
+    opening = f'<svg {view_box.group()} role="img" aria-label="{escape(title)}">'
+    svg = re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1)
+    svg = re.sub(r'(<g id=")', rf"\g<1>{salt}-", svg)  # figure_1, axes_1, ...: the same in every figure
+    return Markup(svg.replace(INK, "currentColor"))

@@ -1,4 +1,4 @@
-"""The tests that a lip-sync model sits: whose face says whose speech, and how the result is judged."""
+"""The tests that a lip-sync model sits: whose face says whose speech, and how the result is scored."""
 
 import json
 from collections.abc import Sequence
@@ -7,29 +7,44 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from einops import rearrange
-from torch import Tensor
+from torch import nn
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.errors import BadMedia, NoFace
-from lipsync_lightning.evaluation.image import MouthQuality
-from lipsync_lightning.evaluation.sync_score import sync_score
+from lipsync_lightning.errors import BadMedia, ClipMismatch, NoFace
+from lipsync_lightning.evaluation.image import mouth_quality
+from lipsync_lightning.evaluation.metrics import REAL
+from lipsync_lightning.evaluation.sync import SyncScorer
 from lipsync_lightning.media.alignment import Aligner, FacePoints, align
 from lipsync_lightning.media.audio import encode_flac, read_audio
+from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.media.mel import log_mel
 from lipsync_lightning.media.video import read_frames
-from lipsync_lightning.models.syncnet import StableSyncNet
+from lipsync_lightning.models.frozen import frozen
 from lipsync_lightning.synthetic.opening import correlation, mouth_opening
 
 SHUFFLED_CHUNK_SECONDS = 0.2  # about one syllable
-CONDITIONS = {
-    "own speech": "own",
-    "other speech": "other",
-    "shuffled speech": "shuffled",
-}  # to the attributes of a TestVideo
-Row = dict[str, Any]
+OWN, OTHER, SHUFFLED = CONDITIONS = ("own speech", "other speech", "shuffled speech")
+Row = dict[str, Any]  # of one judged video: system, condition, person, speech, and its metrics
+
+# Name of a metric of a system -> column of the rows, and the condition over whose rows it is the mean.
+_MEANS = {
+    "sync_confidence": ("sync_confidence", OTHER),
+    "sync_distance": ("sync_distance", OTHER),
+    "sync_offset": ("sync_offset", OTHER),
+    "mouth_correlation": ("mouth_correlation", OTHER),
+    "mouth_correlation_old": ("mouth_correlation_old", OTHER),
+    "mouth_correlation_chance": ("mouth_correlation_chance", OTHER),
+    "mouth_correlation_shuffled": ("mouth_correlation", SHUFFLED),
+    "sync_confidence_shuffled": ("sync_confidence", SHUFFLED),
+    "mouth_correlation_own": ("mouth_correlation", OWN),
+    "sync_confidence_own": ("sync_confidence", OWN),
+    "psnr": ("psnr", OWN),
+    "ssim": ("ssim", OWN),
+    "lpips": ("lpips", OWN),
+    "temporal_error": ("temporal_error", OWN),
+}
+_OF_REAL = ("sync_confidence", "sync_distance", "sync_offset", "mouth_correlation")  # with their own speech
 
 
 @dataclass(frozen=True)
@@ -43,35 +58,36 @@ class Speech:
 
 @dataclass(frozen=True)
 class TestVideo:
-    """A person who is to say something."""
+    """A person, and what that person is to say under each condition."""
 
     path: Path
-    own: Speech
-    other: Speech  # another person's
-    shuffled: Speech  # the other's in shuffled pieces, with the unshuffled track: following it must be impossible
+    speech: dict[str, Speech]  # by condition
 
 
 def test_videos(videos: Sequence[Path], sounds: Path, sample_rate_hz: int) -> list[TestVideo]:
     """Return one test for each video; each one's other speech is the next one's own.
+
+    Shuffled speech is the other's in pieces out of order, with the track of the unshuffled one: following that must be
+    impossible.
 
     Args: sounds: folder for the shuffled sounds, which are written here.
     Raises: BadMedia, if there are fewer than two videos.
     """
     if len(videos) < 2:
         raise BadMedia(
-            f"need at least two videos to exchange speech between, found {[str(v) for v in videos]}; give a folder with more"
+            f"need two videos or more to exchange speech between, found {[str(v) for v in videos]}; add some"
         )
     own = [Speech(path, path.stem, true_opening(path)) for path in videos]
     tests = []
     for index, path in enumerate(videos):
         other = own[(index + 1) % len(videos)]
-        waveform = shuffled(
-            read_audio(other.sound, sample_rate_hz), round(SHUFFLED_CHUNK_SECONDS * sample_rate_hz), seed=index
-        )
+        chunk = round(SHUFFLED_CHUNK_SECONDS * sample_rate_hz)
+        waveform = shuffled(read_audio(other.sound, sample_rate_hz), chunk, seed=index)
         sound = sounds / f"{other.name}_shuffled.flac"
         sound.parent.mkdir(parents=True, exist_ok=True)
         sound.write_bytes(encode_flac(waveform, sample_rate_hz))
-        tests.append(TestVideo(path, own[index], other, Speech(sound, f"{other.name}, shuffled", other.opening)))
+        mixed = Speech(sound, f"{other.name}, shuffled", other.opening)
+        tests.append(TestVideo(path, {OWN: own[index], OTHER: other, SHUFFLED: mixed}))
     return tests
 
 
@@ -84,9 +100,9 @@ def true_opening(video: Path) -> np.ndarray | None:
 
 def shuffled(waveform: np.ndarray, chunk: int, seed: int) -> np.ndarray:
     """Return the waveform's chunks of `chunk` samples in random order, what is left over at the end."""
-    whole = len(waveform) // chunk
-    order = np.random.default_rng(seed).permutation(whole)
-    return np.concatenate([*(waveform[k * chunk : (k + 1) * chunk] for k in order), waveform[whole * chunk :]])
+    whole = len(waveform) // chunk * chunk
+    chunks = waveform[:whole].reshape(-1, chunk)
+    return np.concatenate([np.random.default_rng(seed).permutation(chunks).ravel(), waveform[whole:]])
 
 
 def aligned_faces(video: Path, placed_as: Path, faces: FacePoints, clip: ClipSpec) -> np.ndarray:
@@ -104,65 +120,69 @@ def aligned_faces(video: Path, placed_as: Path, faces: FacePoints, clip: ClipSpe
 
 
 class Judge:
-    """Scores the faces of one video."""
+    """Scores the aligned faces of one video."""
 
-    def __init__(
-        self, *, syncnet: StableSyncNet, lpips_network: torch.nn.Module, faces: FacePoints, clip: ClipSpec
-    ) -> None:
-        self.syncnet = syncnet
-        self.quality = MouthQuality(lpips_network=lpips_network)
-        self.faces = faces
+    def __init__(self, *, scorer: SyncScorer, lpips_network: nn.Module, clip: ClipSpec) -> None:
+        """Raises: ClipMismatch, if the scorer reads another number of frames a second."""
+        if scorer.fps != clip.fps:
+            raise ClipMismatch(f"the sync scorer reads {scorer.fps} fps, clips have {clip.fps}; choose another scorer")
+        self.scorer = scorer
+        self.lpips_network = frozen(lpips_network)
         self.clip = clip
-
-    def aligned(self, video: Path, placed_as: Path) -> np.ndarray:
-        """Return the aligned faces of a video: see `aligned_faces`."""
-        return aligned_faces(video, placed_as, self.faces, self.clip)
 
     def following(self, made: np.ndarray, said: Speech, old: Speech) -> Row:
         """Return how well the faces (T, R, R, 3) follow the speech they should say.
 
-        `sync_*` and `av_offset`: SyncNet's word. Where true tracks are known, correlations of the mouth's opening:
-        `mouth_correlation` with what it should say, `mouth_correlation_old` with the speech of the video it was made from,
-        `mouth_correlation_chance` of these two tracks with each other, which a perfect mouth would have with the old one.
+        `sync_*`: the scorer's word. Where true tracks are known, correlations of the mouth's opening:
+        `mouth_correlation` with what it should say, `mouth_correlation_old` with the speech of the video it was made
+        from, `mouth_correlation_chance` of these two tracks with each other.
         """
-        row = self._sync(made, said)
+        sync = self.scorer(made, read_audio(said.sound, self.scorer.sample_rate_hz))
+        row: Row = {f"sync_{name}": value for name, value in sync._asdict().items()}
         opening = mouth_opening(made)
-        if said.opening is not None:
-            row["mouth_correlation"] = _correlation_in_common(opening, said.opening)
-        if old.opening is not None:
-            row["mouth_correlation_old"] = _correlation_in_common(opening, old.opening)
-        if said.opening is not None and old.opening is not None:
-            row["mouth_correlation_chance"] = _correlation_in_common(said.opening, old.opening)
+        pairs = {"": (opening, said.opening), "_old": (opening, old.opening), "_chance": (said.opening, old.opening)}
+        for name, (first, second) in pairs.items():
+            if first is not None and second is not None:
+                length = min(len(first), len(second))
+                row[f"mouth_correlation{name}"] = correlation(first[:length], second[:length])
         return row
 
-    def closeness(self, made: np.ndarray, real: np.ndarray, mask: str) -> Row:
-        """Return `psnr`, `ssim`, `lpips` of a region against the real faces; meaningful where both say the same.
+    def closeness(self, made: np.ndarray, real: np.ndarray, region: str) -> Row:
+        """Return `psnr`, `ssim`, `lpips` and `temporal_error` of a region; meaningful where both say the same.
 
-        Args: mask: one of `media.masks.REGIONS`, of which every pixel was generated: copied ones would flatter.
+        Args: region: one of `media.masks.REGIONS`, of which every pixel was generated: copied ones would flatter.
         """
-        self.quality.reset()
-        self.quality.update(_frames(made), _frames(real[: len(made)]), keep_mask(self.clip.resolution, mask))
-        return {name: float(value) for name, value in self.quality.compute().items()}
-
-    def _sync(self, made: np.ndarray, said: Speech) -> Row:
-        waveform = torch.from_numpy(read_audio(said.sound, self.clip.sample_rate_hz))
-        mel = log_mel(
-            waveform, sample_rate_hz=self.clip.sample_rate_hz, mel_hz=self.clip.mel_hz, num_mels=self.clip.num_mels
-        )
-        sync = sync_score(self.syncnet, _frames(made), mel, self.clip)
-        return {"sync_confidence": sync.confidence, "sync_distance": sync.distance, "av_offset": sync.offset}
+        real = real[: len(made)]
+        frames = (rearrange(to_float(faces), "t h w c -> t c h w") for faces in (made, real))
+        quality = mouth_quality(*frames, keep_mask(self.clip.resolution, region), self.lpips_network)
+        return quality | {"temporal_error": temporal_error(made, real, region)}
 
 
-def mean_of(rows: Sequence[Row], key: str, **where: str) -> float | None:
-    """Return the mean of `key` over the rows that have it and match `where`, or None if there are none."""
-    values = [row[key] for row in rows if key in row and all(row[name] == value for name, value in where.items())]
-    return float(np.mean(values)) if values else None
+def temporal_error(made: np.ndarray, real: np.ndarray, region: str) -> float:
+    """Return by how much the change from frame to frame differs from the real one, in grey levels of a region.
+
+    Still pictures, flicker and movement at the wrong time all differ; a constant error of colour does not.
+
+    Args: made, real: (T, R, R, 3) uint8.
+    """
+    hole = keep_mask(made.shape[1], region).numpy() == 0
+    changes = [np.diff(faces[:, hole].astype(np.float64), axis=0) for faces in (made, real)]
+    return float(np.abs(changes[0] - changes[1]).mean())
 
 
-def _correlation_in_common(first: np.ndarray, second: np.ndarray) -> float:
-    length = min(len(first), len(second))
-    return correlation(first[:length], second[:length])
-
-
-def _frames(faces: np.ndarray) -> Tensor:
-    return rearrange(torch.from_numpy(faces), "t h w c -> t c h w").float() / 127.5 - 1
+def figures_of(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Return the metrics of each system, means over its rows; those of the real videos are with their own speech."""
+    figures: dict[str, dict[str, float]] = {}
+    for system in dict.fromkeys(row["system"] for row in rows):
+        figures[system] = {}
+        for name, (column, condition) in _MEANS.items():
+            if system == REAL and name not in _OF_REAL:
+                continue
+            wanted = OWN if system == REAL else condition
+            of_system = [row for row in rows if (row["system"], row["condition"]) == (system, wanted) and column in row]
+            if of_system:
+                figures[system][name] = float(np.mean([row[column] for row in of_system]))
+        ceiling = figures.get(REAL, {}).get("mouth_correlation")
+        if system != REAL and ceiling and "mouth_correlation" in figures[system]:
+            figures[system]["mouth_correlation_share"] = figures[system]["mouth_correlation"] / ceiling
+    return figures

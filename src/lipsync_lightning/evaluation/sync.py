@@ -1,16 +1,20 @@
-"""Judges of lip sync that read plain aligned faces and sound: the evaluation SyncNet, or one trained with this library."""
+"""How well lips and sound fit, by the released evaluation SyncNet or one trained with this library: the one definition."""
 
-from typing import Protocol
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, Self
 
 import cv2
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional.classification import binary_auroc
 
-from lipsync_lightning.clip import ClipSpec, lower_half
+from lipsync_lightning.clip import ClipSpec, WindowBatch, lower_half
 from lipsync_lightning.errors import ClipMismatch, ClipTooShort
-from lipsync_lightning.evaluation.offset import SyncScore, offset_and_confidence
+from lipsync_lightning.evaluation.similarity import matching_and_foreign
+from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.mel import log_mel, mel_window
 from lipsync_lightning.media.mfcc import SAMPLE_RATE_HZ, mfcc, mfcc_window
 from lipsync_lightning.models.checkpoint_file import weights_of
@@ -21,21 +25,53 @@ from lipsync_lightning.models.lazy_network import LazyNetwork, judging, version_
 from lipsync_lightning.models.released import FETCH_ALL, released_file
 from lipsync_lightning.models.syncnet import StableSyncNet
 
-_FPS = 25
+MAX_SHIFT = 15  # windows to either side, as in the public code of the evaluation SyncNet
+_FPS = 25  # of the evaluation SyncNet
 _, _WINDOW_FRAMES, _SIDE, _ = LIPS_SHAPE
-_SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // _FPS
 _WINDOWS_AT_A_TIME = 16  # 48 MB of lips at 224 pixels
 
 
+class SyncScore(NamedTuple):
+    """How well lips and sound of one clip fit."""
+
+    offset: int  # windows (video frames, at stride 1) by which the sound comes early; 0 = in sync
+    distance: float  # mean distance of lips and sound at that offset; smaller is better
+    confidence: float  # how far the best distance lies below the median one; larger is better
+
+
+def offset_and_confidence(vision: Tensor, audio: Tensor, max_shift: int = MAX_SHIFT) -> SyncScore:
+    """Return the offset at which lips and sound are closest, with its distance and confidence.
+
+    Sound that comes k windows early, `audio[t] = vision[t + k]`, has the offset k.
+
+    Args:
+        vision, audio: (T, D) embeddings of windows with the same starts, one video frame apart.
+        max_shift: offsets from -max_shift to max_shift are tried.
+    Raises: ValueError, if the two do not have the same shape (T, D) with T at least 1.
+    Source: SyncNet ("Out of time", Chung and Zisserman 2016), section 4, as its public code computes it: beyond its
+        ends the sound is zeros, and those windows count in the mean.
+    """
+    if vision.shape != audio.shape or vision.ndim != 2 or len(vision) == 0:
+        shapes = f"{tuple(vision.shape)} and {tuple(audio.shape)}"
+        raise ValueError(f"lips and sound must be embeddings of the same windows (T, D), got {shapes}")
+    padded = F.pad(audio.float(), (0, 0, max_shift, max_shift))
+    candidates = padded.unfold(0, 2 * max_shift + 1, 1).transpose(1, 2)  # (T, shifts, D)
+    mean_distances = F.pairwise_distance(vision.float()[:, None], candidates).mean(dim=0)
+    closest = int(mean_distances.argmin())
+    distance = mean_distances[closest]
+    confidence = torch.median(mean_distances) - distance
+    return SyncScore(offset=max_shift - closest, distance=float(distance), confidence=float(confidence))
+
+
 class SyncScorer(Protocol):
-    """Says how well the lips of one clip fit its sound, and by how much the sound comes early."""
+    """Scores one clip of aligned faces and its sound."""
 
     fps: int  # of the faces it reads
     sample_rate_hz: int  # of the sound it reads
 
     @property
     def version(self) -> str:
-        """Another one where its judgement may differ; no spaces."""
+        """Another one where its scores may differ; no spaces."""
         ...
 
     def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
@@ -50,21 +86,21 @@ class SyncScorer(Protocol):
 
 
 class EvaluationSyncScorer(LazyNetwork[JudgeSyncNet]):
-    """The released evaluation SyncNet, from `syncnet_v2.model`.
+    """The released evaluation SyncNet, from `syncnet_v2.model`; it reads 25 frames per second and sound at 16 kHz.
 
-    One difference to its public code: that one looks for the face by a detector of its own and crops it, with some of the head around;
-    this one resizes the aligned face it is given, whole, to 224x224. Confidences of the same video therefore differ a little. What comes
-    after the crop is the same.
+    Its public code finds the face with a detector of its own and crops it with some of the head around; this one
+    resizes the aligned face, whole, to 224x224, so confidences of the same video differ a little. What comes after the
+    crop is the same.
 
-    Source: "Out of time: automated lip sync in the wild" (Chung and Zisserman 2016), sections 2 and 4; windows of five frames, one frame
-        apart, five fewer than there are frames.
+    Source: "Out of time: automated lip sync in the wild" (Chung and Zisserman 2016), sections 2 and 4; windows of five
+        frames, one frame apart, five fewer than there are frames.
     """
 
     fps = _FPS
     sample_rate_hz = SAMPLE_RATE_HZ
 
     def __init__(self, *, path: str, device: str) -> None:
-        """Args: path: the file its authors released; read at the first judgement."""
+        """Args: path: the file its authors released; read at the first call."""
         super().__init__(device=device)
         self.path = path
 
@@ -78,15 +114,17 @@ class EvaluationSyncScorer(LazyNetwork[JudgeSyncNet]):
 
     @judging()
     def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
-        """As `SyncScorer` says, for 25 frames per second and sound at 16 kHz; faces of any size."""
+        """As `SyncScorer` says, for faces of any size."""
         _require_faces(faces)
-        num_windows = min(len(faces), len(waveform) // _SAMPLES_PER_FRAME) - _WINDOW_FRAMES
+        num_windows = min(len(faces), len(waveform) // (SAMPLE_RATE_HZ // _FPS)) - _WINDOW_FRAMES
         if num_windows < 1:
             raise ClipTooShort(
-                f"the evaluation SyncNet needs {_WINDOW_FRAMES + 1} frames and their sound, {(_WINDOW_FRAMES + 1) / _FPS:g} s, "
-                f"got {len(faces)} frames and {len(waveform) / SAMPLE_RATE_HZ:.2f} s; leave the clip out"
+                f"the evaluation SyncNet needs {_WINDOW_FRAMES + 1} frames and their sound, got {len(faces)} frames and "
+                f"{len(waveform) / SAMPLE_RATE_HZ:.2f} s; leave the clip out"
             )
-        faces_TCHW = _faces_for_judge(faces[: num_windows + _WINDOW_FRAMES - 1])
+        # Bilinear and BGR, as the public code resizes its crops.
+        resized = [cv2.resize(face, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)[..., ::-1] for face in faces]
+        faces_TCHW = rearrange(torch.from_numpy(np.stack(resized)), "t h w c -> t c h w")
         sound = mfcc(torch.from_numpy(waveform))
         vision, audio = [], []
         for first in range(0, num_windows, _WINDOWS_AT_A_TIME):
@@ -102,8 +140,8 @@ class EvaluationSyncScorer(LazyNetwork[JudgeSyncNet]):
 class OwnSyncScorer(LazyNetwork[StableSyncNet]):
     """A StableSyncNet that was trained with this library.
 
-    Its embeddings are of unit length, the evaluation SyncNet's are not: its confidence lies between 0 and 2, and thresholds published for
-    the other mean nothing here.
+    Its embeddings are of unit length, the evaluation SyncNet's are not: its confidence lies between 0 and 2, and
+    thresholds published for the other mean nothing here.
     """
 
     def __init__(self, *, path: str, clip: ClipSpec, device: str) -> None:
@@ -117,21 +155,27 @@ class OwnSyncScorer(LazyNetwork[StableSyncNet]):
         self.fps = clip.fps
         self.sample_rate_hz = clip.sample_rate_hz
 
+    @classmethod
+    def of(cls, network: StableSyncNet, clip: ClipSpec) -> Self:
+        """Return the scorer around a network in memory, which may be in training; it stays in this process."""
+        scorer = cls(path="", clip=clip, device=str(network.device))
+        scorer.network = network
+        return scorer
+
     @property
     def version(self) -> str:
         """By content, since every training writes the same file names."""
         return version_by_content("own_syncnet", self.path)
 
     def load(self) -> StableSyncNet:
-        network = pretrained(
-            network=StableSyncNet, path=self.path, get_with="python -m lipsync_lightning.train +experiment=syncnet"
-        )
+        get_with = "python -m lipsync_lightning.train +experiment=syncnet"
+        network = pretrained(network=StableSyncNet, path=self.path, get_with=get_with)
         assert isinstance(network, StableSyncNet)
-        channels = network.config["visual_encoder"]["in_channels"]
-        if channels != 3 * self.clip.num_frames:
+        channels, expected = network.config["visual_encoder"]["in_channels"], 3 * self.clip.num_frames
+        if channels != expected:
             raise ClipMismatch(
                 f"the SyncNet at {self.path} reads {channels} channels of lips, {self.clip.num_frames} RGB frames have "
-                f"{3 * self.clip.num_frames}; give the clip it was trained with, and no SyncNet of latents"
+                f"{expected}; give the clip it was trained with, and no SyncNet of latents"
             )
         return network
 
@@ -153,7 +197,8 @@ def syncnet_embeddings(
 ) -> tuple[Tensor, Tensor]:
     """Return the unit embeddings (W, D) of lips and of sound, one window a video frame, on the network's device.
 
-    W counts the starts at which both a whole clip of frames and a whole clip of sound are there.
+    W counts the starts at which both a whole clip of frames and a whole clip of sound are there. A network in training
+    embeds as in evaluation and stays in training.
 
     Args:
         faces: (T, 3, H, W), aligned faces at `clip.resolution`, uint8 or float in [-1, 1].
@@ -163,7 +208,18 @@ def syncnet_embeddings(
         ClipTooShort: frames or sound end before one clip does.
         ClipMismatch: the faces are not of `clip.resolution`.
     """
-    num_windows = _num_windows(faces, mel, clip)
+    if tuple(faces.shape[2:]) != (clip.resolution, clip.resolution):
+        raise ClipMismatch(
+            f"SyncNet was asked about faces of {tuple(faces.shape[2:])} pixels, its clip has "
+            f"{clip.resolution}x{clip.resolution}; align with this clip, or use the SyncNet of the other"
+        )
+    starts_of_frames = range(len(faces) - clip.num_frames + 1)
+    num_windows = sum(clip.mel_start(start) + clip.mel_columns <= mel.shape[1] for start in starts_of_frames)
+    if num_windows < 1:
+        raise ClipTooShort(
+            f"SyncNet needs {clip.num_frames} frames and {clip.mel_columns} mel columns, got {len(faces)} and "
+            f"{mel.shape[1]}; use a longer video"
+        )
     was_training = syncnet.training
     syncnet.eval()
     vision, audio = [], []
@@ -171,42 +227,41 @@ def syncnet_embeddings(
         starts = range(first, min(first + batch_size, num_windows))
         frames_BTCHW = torch.stack([faces[start : start + clip.num_frames] for start in starts])
         lips_BCHW = rearrange(lower_half(frames_BTCHW), "b t c h w -> b (t c) h w").to(syncnet.device)
-        mel_B1ML = torch.stack([mel_window(mel, start, clip) for start in starts])
-        vision_BD, audio_BD = syncnet(_signed(lips_BCHW), mel_B1ML.to(syncnet.device))
+        mel_B1ML = torch.stack([mel_window(mel, start, clip) for start in starts]).to(syncnet.device)
+        vision_BD, audio_BD = syncnet(to_float(lips_BCHW) if lips_BCHW.dtype == torch.uint8 else lips_BCHW, mel_B1ML)
         vision.append(vision_BD)
         audio.append(audio_BD)
     syncnet.train(was_training)
     return torch.cat(vision), torch.cat(audio)
 
 
-def _signed(frames: Tensor) -> Tensor:
-    return frames.float() / 127.5 - 1 if frames.dtype == torch.uint8 else frames
+@torch.no_grad()
+def pair_accuracy(syncnet: StableSyncNet, batches: Iterable[WindowBatch]) -> dict[str, float]:
+    """Return `syncnet_accuracy` and `syncnet_auc`: how well a SyncNet tells matching from foreign sound in windows.
 
-
-def _faces_for_judge(faces: np.ndarray) -> Tensor:
-    """(T, 3, 224, 224), uint8 BGR: bilinear, as the public code resizes its crops."""
-    resized = [cv2.resize(face, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)[..., ::-1] for face in faces]
-    return rearrange(torch.from_numpy(np.stack(resized)), "t h w c -> t c h w")
+    Pairs are as `matching_and_foreign` makes them when all batches stand in one row, so that the figure does not
+    depend on the batch size. A pair counts as matching from a probability of one half, by the network's calibration.
+    """
+    embeddings = [
+        syncnet(
+            lower_half(rearrange(batch["frames"], "b t c h w -> b (t c) h w")).to(syncnet.device),
+            batch["mel"].to(syncnet.device),
+        )
+        for batch in batches
+    ]
+    vision, audio = (torch.cat(part) for part in zip(*embeddings, strict=True))
+    matching, foreign = matching_and_foreign(vision, audio)
+    similarity = torch.cat([matching, foreign])
+    is_matching = torch.cat([torch.ones_like(matching), torch.zeros_like(foreign)]).long()
+    is_right = (syncnet.probability(similarity) >= 0.5).long() == is_matching
+    return {
+        "syncnet_accuracy": float(is_right.float().mean()),
+        "syncnet_auc": float(binary_auroc(similarity, is_matching)),
+    }
 
 
 def _require_faces(faces: np.ndarray) -> None:
     if faces.ndim != 4 or faces.shape[3] != 3 or faces.dtype != np.uint8:
         raise ClipMismatch(
-            f"a judge of sync reads aligned faces (T, R, R, 3) in uint8, got {faces.shape} in {faces.dtype}; align first"
+            f"a sync scorer reads aligned faces (T, R, R, 3) in uint8, got {faces.shape} in {faces.dtype}"
         )
-
-
-def _num_windows(faces: Tensor, mel: Tensor, clip: ClipSpec) -> int:
-    if tuple(faces.shape[2:]) != (clip.resolution, clip.resolution):
-        raise ClipMismatch(
-            f"SyncNet was asked about faces of {tuple(faces.shape[2:])} pixels, its clip has {clip.resolution}x{clip.resolution}; "
-            "align the video with this clip, or use the SyncNet of the other"
-        )
-    by_frames = len(faces) - clip.num_frames + 1
-    num_windows = sum(clip.mel_start(start) + clip.mel_columns <= mel.shape[1] for start in range(by_frames))
-    if num_windows < 1:
-        raise ClipTooShort(
-            f"SyncNet needs {clip.num_frames} frames and {clip.mel_columns} mel columns, got {len(faces)} and {mel.shape[1]}; "
-            "use a longer video"
-        )
-    return num_windows
