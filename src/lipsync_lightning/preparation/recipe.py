@@ -1,50 +1,19 @@
 """Which videos become shards, and by which steps."""
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from math import ceil
-from typing import Protocol
-
-import numpy as np
+from typing import Any
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.media.people import People
 from lipsync_lightning.preparation.filters.check import Check
+from lipsync_lightning.preparation.filters.quality import QualityFilter
+from lipsync_lightning.preparation.filters.shots import AdaptiveShots
+from lipsync_lightning.preparation.filters.sync import SyncFilter
 from lipsync_lightning.preparation.sources import Sources
 from lipsync_lightning.preparation.split import Split
-from lipsync_lightning.preparation.verdict import AlignedClip, Rejected
-
-_NAME = re.compile(r"[\w-]+")
-
-
-class Shots(Protocol):
-    """Tells where a video was cut."""
-
-    name: str  # of the step in the ledger
-
-    @property
-    def version(self) -> str:
-        """Changes with every setting, and with what the step means."""
-        ...
-
-    def __call__(self, frames: Iterable[np.ndarray], fps: float) -> Iterator[tuple[np.ndarray, bool]]:
-        """Yield every frame (H, W, 3), with whether a shot begins with it."""
-        ...
-
-
-class ClipStep(Protocol):
-    """Lets a clip pass, perhaps mended, or rejects it."""
-
-    name: str  # of the step in the ledger
-
-    @property
-    def version(self) -> str:
-        """Changes with every setting, and with what the step means."""
-        ...
-
-    def __call__(self, clip: AlignedClip) -> AlignedClip | Rejected: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +25,15 @@ class Recipe:
     sources: Sources
     split: Split
     check: Check
-    shots: Shots
+    shots: AdaptiveShots | None  # None: every video is one shot
     people: People
     min_seconds: float  # shorter stretches with a face and sound are rejected
     max_seconds: float  # longer ones are cut
-    sync: ClipStep
-    quality: ClipStep
+    sync: SyncFilter | None  # None: every clip is kept as it is, unmeasured
+    quality: QualityFilter | None  # None: every clip is kept, unmeasured
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not re.fullmatch(r"[\w-]+", self.name):
             raise BadConfig(
                 f"recipe.name={self.name!r}: letters, digits, `_` and `-` only, because it begins every clip's id"
             )
@@ -81,25 +50,28 @@ class Recipe:
         """Return the most frames a clip may have."""
         return max(int(self.max_seconds * clip.fps), self.shortest(clip))
 
-    def versions(self, clip: ClipSpec) -> dict[str, str]:
-        """Return the version of each step, in order. A row of the ledger holds as long as its steps have the versions it was made by."""
-        segments = f"1 {self.shortest(clip)}-{self.longest(clip)} frames at {clip.fps} fps, {clip.sample_rate_hz} Hz"
+    def rule(self, clip: ClipSpec) -> dict[str, Any]:
+        """Return, as plain values, all settings that decide what becomes of a source: those of one folder are the same."""
+        parts = {part: getattr(self, part) for part in ("split", "check", "shots", "people", "sync", "quality")}
         return {
-            self.check.name: self.check.version,
-            self.shots.name: self.shots.version,
-            "faces": f"1 {self.people.version} resolution={clip.resolution}",
-            "segments": segments,
-            self.sync.name: self.sync.version,
-            "sound": "1",
-            self.quality.name: self.quality.version,
+            "name": self.name,
+            "clip": {name: getattr(clip, name) for name in ("fps", "resolution", "sample_rate_hz")},
+            "frames": [self.shortest(clip), self.longest(clip)],
+            **{name: _plain(part) for name, part in parts.items()},
         }
 
 
 def clip_id(dataset: str, source_name: str, first_frame: int, person: int) -> str:
-    """Return the id of one clip: data set, source, first frame and person. It has no dots, at the first of which a
-    shard's key would end, and no backslashes."""
-    return f"{dataset}/{_escaped(source_name)}/{first_frame:06d}-{person}"
+    """Return the id of one clip: data set, source, first frame and person.
+
+    It has no dots, at the first of which a shard's key would end, and no backslashes.
+    """
+    escaped = source_name.replace("%", "%25").replace(".", "%2E").replace("\\", "%5C")
+    return f"{dataset}/{escaped}/{first_frame:06d}-{person}"
 
 
-def _escaped(name: str) -> str:
-    return name.replace("%", "%25").replace(".", "%2E").replace("\\", "%5C")
+def _plain(part: Any) -> Any:
+    if is_dataclass(part):
+        settings = {each.name: _plain(getattr(part, each.name)) for each in fields(part)}
+        return {"kind": type(part).__name__, **settings}
+    return getattr(part, "version", part)

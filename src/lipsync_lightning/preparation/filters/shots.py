@@ -1,7 +1,8 @@
-"""Third step: where a new shot begins, found while the frames go by."""
+"""Shots step: where a new shot begins, found while the frames go by."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -12,32 +13,21 @@ from scenedetect.scene_manager import compute_downscale_factor
 from lipsync_lightning.errors import BadConfig
 
 
+@dataclass(frozen=True, kw_only=True)
 class AdaptiveShots:
-    """Shots by PySceneDetect's adaptive detector: a cut changes the picture much more than the frames around it do."""
+    """Shots by PySceneDetect's adaptive detector: a cut changes the picture much more than the frames around it do.
 
-    name = "shots"
+    Source: PySceneDetect (BSD-3), `detect-adaptive`; its defaults are 3, 15, 2 and 15 frames.
+    """
 
-    def __init__(self, *, threshold: float, min_content: float, window: int, min_shot_seconds: float) -> None:
-        """Args:
-            threshold: how many times as much as on average around it the picture must change.
-            min_content: how much it must change at least: mean difference of hue, saturation and value, 0 to 255.
-            window: frames before and after a frame that count as around it.
-            min_shot_seconds: a shot lasts at least so long.
-        Raises: BadConfig, if `window` is below 1.
-        Source: PySceneDetect (BSD-3), `detect-adaptive`; its defaults are 3, 15, 2 and 15 frames.
-        """
-        if window < 1:
-            raise BadConfig(f"shots: window must be at least 1 frame, got {window}; PySceneDetect's default is 2")
-        self.threshold = threshold
-        self.min_content = min_content
-        self.window = window
-        self.min_shot_seconds = min_shot_seconds
+    threshold: float  # how many times as much as on average around it the picture must change
+    min_content: float  # how much it must change at least: mean difference of hue, saturation and value, 0 to 255
+    window: int  # frames before and after a frame that count as around it
+    min_shot_seconds: float  # a shot lasts at least so long
 
-    @property
-    def version(self) -> str:
-        """What the cuts depend on: the meaning of this step, counted up, and its settings."""
-        settings = f"threshold={self.threshold:g} min_content={self.min_content:g} window={self.window}"
-        return f"1 adaptive {settings} min_shot_seconds={self.min_shot_seconds:g}"
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise BadConfig(f"recipe.shots.window={self.window}: at least 1 frame; PySceneDetect's default is 2")
 
     def __call__(self, frames: Iterable[np.ndarray], fps: float) -> Iterator[tuple[np.ndarray, bool]]:
         """Yield every frame, (H, W, 3) uint8 RGB, and whether a shot begins with it; the first one always does.
@@ -54,8 +44,12 @@ class AdaptiveShots:
         size: tuple[int, int] | None = None
         num_yielded = 0
         for index, frame in enumerate(frames):
-            size = size or _looked_at_size(frame)
-            cuts = detector.process_frame(FrameTimecode(index, float(fps)), _looked_at(frame, size))
+            if size is None:  # at which PySceneDetect looks: the longer side 256 pixels, as its SceneManager has it
+                height, width = frame.shape[:2]
+                factor = compute_downscale_factor(max(width, height))
+                size = max(1, round(width / factor)), max(1, round(height / factor))
+            small = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
+            cuts = detector.process_frame(FrameTimecode(index, float(fps)), cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
             waiting.append(frame)
             if len(waiting) > self.window:
                 yield waiting.popleft(), num_yielded == 0 or bool(cuts)
@@ -63,27 +57,3 @@ class AdaptiveShots:
         for frame in waiting:
             yield frame, num_yielded == 0
             num_yielded += 1
-
-
-class NoShots:
-    """The whole video is one shot, as in data sets that were cut at shots before."""
-
-    name = "shots"
-    version = "1 none"
-
-    def __call__(self, frames: Iterable[np.ndarray], fps: float) -> Iterator[tuple[np.ndarray, bool]]:
-        """Yield every frame and whether it is the first."""
-        for index, frame in enumerate(frames):
-            yield frame, index == 0
-
-
-def _looked_at_size(frame: np.ndarray) -> tuple[int, int]:
-    """Width and height at which PySceneDetect looks at such frames: the longer side 256 pixels, as its `SceneManager` has it."""
-    height, width = frame.shape[:2]
-    factor = compute_downscale_factor(max(width, height))
-    return max(1, round(width / factor)), max(1, round(height / factor))
-
-
-def _looked_at(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The frame as the detector expects it: small, bilinear as by default there, BGR."""
-    return cv2.cvtColor(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), cv2.COLOR_RGB2BGR)

@@ -1,5 +1,6 @@
 """Which videos a data set has: a class for each way in which data sets say so."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +15,7 @@ class Source:
     audio: Path | None = None  # where the sound lies that belongs to the video; None for the video's own
     start_s: float = 0.0  # seconds after the video's first frame
     stop_s: float | None = None  # None for its end
-    crop: tuple[int, int, int, int] | None = (
-        None  # left, top, width, height in pixels of an upright picture `crop_height` high
-    )
+    crop: tuple[int, int, int, int] | None = None  # left, top, width, height in an upright picture `crop_height` high
     crop_height: int | None = None  # pixels; None where `crop` counts in the video's own
 
 
@@ -24,9 +23,12 @@ class Sources(Protocol):
     """All sources of a data set."""
 
     def all(self) -> list[Source]:
-        """Return the sources, sorted by name. Raises: BadMedia, if the folder or its lists are missing or cannot be read."""
+        """Return the sources, sorted by name. Raises: BadMedia, if the folder or its lists are missing or unreadable."""
         ...
 
-    def missing(self) -> dict[str, str]:
-        """Return the sources the data set has but this folder has not, by name, and where they would come from."""
+    def missing(self) -> Collection[str]:
+        """Return the names of sources that the data set has but this folder has not.
+
+        Whether somebody is held out must not hang on which videos could be downloaded, so a split is given these too.
+        """
         ...

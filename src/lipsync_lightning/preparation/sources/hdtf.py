@@ -1,8 +1,7 @@
 """HDTF: intervals of videos, as its authors' lists name them."""
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -11,51 +10,28 @@ from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.preparation.sources import Source
 
 PARTS = ("RD", "WDA", "WRA")
-_TIMES, _CROPS, _HEIGHTS, _URLS = "annotion_time", "crop_wh", "resolution", "video_url"  # as the authors spell them
-_LISTED_SUFFIX = ".mp4"  # which some lists put after a name
-_VIDEO_SUFFIXES = (
-    ".mp4",
-    ".mkv",
-    ".webm",
-    ".mov",
-    ".m4v",
-    ".avi",
-    ".ts",
-    ".flv",
-)  # of two videos of one name the earlier in this list
+_VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".ts", ".flv")  # the first one there is taken
+_EXPECTED = {
+    "annotion_time": "intervals such as 00:30-01:00, which end after they begin",
+    "crop_wh": "left, width, top and height in pixels",
+    "resolution": "the video's height in pixels",
+    "video_url": "an address",
+}
 _NUM_EXAMPLES = 3
 
 Value = TypeVar("Value")
-Interval = tuple[int, int]  # seconds
-Crop = tuple[int, int, int, int]  # left, top, width, height
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ListedClip:
-    """One interval of one video, as the lists have it."""
-
-    part: str
-    video: str
-    number: int  # of the interval in its video, from 0
-    interval: Interval
-    crop: Crop | None
-    crop_height: int | None  # of the video in which `crop` was measured, in pixels
-
-    @property
-    def name(self) -> str:
-        return f"{self.part}/{self.video}_{self.number}"
-
-
 class HdtfSources:
-    """One source for each interval in HDTF's lists whose video is there: `RD/Radio11_0` is the first interval of `<root>/RD/Radio11.mp4`.
+    """One source for each interval in HDTF's lists whose video is there: `RD/Radio11_0` is the first of `RD/Radio11.mp4`.
 
-    The lists are those of the authors' repository, `<part>_annotion_time.txt` and so on, for the parts RD, WDA and WRA. Where they
-    contradict themselves this is what is done, and logged:
+    The lists are those of the authors' repository, `<part>_annotion_time.txt` and so on, for the parts RD, WDA and WRA.
+    Where they contradict themselves this is what is done, and logged:
 
-    - a clip without crop, or whose crop reaches below the stated height of its video (which therefore was not the height of the video in
-      which it was measured), or whose video has no stated height, has none: the whole picture is searched for faces;
+    - a clip without crop, or whose crop reaches below the stated height of its video (which therefore was not the height
+      of the video in which it was measured), or whose video has no stated height, has none: the whole picture is used;
     - an interval that begins before the one before it ends begins where that one ends.
 
     `crop_ratio.txt`, the zoom of another way to crop, around detected faces, is not read.
@@ -75,81 +51,75 @@ class HdtfSources:
         Raises: BadMedia, if a list is missing, a line of it cannot be read, or no video is there.
         """
         missing = self.missing()
-        if len(missing) == len(self.listed):
+        if len(missing) == len(self._listed):
+            first = next(iter(self._listed.values()))
             raise BadMedia(
-                f"none of HDTF's videos lies in {self.root!r}, such as {self.root}/{self.listed[0].part}/{self.listed[0].video}.mp4; "
-                "download them (see data_recipes/hdtf/README.md) and give their folder as recipe.sources.root"
+                f"none of HDTF's videos lies in {self.root!r}, such as {first.video}; download them (see "
+                "data_recipes/hdtf/README.md) and give their folder as recipe.source"
             )
         if missing:
-            examples = ", ".join(f"{name} ({url})" for name, url in list(missing.items())[:_NUM_EXAMPLES])
+            urls = {f"{part}/{video}": url for part in PARTS for video, url in self._read(part, "video_url", _url).items()}
+            examples = ", ".join(f"{name} ({urls.get(name.rpartition('_')[0], '')})" for name in missing[:_NUM_EXAMPLES])
             log.warning(
-                "%d of %d clips have no video in %s, such as %s", len(missing), len(self.listed), self.root, examples
+                "%d of %d clips have no video in %s, such as %s", len(missing), len(self._listed), self.root, examples
             )
-        there = [clip for clip in self.listed if clip.name not in missing]
-        return sorted((self._source(clip) for clip in there), key=lambda source: source.name)
+        return [self._listed[name] for name in sorted(self._listed.keys() - set(missing))]
 
-    def missing(self) -> dict[str, str]:
-        """Return the clips whose video is not there, by name, each with the address of its video, "" where the lists have none.
-
-        Whether a clip is held out must not hang on which others could be downloaded: give a split these names too.
-        Raises: BadMedia, if a list is missing or a line of it cannot be read.
-        """
-        return {
-            clip.name: self._urls[clip.part].get(clip.video, "")
-            for clip in self.listed
-            if clip.video not in self._videos[clip.part]
-        }
-
-    @cached_property
-    def listed(self) -> list[ListedClip]:
-        """All clips in the lists, whether their videos are there or not. Raises: BadMedia, as `all` does."""
-        clips = [clip for part in PARTS for clip in self._listed(part)]
-        if not clips:
-            raise BadMedia(f"HDTF's lists in {self.lists!r} name no interval; get them again")
-        without = [clip.name for clip in clips if clip.crop is None]
-        if without:
-            log.info(
-                "%d of HDTF's %d clips have no crop that could be used: %s",
-                len(without),
-                len(clips),
-                ", ".join(without),
-            )
-        return clips
-
-    def _listed(self, part: str) -> Iterator[ListedClip]:
-        times, crops = self._read(part, _TIMES, _intervals), self._read(part, _CROPS, _crop)
-        heights = self._read(part, _HEIGHTS, _height)
-        for video, intervals in times.items():
-            for number, interval in enumerate(_one_after_the_other(intervals, f"{part}/{video}")):
-                clip = ListedClip(part, video, number, interval, crops.get(f"{video}_{number}"), heights.get(video))
-                yield clip if _crop_fits(clip) else replace(clip, crop=None, crop_height=None)
-
-    @cached_property
-    def _urls(self) -> dict[str, dict[str, str]]:
-        return {part: self._read(part, _URLS, _url) for part in PARTS}
+    def missing(self) -> list[str]:
+        """Return the names of clips whose video is not there. Raises: BadMedia, if a list is missing or unreadable."""
+        there = {video for videos in self._videos.values() for video in videos.values()}
+        return [name for name, source in self._listed.items() if source.video not in there]
 
     @cached_property
     def _videos(self) -> dict[str, dict[str, Path]]:
-        """By part and name."""
+        """Videos that are there, by part and name."""
         found: dict[str, dict[str, Path]] = {}
         for part in PARTS:
             folder = Path(self.root, part)
-            paths = (
-                [path for path in folder.iterdir() if path.suffix.lower() in _VIDEO_SUFFIXES] if folder.is_dir() else []
-            )
-            worst_first = sorted(paths, key=lambda path: (-_VIDEO_SUFFIXES.index(path.suffix.lower()), path.name))
-            found[part] = {path.stem: path for path in worst_first}
+            paths = list(folder.iterdir()) if folder.is_dir() else []
+            ranked = [(_VIDEO_SUFFIXES.index(s), p) for p in paths if (s := p.suffix.lower()) in _VIDEO_SUFFIXES]
+            found[part] = {path.stem: path for _, path in sorted(ranked, reverse=True)}
         return found
 
-    def _source(self, clip: ListedClip) -> Source:
-        start_s, stop_s = map(float, clip.interval)
-        video = self._videos[clip.part][clip.video]
-        return Source(
-            name=clip.name, video=video, start_s=start_s, stop_s=stop_s, crop=clip.crop, crop_height=clip.crop_height
-        )
+    @cached_property
+    def _listed(self) -> dict[str, Source]:
+        """All clips in the lists by name, whether their videos are there or not."""
+        found: dict[str, Source] = {}
+        for part in PARTS:
+            crops, heights = self._read(part, "crop_wh", _crop), self._read(part, "resolution", _height)
+            for video, intervals in self._read(part, "annotion_time", _intervals).items():
+                path = self._videos[part].get(video, Path(self.root, part, f"{video}.mp4"))
+                end_s = 0
+                for number, (begin_s, stop_s) in enumerate(intervals):
+                    start_s, end_s = max(begin_s, end_s), stop_s
+                    if start_s >= stop_s:
+                        raise BadMedia(
+                            f"HDTF's intervals of {part}/{video} are out of order at {begin_s}-{stop_s} s; "
+                            f"correct {part}_annotion_time.txt"
+                        )
+                    if start_s != begin_s:
+                        log.warning(
+                            "%s/%s: the interval %d-%d s begins inside the one before it; taken from %d s",
+                            *(part, video, begin_s, stop_s, start_s),
+                        )
+                    crop, height = crops.get(f"{video}_{number}"), heights.get(video)
+                    if crop is None or not height or crop[1] + crop[3] > height:
+                        crop = height = None
+                    name = f"{part}/{video}_{number}"
+                    found[name] = Source(
+                        name=name, video=path, start_s=start_s, stop_s=stop_s, crop=crop, crop_height=height
+                    )
+        if not found:
+            raise BadMedia(f"HDTF's lists in {self.lists!r} name no interval; get them again")
+        without = [name for name, source in found.items() if source.crop is None]
+        if without:
+            log.info(
+                "%d of HDTF's %d clips have no crop that could be used: %s", len(without), len(found), ", ".join(without)
+            )
+        return found
 
     def _read(self, part: str, which: str, value_of: Callable[[list[str]], Value]) -> dict[str, Value]:
-        """One list, by the name at the beginning of each line."""
+        """Return one list, by the name at the beginning of each line."""
         path = Path(self.lists, f"{part}_{which}.txt")
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()  # one of them begins with a byte order mark
@@ -162,92 +132,55 @@ class HdtfSources:
             if not line.strip():
                 continue
             name, *words = line.split()
-            name = name.removesuffix(_LISTED_SUFFIX)
+            name = name.removesuffix(".mp4")  # which some lists put after a name
             if name in values:
                 raise BadMedia(f"{path}, line {number}: {name} has a line already; delete one of them")
             try:
                 values[name] = value_of(words)
             except ValueError as error:
                 raise BadMedia(
-                    f"{path}, line {number}: expected {error}, got {line.strip()!r}; correct the line"
+                    f"{path}, line {number}: expected a name and {_EXPECTED[which]}, got {line.strip()!r}; "
+                    "correct the line"
                 ) from error
         return values
 
 
-def _intervals(words: list[str]) -> list[Interval]:
-    expected = "a name and intervals such as 00:30-01:00"
-    if not words:
-        raise ValueError(expected)
+def _intervals(words: list[str]) -> list[tuple[int, int]]:
     intervals = []
     for word in words:
-        try:
-            start_s, stop_s = map(_seconds, word.split("-"))
-        except ValueError as error:
-            raise ValueError(expected) from error
-        if stop_s <= start_s:
-            raise ValueError("intervals that end after they begin")
-        intervals.append((start_s, stop_s))
+        begin_s, stop_s = map(_seconds, word.split("-"))
+        intervals.append((begin_s, stop_s))
+    if not intervals or any(stop_s <= begin_s for begin_s, stop_s in intervals):
+        raise ValueError(words)
     return intervals
 
 
 def _seconds(clock: str) -> int:
-    """Of `minutes:seconds` or `hours:minutes:seconds`."""
-    parts = clock.split(":")
-    if len(parts) not in (2, 3) or not all(part.isascii() and part.isdigit() for part in parts):
+    parts = [_whole(part) for part in clock.split(":")]
+    if len(parts) not in (2, 3):
         raise ValueError(clock)
-    seconds = 0
-    for part in parts:
-        seconds = 60 * seconds + int(part)
-    return seconds
+    return sum(part * 60**place for place, part in enumerate(reversed(parts)))
 
 
-def _crop(words: list[str]) -> Crop:
-    """The lists have left, width, top, height."""
-    expected = "a name and left, width, top and height in pixels"
-    if len(words) != 4 or not all(word.isascii() and word.isdigit() for word in words):
-        raise ValueError(expected)
-    left, width, top, height = map(int, words)
+def _crop(words: list[str]) -> tuple[int, int, int, int]:
+    """Return left, top, width, height. The lists have left, width, top, height."""
+    left, width, top, height = map(_whole, words)
     if not width * height:
-        raise ValueError(expected)
+        raise ValueError(words)
     return left, top, width, height
 
 
 def _height(words: list[str]) -> int:
-    if len(words) != 1 or not (words[0].isascii() and words[0].isdigit()):
-        raise ValueError("a name and the video's height in pixels")
-    return int(words[0])
+    (height,) = map(_whole, words)
+    return height
 
 
 def _url(words: list[str]) -> str:
-    if len(words) != 1:
-        raise ValueError("a name and an address")
-    return words[0]
+    (url,) = words
+    return url
 
 
-def _crop_fits(clip: ListedClip) -> bool:
-    """Whether the crop lies inside a video of the stated height; its width is not stated."""
-    if clip.crop is None or not clip.crop_height:
-        return False
-    _, top, _, height = clip.crop
-    return top + height <= clip.crop_height
-
-
-def _one_after_the_other(intervals: list[Interval], video: str) -> list[Interval]:
-    """The intervals, none beginning before its predecessor ends. Raises: BadMedia, if one lies in those before it altogether."""
-    result: list[Interval] = []
-    for start_s, stop_s in intervals:
-        begin_s = max(start_s, result[-1][1] if result else 0)
-        if begin_s >= stop_s:
-            raise BadMedia(
-                f"HDTF's intervals of {video} are out of order at {start_s}-{stop_s} s; correct {video.split('/')[0]}_{_TIMES}.txt"
-            )
-        if begin_s != start_s:
-            log.warning(
-                "%s: the interval %d-%d s begins inside the one before it; taken from %d s",
-                video,
-                start_s,
-                stop_s,
-                begin_s,
-            )
-        result.append((begin_s, stop_s))
-    return result
+def _whole(word: str) -> int:
+    if not (word.isascii() and word.isdigit()):
+        raise ValueError(word)
+    return int(word)

@@ -1,0 +1,151 @@
+"""The unit of work of preparation: one shard, made of its sources from scratch, whole or not at all."""
+
+import errno
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import cv2
+import torch
+
+from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.errors import BadConfig, BrokenShard, ClipMismatch, MissingWeights, WrongWeights
+from lipsync_lightning.preparation.clips import Outcome, clips_of_source, source_row
+from lipsync_lightning.preparation.ledger import FAILED, REJECTED, SOURCE, Row, piece_path, read_piece, write_piece
+from lipsync_lightning.preparation.plan import PlannedSource
+from lipsync_lightning.preparation.recipe import Recipe
+from lipsync_lightning.preparation.sources import Source
+from lipsync_lightning.shards.format import FinishedClip, is_whole, sidecar_path, write_shard
+
+# What every other source would meet as well, so that the run stops; the last of them is a GPU that is lost.
+_STOPS_THE_RUN = (MissingWeights, WrongWeights, BadConfig, ClipMismatch, torch.AcceleratorError)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """One shard to be made."""
+
+    name: str  # `<split>/<number>`
+    sources: tuple[tuple[Source, PlannedSource, str | None], ...]  # the last: which source has the same bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """What all shards of one run share. It travels to other processes."""
+
+    recipe: Recipe
+    clip: ClipSpec
+    out: Path
+
+    def is_done(self, name: str) -> bool:
+        """Return whether a shard's piece of the ledger is there, and the shard itself, if it has clips, is whole."""
+        piece = piece_path(self.out, name)
+        try:
+            return piece.is_file() and (
+                not any(row.is_kept_clip for row in read_piece(piece)) or is_whole(self.out / f"{name}.tar")
+            )
+        except BrokenShard:
+            return False
+
+    def make(self, task: ShardTask, *, isolated: bool = False, max_hours: float | None = None) -> None:
+        """Write a shard, its sidecar, and last of all its piece of the ledger: until that is there, the shard is not done.
+
+        Args:
+            isolated: work on each source in a process of its own, whose death costs no other source.
+            max_hours: for one source, before its process is ended; None for no limit.
+        """
+        tar = self.out / f"{task.name}.tar"
+        for path in (piece_path(self.out, task.name), sidecar_path(tar), tar):
+            path.unlink(missing_ok=True)
+        rows: list[Row] = []
+
+        def clips() -> Iterator[FinishedClip]:
+            for source, planned, duplicate_of in task.sources:
+                if duplicate_of is not None:
+                    same = source_row(source, REJECTED, "check", f"the same bytes as {duplicate_of}")
+                    outcomes: list[Outcome] = [(same, None)]
+                else:
+                    outcomes = (self._isolated_outcomes if isolated else self.outcomes)(source, max_hours)
+                for row, finished in outcomes:
+                    row = replace(row, split=task.name.split("/")[0], shard=task.name)
+                    if row.kind == SOURCE:
+                        row = replace(row, sha256=planned.sha256, num_bytes=planned.num_bytes)
+                    rows.append(row)
+                    if finished:
+                        yield finished
+
+        kept = clips()
+        for first in kept:  # no clip, no tar
+            write_shard(tar, chain([first], kept), clip=self.clip)
+        write_piece(self.out, task.name, rows)
+
+    def outcomes(self, source: Source, max_hours: float | None) -> list[Outcome]:
+        """Return what becomes of one source. What would stop every other source too is raised; all else is its failure."""
+        try:
+            with _ended_after(max_hours):
+                return clips_of_source(source, self.recipe, self.clip)
+        except Exception as error:
+            if isinstance(error, _STOPS_THE_RUN) or getattr(error, "errno", None) in _DISK_FULL:
+                raise
+            return [(source_row(source, FAILED, "work", f"{type(error).__name__}: {error}"), None)]
+
+    def _isolated_outcomes(self, source: Source, max_hours: float | None) -> list[Outcome]:
+        with worker_pool(1) as pool:
+            try:
+                return pool.submit(self.outcomes, source, max_hours).result()
+            except BrokenProcessPool:
+                causes = "out of memory, a fault in a decoder, or longer than executor.max_hours_per_source"
+                return [(source_row(source, FAILED, "work", f"the process that worked on it died: {causes}"), None)]
+
+
+def worker_pool(num_workers: int) -> ProcessPoolExecutor:
+    """Return a pool of processes of one thread each. Spawned, not forked: a child inherits the locks of its parent's threads."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin)
+
+
+def use_one_thread() -> None:
+    """Let this process compute on one thread: there are as many workers as cores."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def _begin() -> None:
+    use_one_thread()
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    """A worker waits for its next task on a pipe of which it holds both ends, so it would outlive a parent that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def _ended_after(max_hours: float | None) -> Iterator[None]:
+    """End this whole process if what is done within takes longer.
+
+    The signal keeps its default action, at which the system ends the process: a handler of Python's would wait for the C
+    code, such as a decoder, to come back, and that is what hangs.
+    """
+    if max_hours is None:
+        yield
+        return
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, max_hours * 3600)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
