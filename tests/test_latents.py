@@ -106,4 +106,4 @@ def test_by_default_it_needs_the_released_networks_and_names_the_command_that_ge
     command_line.monkeypatch.setenv("LIPSYNC_WEIGHTS", str(tmp_path))
     refused = command_line.refusal(main, "shards=nowhere", "device=cpu")
     assert refused.startswith("error: no AutoencoderKL at")
-    assert "python -m lipsync_lightning.convert fetch=latentsync-1.6" in refused
+    assert "python -m lipsync_lightning.export fetch=latentsync-1.6" in refused

@@ -19,7 +19,7 @@ from lipsync_lightning.models.audio_encoder import (
     whisper_log_mel,
 )
 from lipsync_lightning.models.latentsync import whisper_encoder_from_reference
-from lipsync_lightning.models.reference_whisper import named_as_openai
+from lipsync_lightning.models.reference_names import named_as_openai
 from oracle import fill_state_dict
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -25,10 +25,10 @@ from lipsync_lightning.models.latentsync import (
     videomae_from_reference,
     whisper_encoder_from_reference,
 )
-from lipsync_lightning.models.matching import load_matching
-from lipsync_lightning.models.reference_unet import unet_arguments_from_reference
-from lipsync_lightning.models.reference_whisper import named_as_openai
-from lipsync_lightning.models.released_configs import (
+from lipsync_lightning.models.weights_io import load_matching
+from lipsync_lightning.models.reference_names import unet_arguments_from_reference
+from lipsync_lightning.models.reference_names import named_as_openai
+from lipsync_lightning.models.released import (
     SYNCNET_CONFIGS,
     VIDEOMAE_CONFIG,
     syncnet_config_of,

@@ -5,7 +5,7 @@ import torch
 
 from lipsync_lightning.errors import ClipMismatch
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, drawn
-from lipsync_lightning.models.fingerprint import fingerprint
+from lipsync_lightning.models.weights_io import fingerprint
 from lipsync_lightning.modules.unet_stage1_latents import LatentUNetStage1Module
 
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from lipsync_lightning.models.frozen import frozen
+from lipsync_lightning.models.weights_io import frozen
 
 DATA_RANGE = 2.0  # of frames in [-1, 1]
 LPIPS_MIN_SIDE = 64  # pixels; VGG halves a picture four times

@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lipsync_lightning.models.frozen import frozen
+from lipsync_lightning.models.weights_io import frozen
 
 RESOLUTION = 224  # pixels, of VideoMAE-v2's frames
 

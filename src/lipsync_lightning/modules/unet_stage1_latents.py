@@ -9,7 +9,7 @@ from torch import Tensor
 from lipsync_lightning.clip import LatentBatch
 from lipsync_lightning.errors import ClipMismatch
 from lipsync_lightning.models.autoencoder import drawn
-from lipsync_lightning.models.fingerprint import fingerprint
+from lipsync_lightning.models.weights_io import fingerprint
 from lipsync_lightning.modules.draws import ClipDraws
 from lipsync_lightning.modules.unet_stage1 import UNetStage1Module
 

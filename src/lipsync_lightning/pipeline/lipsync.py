@@ -227,7 +227,7 @@ def load_pipeline(folder: str) -> LipSyncPipeline:
     if not (Path(folder) / "model_index.json").is_file():
         raise MissingWeights(
             f"no export at {folder} (no model_index.json there); make one of a run: python -m lipsync_lightning.export run=<run> "
-            f"out={folder}, or of released weights: python -m lipsync_lightning.convert fetch=latentsync-1.6 out={folder}"
+            f"out={folder}, or of released weights: python -m lipsync_lightning.export fetch=latentsync-1.6 out={folder}"
         )
     try:
         return LipSyncPipeline.from_pretrained(folder)
