@@ -24,7 +24,14 @@ from torch.utils.data import default_collate
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
-from lipsync_lightning.data.latent_samples import ENCODED, ENCODED_AUDIO_BY, LATENTS, TOKENS, LatentSamples, stored_array
+from lipsync_lightning.data.latent_samples import (
+    ENCODED,
+    ENCODED_AUDIO_BY,
+    LATENTS,
+    TOKENS,
+    LatentSamples,
+    stored_array,
+)
 from lipsync_lightning.data.samples import Samples, SyncNetSamples, UNetSamples, clip_mel, clip_waveform, frames_tensor
 from lipsync_lightning.media.audio import encode_flac
 from lipsync_lightning.media.mel import log_mel, mel_window

@@ -11,7 +11,6 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-
 _KIB = 1024
 _GIB = 1024**3
 _TERA = 1e12

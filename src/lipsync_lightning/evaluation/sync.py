@@ -13,13 +13,12 @@ from lipsync_lightning.errors import ClipMismatch, ClipTooShort
 from lipsync_lightning.evaluation.offset import SyncScore, offset_and_confidence
 from lipsync_lightning.media.mel import log_mel, mel_window
 from lipsync_lightning.media.mfcc import SAMPLE_RATE_HZ, mfcc, mfcc_window
-from lipsync_lightning.models.weights_io import weights_of
-from lipsync_lightning.models.weights_io import frozen, pretrained
 from lipsync_lightning.models.judge_syncnet import LIPS_SHAPE, JudgeSyncNet
 from lipsync_lightning.models.latentsync import judge_syncnet_from_reference
 from lipsync_lightning.models.lazy_network import LazyNetwork, judging, version_by_content
 from lipsync_lightning.models.released import FETCH_ALL, released_file
 from lipsync_lightning.models.syncnet import StableSyncNet
+from lipsync_lightning.models.weights_io import frozen, pretrained, weights_of
 
 _FPS = 25
 _, _WINDOW_FRAMES, _SIDE, _ = LIPS_SHAPE

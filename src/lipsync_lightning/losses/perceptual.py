@@ -5,8 +5,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lipsync_lightning.errors import WrongWeights
-from lipsync_lightning.models.weights_io import frozen
 from lipsync_lightning.models.released import FETCH_ALL, released_file
+from lipsync_lightning.models.weights_io import frozen
 
 
 def untrained_lpips() -> nn.Module:

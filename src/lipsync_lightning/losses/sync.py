@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipsync_lightning.clip import lower_half
-from lipsync_lightning.models.weights_io import frozen
 from lipsync_lightning.models.syncnet import SyncNet
+from lipsync_lightning.models.weights_io import frozen
 
 
 class SyncLoss(nn.Module):

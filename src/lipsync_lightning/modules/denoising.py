@@ -16,9 +16,8 @@ from lipsync_lightning.inpainting import Inpainter
 from lipsync_lightning.losses.weighted import WeightedLosses
 from lipsync_lightning.media.masks import latent_keep_mask
 from lipsync_lightning.models.autoencoder import Autoencoder
-from lipsync_lightning.models.weights_io import frozen
-from lipsync_lightning.models.weights_io import load_matching
 from lipsync_lightning.models.unet import LipSyncUNet
+from lipsync_lightning.models.weights_io import frozen, load_matching
 from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
 from lipsync_lightning.modules.draws import ClipDraws
 from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule

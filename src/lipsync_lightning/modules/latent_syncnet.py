@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from lipsync_lightning.clip import ClipSpec, WindowBatch
 from lipsync_lightning.models.autoencoder import Autoencoder
-from lipsync_lightning.models.weights_io import frozen
 from lipsync_lightning.models.syncnet import SyncNet
+from lipsync_lightning.models.weights_io import frozen
 from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
 from lipsync_lightning.modules.draws import ClipDraws
 from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory

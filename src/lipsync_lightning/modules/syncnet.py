@@ -18,8 +18,8 @@ from lipsync_lightning.evaluation.similarity import (
     offset_accuracy,
     pair_accuracy,
 )
-from lipsync_lightning.models.weights_io import load_matching
 from lipsync_lightning.models.syncnet import SyncNet
+from lipsync_lightning.models.weights_io import load_matching
 from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
 from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule
 from lipsync_lightning.modules.weights import network_weights

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lipsync_lightning.clip import ClipBatch, ClipSpec, lower_half
 from lipsync_lightning.losses.weighted import WeightedLosses
-from lipsync_lightning.models.weights_io import load_matching
 from lipsync_lightning.models.wav2lip import Wav2LipGenerator
+from lipsync_lightning.models.weights_io import load_matching
 from lipsync_lightning.modules.checkpointing import leave_out_frozen, put_back_frozen
 from lipsync_lightning.modules.denoising import LossInputs
 from lipsync_lightning.modules.optimization import OptimizerFactory, ScheduleFactory, optimizer_with_schedule
