@@ -39,7 +39,7 @@ from lipsync_lightning.media.mux import add_h264, encode_clip, to_yuv
 from lipsync_lightning.media.resampling import exact
 from lipsync_lightning.media.video import to_rgb
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
-from lipsync_lightning.models.fingerprint import fingerprint_with_settings
+from lipsync_lightning.models.weights_io import fingerprint_with_settings
 from lipsync_lightning.shards.format import FinishedClip, write_shard
 from lipsync_lightning.synthetic.corpus import ClipPlan, make_clip
 

@@ -1,4 +1,4 @@
-"""A Hugging Face hub on 127.0.0.1, as far as a download of single files and a look at folders see one, that can also misbehave."""
+"""A Hugging Face hub on 127.0.0.1, as far as a download of single files and a look at folders see one."""
 
 import hashlib
 import json
@@ -10,34 +10,28 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import unquote
 
+import pytest
+from huggingface_hub import constants
+
 
 class Request(NamedTuple):
     method: str
     path: str
-    range: str | None
-    authorization: str | None
 
 
 @dataclass(kw_only=True)
 class FakeHub:
-    """What it holds, how it misbehaves, and what it was asked. Keys are paths in the repository."""
+    """What it holds, and what it was asked. Keys are paths in the repository."""
 
     repo: str
     revision: str
     files: dict[str, bytes]
-    forged: dict[str, bytes] = field(default_factory=dict)  # served in place of what the headers promise
-    refused: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)  # status and headers
     cut_at: dict[str, int] = field(default_factory=dict)  # the connection is closed after so many bytes, once
-    stall_at: dict[str, int] = field(default_factory=dict)  # the rest waits for `resume`, once
-    branches: dict[str, str] = field(default_factory=dict)  # to commits
-    redirected_to: str = ""  # storage on another address that has the content
     requests: list[Request] = field(default_factory=list)
-    stalled: threading.Event = field(default_factory=threading.Event)
-    resume: threading.Event = field(default_factory=threading.Event)
     endpoint: str = ""
 
     def asked(self, method: str, path: str) -> list[Request]:
-        return [request for request in self.requests if request.method == method and request.path == path]
+        return [request for request in self.requests if request == (method, path)]
 
     @contextmanager
     def serving(self) -> Iterator["FakeHub"]:
@@ -48,10 +42,18 @@ class FakeHub:
         try:
             yield self
         finally:
-            self.resume.set()
             server.shutdown()
             thread.join()
             server.server_close()
+
+    def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let this process's huggingface_hub, which read its environment when it was imported, ask this hub."""
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        monkeypatch.setattr(constants, "ENDPOINT", self.endpoint)
+        template = f"{self.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -73,78 +75,40 @@ class _Handler(BaseHTTPRequestHandler):
             return
         repo, _, rest = self.path.lstrip("/").partition("/resolve/")
         revision, _, path = rest.partition("/")
-        self.hub.requests.append(
-            Request(self.command, path, self.headers.get("Range"), self.headers.get("Authorization"))
-        )
-        if path in self.hub.refused:
-            self._refuse(*self.hub.refused[path])
-        elif repo != self.hub.repo:
-            self._refuse(401, {"X-Error-Code": "RepoNotFound"})
-        elif self.hub.branches.get(revision, revision) != self.hub.revision:
-            self._refuse(404, {"X-Error-Code": "RevisionNotFound"})
-        elif path not in self.hub.files:
-            self._refuse(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": revision})
-        else:
-            self._send_file(path)
+        self.hub.requests.append(Request(self.command, path))
+        if repo != self.hub.repo or revision not in (self.hub.revision, "main") or path not in self.hub.files:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": self.hub.revision})
+            return
+        content = self.hub.files[path]
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        told = {
+            "ETag": etag,
+            "X-Linked-Etag": etag,
+            "X-Linked-Size": str(len(content)),
+            "X-Repo-Commit": self.hub.revision,
+        }
+        if first:
+            told["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
+        self._send(206 if first else 200, content[first:], told, cut_at=self.hub.cut_at.get(path))
+        if self.command == "GET":
+            self.hub.cut_at.pop(path, None)
 
     def _describe(self, repo: str, revision_and_folder: str) -> None:
         revision, _, folder = revision_and_folder.partition("/")
         inside = [path for path in self.hub.files if path.startswith(f"{unquote(folder)}/")]
-        if repo != f"/api/{self.hub.repo}" or (revision and not inside):
-            self._refuse(404, {"X-Error-Code": "EntryNotFound"})
-            return
         told = [{"type": "file", "path": path, "size": len(self.hub.files[path]), "oid": path} for path in inside]
         of_repo = {"id": self.hub.repo.partition("/")[2], "sha": self.hub.revision, "siblings": []}
-        content = json.dumps(told if revision else of_repo).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        if repo == f"/api/{self.hub.repo}" and (inside or not revision):
+            self._send(200, json.dumps(told if revision else of_repo).encode(), {"Content-Type": "application/json"})
+        else:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
 
-    def _refuse(self, status: int, headers: dict[str, str]) -> None:
+    def _send(self, status: int, content: bytes, headers: dict[str, str], cut_at: int | None = None) -> None:
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": "0"}.items():
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
-
-    def _send_file(self, path: str) -> None:
-        promised = self.hub.files[path]
-        content = self.hub.forged.get(path, promised) if self.command == "GET" else promised
-        wanted, first = self.headers.get("Range"), 0
-        if wanted:
-            first = int(wanted.removeprefix("bytes=").partition("-")[0])
-        if self.hub.redirected_to:
-            self.send_response(302)
-            self.send_header("Location", self.hub.redirected_to + self.path)
-        else:
-            self.send_response(206 if wanted else 200)
-        if wanted:
-            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
-        etag = hashlib.sha256(promised).hexdigest()
-        self.send_header("ETag", f'"{etag}"')
-        self.send_header("X-Linked-Etag", f'"{etag}"')
-        self.send_header("X-Linked-Size", str(len(promised)))
-        self.send_header("X-Repo-Commit", self.hub.revision)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", "0" if self.hub.redirected_to else str(len(content) - first))
-        self.end_headers()
-        if self.hub.redirected_to:
-            return
         if self.command == "GET":
-            self._send_content(path, content, first)
-
-    def _send_content(self, path: str, content: bytes, first: int) -> None:
-        end = self.hub.cut_at.pop(path, len(content))
-        middle = self.hub.stall_at.pop(path, None)
-        try:
-            self.wfile.write(content[first : end if middle is None else middle])
-            if middle is not None:
-                self.wfile.flush()
-                self.hub.stalled.set()
-                self.hub.resume.wait()
-                self.wfile.write(content[middle:end])
-        except ConnectionError:  # whoever asked was killed
-            self.close_connection = True
-        if end < len(content):
-            self.close_connection = True
+            self.wfile.write(content[:cut_at])
+            self.close_connection = cut_at is not None

@@ -20,7 +20,7 @@ from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
-from lipsync_lightning.models.released_configs import SYNCNET_CONFIGS
+from lipsync_lightning.models.released import SYNCNET_CONFIGS
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.videomae import VideoMAEFeatures
 from lipsync_lightning.modules.unet_stage1 import UNetStage1Module
@@ -373,8 +373,8 @@ def fitted_to_noise(autoencoder: LinearAutoencoder) -> LinearAutoencoder:
 @pytest.mark.parametrize(
     ("experiment", "part", "command"),
     [
-        ("stage1", "module", "python -m lipsync_lightning.convert fetch=latentsync-1.6"),
-        ("stage1", "audio_encoder", "python -m lipsync_lightning.convert fetch=latentsync-1.6"),
+        ("stage1", "module", "python -m lipsync_lightning.export fetch=latentsync-1.6"),
+        ("stage1", "audio_encoder", "python -m lipsync_lightning.export fetch=latentsync-1.6"),
         ("demo/stage1", "module", "python -m lipsync_lightning.train +experiment=demo/autoencoder demo_dir="),
     ],
 )
@@ -392,7 +392,7 @@ def test_missing_weights_name_the_command_that_gets_them(experiment, part, comma
         ("syncnet", "python -m lipsync_lightning.train +experiment=syncnet"),
         (
             "latentsync-1.6/auxiliary/vit_g_hybrid_pt_1200e_ssv2_ft.pth",
-            "python -m lipsync_lightning.convert fetch=latentsync-1.6 needs=training",
+            "python -m lipsync_lightning.export fetch=latentsync-1.6 needs=training",
         ),
     ],
 )

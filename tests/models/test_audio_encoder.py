@@ -19,7 +19,7 @@ from lipsync_lightning.models.audio_encoder import (
     whisper_log_mel,
 )
 from lipsync_lightning.models.latentsync import whisper_encoder_from_reference
-from lipsync_lightning.models.reference_whisper import named_as_openai
+from lipsync_lightning.models.reference_names import renamed, whisper_names
 from oracle import fill_state_dict
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -39,7 +39,9 @@ ROWS = {
 
 def openai_weights(num_context: int = 1500) -> dict[str, torch.Tensor]:
     """The made-up weights of the reference run, under OpenAI's names."""
-    return fill_state_dict(named_as_openai(WhisperAudioEncoder(**{**DIMS, "n_audio_ctx": num_context}).state_dict()))
+    return fill_state_dict(
+        renamed(WhisperAudioEncoder(**{**DIMS, "n_audio_ctx": num_context}).state_dict(), whisper_names)
+    )
 
 
 def whisper(num_context: int = 1500) -> WhisperAudioEncoder:

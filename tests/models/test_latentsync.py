@@ -25,10 +25,8 @@ from lipsync_lightning.models.latentsync import (
     videomae_from_reference,
     whisper_encoder_from_reference,
 )
-from lipsync_lightning.models.matching import load_matching
-from lipsync_lightning.models.reference_unet import unet_arguments_from_reference
-from lipsync_lightning.models.reference_whisper import named_as_openai
-from lipsync_lightning.models.released_configs import (
+from lipsync_lightning.models.reference_names import renamed, unet_arguments_from_reference, whisper_names
+from lipsync_lightning.models.released import (
     SYNCNET_CONFIGS,
     VIDEOMAE_CONFIG,
     syncnet_config_of,
@@ -38,6 +36,7 @@ from lipsync_lightning.models.released_configs import (
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.models.videomae import VideoMAEFeatures
+from lipsync_lightning.models.weights_io import load_matching
 from oracle import fill_state_dict
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -167,7 +166,7 @@ def test_a_loaded_network_is_in_eval_mode_and_at_least_single_precision(dtype, l
     assert {tensor.dtype for tensor in unet.state_dict().values()} == {getattr(torch, loaded)}
 
 
-def test_what_does_not_fit_is_listed_with_its_number_and_the_dropped_copies_named():
+def test_what_does_not_fit_is_listed_with_its_number_():
     weights = dict(reference_weights("up"))
     weights["conv_in.weight"] = torch.zeros(32, 9, 3, 3)
     del weights["conv_out.bias"], weights[f"{TEMPORAL}.proj_in.bias"]
@@ -178,7 +177,6 @@ def test_what_does_not_fit_is_listed_with_its_number_and_the_dropped_copies_name
     assert f"2 missing: {TEMPORAL}.proj_in.bias, conv_out.bias" in message
     assert "1 unexpected: conv_extra.bias" in message
     assert "1 misshapen: conv_in.weight (32, 9, 3, 3) instead of (32, 13, 3, 3)" in message
-    assert f"8 left out on purpose, such as {POSITIONS.format(1)}" in message
 
 
 @pytest.mark.parametrize("name", sorted(set(reference_weights("up")))[::40])
@@ -188,23 +186,10 @@ def test_no_entry_of_a_checkpoint_may_be_missing(name):
         unet_from_reference(weights, reference_config("up"))
 
 
-def test_at_most_ten_names_of_a_kind_are_listed():
-    with pytest.raises(WrongWeights) as caught:
-        unet_from_reference({}, reference_config("none"))
-    missing = next(line for line in str(caught.value).splitlines() if " missing: " in line)
-    assert missing.count(".weight") + missing.count(".bias") == 10
-    assert missing.endswith(", ...;")
-
-
-def test_weights_with_temporal_modules_are_refused_by_a_configuration_without():
-    with pytest.raises(WrongWeights, match=r"they are of stage 2 efficient.*the configuration is of stage 1"):
-        unet_from_reference(reference_weights("up"), reference_config("none"))
-
-
 def test_a_second_table_of_positions_that_differs_is_not_dropped():
     weights = dict(reference_weights("up"))
     weights[POSITIONS.format(1)] = weights[POSITIONS.format(1)] + 1
-    with pytest.raises(WrongWeights, match="differs from the table"):
+    with pytest.raises(WrongWeights, match="differs from"):
         unet_from_reference(weights, reference_config("up"))
 
 
@@ -214,31 +199,6 @@ def test_weights_of_a_wrapped_network_load_without_the_wrapper():
         unet_from_reference(wrapped, reference_config("none")).conv_in.weight,
         reference_weights("none")["conv_in.weight"],
     )
-
-
-STRANGERS = {
-    "Wav2Lip's generator": {"face_encoder_blocks.0.0.conv_block.0.weight": (16, 6, 7, 7)},
-    "Stable Diffusion in one file": {"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)},
-    "OpenAI's Whisper": {"encoder.blocks.0.attn.query.weight": (384, 384)},
-    "StableSyncNet": {"visual_encoder.down_blocks.0.conv1.weight": (64, 64, 3, 3)},
-    "nothing known here": {"layer1.weight": (1, 1)},
-}
-
-
-@pytest.mark.parametrize("owner", STRANGERS)
-def test_weights_of_another_project_are_refused_by_whose_they_are(owner):
-    weights = {name: torch.zeros(shape) for name, shape in STRANGERS[owner].items()}
-    with pytest.raises(
-        WrongWeights, match=rf"they look like {owner}( \(kind=\w+\))?, wanted is a U-Net of Stable Diffusion's shape"
-    ):
-        unet_from_reference(weights, reference_config("all"))
-
-
-def test_stable_diffusions_own_unet_is_refused_by_its_input_channels():
-    weights = dict(reference_weights("none"))
-    weights["conv_in.weight"] = torch.zeros(32, 4, 3, 3)
-    with pytest.raises(WrongWeights, match="they read 4 input channels instead of 13"):
-        unet_from_reference(weights, reference_config("all"))
 
 
 def test_a_unet_that_the_reference_could_not_compute_does_not_go_back():
@@ -330,7 +290,7 @@ def test_a_syncnets_configuration_may_leave_attention_out():
 
 
 def test_full_size_whisper_tiny_is_the_released_one_without_its_decoder():
-    weights = named_as_openai(on_meta(lambda: WhisperAudioEncoder(**WHISPER_TINY)))
+    weights = renamed(on_meta(lambda: WhisperAudioEncoder(**WHISPER_TINY)), whisper_names)
     assert listing(weights) == "8440a4cf907653b2"
     with_decoder = {**weights, "decoder.token_embedding.weight": torch.empty(51865, 384, device="meta")}
     loaded = whisper_encoder_from_reference(with_decoder, {**WHISPER_TINY, "n_vocab": 51865})

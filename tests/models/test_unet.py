@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lipsync_lightning.errors import BadConfig
-from lipsync_lightning.models.reference_unet import unet_arguments_from_reference
-from lipsync_lightning.models.released_configs import unet_config
+from lipsync_lightning.models.reference_names import unet_arguments_from_reference
+from lipsync_lightning.models.released import unet_config
 from lipsync_lightning.models.unet import LipSyncUNet, clip_group_norm
 
 TINY = {

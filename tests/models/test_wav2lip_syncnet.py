@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from lipsync_lightning.errors import ClipMismatch
 from lipsync_lightning.files import CONF_DIR
-from lipsync_lightning.models.frozen import frozen
 from lipsync_lightning.models.wav2lip_syncnet import ConvBlock, Wav2LipSyncNet
+from lipsync_lightning.models.weights_io import frozen
 
 LATENTSYNC_FRAMES = 5  # of LatentSync's variant of the network, whose names and shapes are known
 

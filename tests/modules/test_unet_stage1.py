@@ -7,7 +7,7 @@ from torch import Tensor
 from lipsync_lightning.errors import BadConfig, ClipMismatch
 from lipsync_lightning.losses.terms import Loss, StepOutput, WeightedLoss, WeightedLosses
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, drawn
-from lipsync_lightning.models.fingerprint import fingerprint
+from lipsync_lightning.models.weights_io import fingerprint
 
 STEPS = 40
 

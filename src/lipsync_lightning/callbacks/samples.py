@@ -24,7 +24,7 @@ from lipsync_lightning.losses.sync import SyncLoss
 from lipsync_lightning.media.frames import to_uint8
 from lipsync_lightning.media.mux import VideoWriter
 from lipsync_lightning.media.strips import film_strip, save_png
-from lipsync_lightning.models.frozen import frozen
+from lipsync_lightning.models.weights_io import frozen
 
 STRIP_COLUMNS = 6
 SCORES = ("sync_real", "sync_generated", "sync_control", "psnr_mouth")

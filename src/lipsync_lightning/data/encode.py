@@ -21,7 +21,7 @@ from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.video import decode_window
 from lipsync_lightning.models.audio_encoder import ChunkedAudioEncoder
-from lipsync_lightning.models.fingerprint import fingerprint, fingerprint_with_settings
+from lipsync_lightning.models.weights_io import fingerprint, fingerprint_with_settings
 from lipsync_lightning.shards.format import (
     SPLITS,
     FinishedClip,

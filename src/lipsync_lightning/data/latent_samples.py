@@ -17,7 +17,7 @@ from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.samples import UNetSamples, Window
 from lipsync_lightning.errors import BrokenShard, ClipMismatch
 from lipsync_lightning.models.audio_encoder import ChunkedAudioEncoder
-from lipsync_lightning.models.fingerprint import fingerprint_with_settings
+from lipsync_lightning.models.weights_io import fingerprint_with_settings
 from lipsync_lightning.shards.reader import StoredPart
 
 LATENTS = (

@@ -8,12 +8,11 @@ from einops import rearrange
 from torchvision.transforms.functional import center_crop
 
 from lipsync_lightning.errors import BadConfig, ClipMismatch
-from lipsync_lightning.models.checkpoint_file import weights_of
-from lipsync_lightning.models.frozen import frozen
 from lipsync_lightning.models.hyperiqa import IMAGE_SHAPE, HyperIQA
 from lipsync_lightning.models.latentsync import hyperiqa_from_reference
 from lipsync_lightning.models.lazy_network import LazyNetwork, judging, version_by_content
 from lipsync_lightning.models.released import FETCH_ALL, released_file
+from lipsync_lightning.models.weights_io import frozen, weights_of
 
 _SIDE = IMAGE_SHAPE[1]
 

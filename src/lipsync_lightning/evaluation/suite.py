@@ -20,7 +20,7 @@ from lipsync_lightning.media.audio import encode_flac, read_audio
 from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.video import read_frames
-from lipsync_lightning.models.frozen import frozen
+from lipsync_lightning.models.weights_io import frozen
 from lipsync_lightning.synthetic.opening import correlation, mouth_opening
 
 SHUFFLED_CHUNK_SECONDS = 0.2  # about one syllable

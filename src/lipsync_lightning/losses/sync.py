@@ -6,8 +6,8 @@ from torch.nn import functional
 
 from lipsync_lightning.clip import lower_half
 from lipsync_lightning.losses.terms import Loss, StepOutput
-from lipsync_lightning.models.frozen import frozen
 from lipsync_lightning.models.syncnet import SyncNet
+from lipsync_lightning.models.weights_io import frozen
 
 
 class LatentSyncLoss(Loss):

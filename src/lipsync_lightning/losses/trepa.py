@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from lipsync_lightning.clip import lower_half
 from lipsync_lightning.losses.terms import Loss, StepOutput
-from lipsync_lightning.models.frozen import frozen
+from lipsync_lightning.models.weights_io import frozen
 
 RESOLUTION = 224  # pixels, of VideoMAE-v2's frames
 

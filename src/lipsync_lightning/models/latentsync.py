@@ -6,33 +6,42 @@ The networks come in eval mode, on the weights' device, and share the tensors th
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipsync_lightning.errors import BadConfig, WrongWeights
 from lipsync_lightning.models.audio_encoder import WhisperAudioEncoder
 from lipsync_lightning.models.hyperiqa import HyperIQA
 from lipsync_lightning.models.judge_syncnet import JudgeSyncNet
-from lipsync_lightning.models.matching import Network, filled, plain_weights, require_match
-from lipsync_lightning.models.reference_unet import (
-    COPIED_POSITIONS,
-    KEPT_POSITIONS,
-    named_as_reference,
-    reference_names,
+from lipsync_lightning.models.reference_names import (
+    WHISPER_DIMS,
+    Names,
+    renamed,
+    require_section,
     unet_arguments_from_reference,
+    unet_names,
+    whisper_names,
 )
-from lipsync_lightning.models.reference_whisper import DIMS, DROPPED_PREFIX, named_as_openai, openai_name
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.unet import LipSyncUNet
-from lipsync_lightning.models.videomae import DROPPED_KEYS, VideoMAEFeatures
+from lipsync_lightning.models.videomae import VideoMAEFeatures
+from lipsync_lightning.models.weights_io import Network, filled, plain_weights, require_match
 
 _REFERENCE_MOTION_GROUPS = 32
-_FIXED_VIDEOMAE = {"qkv_bias": True, "use_mean_pooling": True, "layer_norm_eps": 1e-6}  # of every released VideoMAE-v2
-_VIDEOMAE_WITHOUT_EFFECT = ("num_classes", "drop_path_rate")  # on features in eval mode
+_VIDEOMAE_ARGUMENTS = {  # the authors' names of what may be chosen: ours
+    "img_size": "image_size",
+    "patch_size": "patch_size",
+    "embed_dim": "embed_dim",
+    "depth": "depth",
+    "num_heads": "num_heads",
+    "all_frames": "num_frames",
+    "tubelet_size": "tubelet_size",
+}
+_VIDEOMAE_FIXED = {"qkv_bias": True, "use_mean_pooling": True, "layer_norm_eps": 1e-6}
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +55,7 @@ def unet_from_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, A
     Raises: WrongWeights, if names or shapes do not fit; BadConfig, if the configuration asks for what no released U-Net has.
     """
     build = partial(LipSyncUNet, **unet_arguments_from_reference(config))
-    weights = plain_weights(state_dict)
-    expected = _state_dict_of(build)
-    dropped = [key for key in weights if key.endswith(COPIED_POSITIONS)]
-    require_match(named_as_reference(expected), weights, "LatentSync's U-Net", dropped)
-    _check_copied_positions(weights, dropped)
-    _log_dropped(dropped)
-    return filled(build, {ours: weights[reference_names(ours)[0]] for ours in expected})
+    return _loaded(build, state_dict, "LatentSync's U-Net", unet_names)
 
 
 def unet_to_reference(unet: LipSyncUNet) -> dict[str, Tensor]:
@@ -65,7 +68,7 @@ def unet_to_reference(unet: LipSyncUNet) -> dict[str, Tensor]:
         raise BadConfig(
             f"this U-Net's temporal modules have {groups} groups in their norm, the reference's always {_REFERENCE_MOTION_GROUPS}"
         )
-    return named_as_reference(unet.state_dict())
+    return renamed(unet.state_dict(), unet_names)
 
 
 def syncnet_from_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> StableSyncNet:
@@ -76,15 +79,12 @@ def syncnet_from_reference(state_dict: Mapping[str, Tensor], config: Mapping[str
         config: the `model` section of its YAML file: `audio_encoder` and `visual_encoder`. Where `attn_blocks` is not given there are none.
     Raises: WrongWeights, if names or shapes do not fit; BadConfig, if the configuration is not that of a StableSyncNet.
     """
-    if set(config) != {"audio_encoder", "visual_encoder"}:
-        raise BadConfig(
-            f"a StableSyncNet is configured by audio_encoder and visual_encoder, found {sorted(config)}; give its `model` section"
-        )
+    require_section("a StableSyncNet", config, ("audio_encoder", "visual_encoder"), {})
     encoders = {
         name: {"attn_blocks": [0] * len(section.get("block_out_channels", ())), **section}
         for name, section in config.items()
     }
-    return _same_names(partial(StableSyncNet, **encoders), plain_weights(state_dict), "StableSyncNet")
+    return _loaded(partial(StableSyncNet, **encoders), state_dict, "StableSyncNet")
 
 
 def syncnet_to_reference(syncnet: StableSyncNet) -> dict[str, Tensor]:
@@ -98,17 +98,9 @@ def whisper_encoder_from_reference(state_dict: Mapping[str, Tensor], dims: Mappi
     Args: state_dict, dims: the checkpoint's `model_state_dict` and `dims`.
     Raises: WrongWeights, if names or shapes do not fit; BadConfig, if `dims` are not those of a Whisper.
     """
-    missing = [name for name in DIMS if name not in dims]
-    if missing:
-        raise BadConfig(f"Whisper's dims lack {missing}, found {sorted(dims)}; give the `dims` of the checkpoint")
-    build = partial(WhisperAudioEncoder, **{name: int(dims[name]) for name in DIMS})
-    weights = plain_weights(state_dict)
-    dropped = [key for key in weights if key.startswith(DROPPED_PREFIX)]
-    kept = {key: tensor for key, tensor in weights.items() if not key.startswith(DROPPED_PREFIX)}
-    expected = _state_dict_of(build)
-    require_match(named_as_openai(expected), kept, "Whisper's encoder", dropped)
-    _log_dropped(dropped)
-    return filled(build, {ours: kept[openai_name(ours)] for ours in expected})
+    require_section("Whisper", dims, WHISPER_DIMS, {}, without_effect=dims)  # the other ones are the decoder's
+    build = partial(WhisperAudioEncoder, **{name: int(dims[name]) for name in WHISPER_DIMS})
+    return _loaded(build, state_dict, "Whisper's encoder", whisper_names, dropped=("decoder.",))
 
 
 def videomae_from_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> VideoMAEFeatures:
@@ -120,84 +112,47 @@ def videomae_from_reference(state_dict: Mapping[str, Tensor], config: Mapping[st
             `mlp_ratio`, `all_frames`, `tubelet_size`.
     Raises: WrongWeights, if names or shapes do not fit; BadConfig, if the configuration asks for what VideoMAE-v2 has not.
     """
-    build = partial(VideoMAEFeatures, **_videomae_arguments(config))
-    weights = plain_weights(state_dict)
-    dropped = [key for key in weights if key in DROPPED_KEYS]
-    kept = {key: tensor for key, tensor in weights.items() if key not in DROPPED_KEYS}
-    _log_dropped(dropped)
-    return _same_names(build, kept, "VideoMAE", dropped)
+    chosen, without_effect = (*_VIDEOMAE_ARGUMENTS, "mlp_ratio"), ("num_classes", "drop_path_rate")  # in eval mode
+    require_section("a VideoMAE-v2", config, chosen, _VIDEOMAE_FIXED, without_effect)
+    arguments = {ours: config[theirs] for theirs, ours in _VIDEOMAE_ARGUMENTS.items()}
+    build = partial(VideoMAEFeatures, **arguments, mlp_width=int(config["embed_dim"] * config["mlp_ratio"]))
+    return _loaded(build, state_dict, "VideoMAE", dropped=("head.",))
 
 
 def judge_syncnet_from_reference(state_dict: Mapping[str, Tensor]) -> JudgeSyncNet:
     """Return the evaluation SyncNet of a `syncnet_v2.model`. Raises: WrongWeights, if names or shapes do not fit."""
-    return _same_names(JudgeSyncNet, plain_weights(state_dict), "the evaluation SyncNet")
+    return _loaded(JudgeSyncNet, state_dict, "the evaluation SyncNet")
 
 
 def hyperiqa_from_reference(state_dict: Mapping[str, Tensor]) -> HyperIQA:
     """Return the visual-quality network of a `koniq_pretrained.pkl`. Raises: WrongWeights, if names or shapes do not fit."""
-    return _same_names(HyperIQA, plain_weights(state_dict), "HyperIQA")
+    return _loaded(HyperIQA, state_dict, "HyperIQA")
 
 
-def _same_names(
-    build: Callable[[], Network], weights: dict[str, Tensor], network: str, dropped: Sequence[str] = ()
+def _loaded(
+    build: Callable[[], Network],
+    state_dict: Mapping[str, Tensor],
+    network: str,
+    names: Names = lambda ours: (ours,),
+    dropped: tuple[str, ...] = (),
 ) -> Network:
-    require_match(_state_dict_of(build), weights, network, dropped)
-    return filled(build, weights)
-
-
-def _state_dict_of(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    """Names and shapes of the network that `build` would make. Raises: BadConfig, if it cannot be made."""
+    """Return the network that `build` makes with released weights: all are used, but those whose names begin with one of `dropped`."""
     try:
         with torch.device("meta"):
-            return build().state_dict()
+            expected = build().state_dict()
     except (TypeError, KeyError, ValueError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadConfig(
-            f"no such network can be made of this configuration: {reason}; give the checkpoint's own"
+            f"no {network} can be made of this configuration ({reason}); give the checkpoint's own"
         ) from error
-
-
-def _log_dropped(dropped: list[str]) -> None:
-    if dropped:
-        log.info("left out on purpose: %d entries, such as %s", len(dropped), dropped[0])
-
-
-def _check_copied_positions(weights: Mapping[str, Tensor], copies: list[str]) -> None:
-    """Raises: WrongWeights: dropping a second table of positions is right only while it equals the first."""
-    for copy in copies:
-        kept = weights[copy.replace(COPIED_POSITIONS, KEPT_POSITIONS)]
-        if not kept.is_meta and not torch.equal(kept, weights[copy]):
-            raise WrongWeights(
-                f"{copy} differs from the table of positions before it; a LatentSync U-Net has the same in both"
-            )
-
-
-def _videomae_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    chosen = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "all_frames", "tubelet_size"}
-    problems = [f"{key} is missing" for key in sorted(chosen - set(config))]
-    problems += [
-        f"{key} is unknown" for key in config if key not in {*chosen, *_FIXED_VIDEOMAE, *_VIDEOMAE_WITHOUT_EFFECT}
-    ]
-    problems += [
-        f"{key} is {config[key]!r}, must be {value!r}"
-        for key, value in _FIXED_VIDEOMAE.items()
-        if config.get(key, value) != value
-    ]
-    if not problems:
-        parts = {"num_heads": "embed_dim", "patch_size": "img_size", "tubelet_size": "all_frames"}
-        uneven = {part: whole for part, whole in parts.items() if config[whole] % config[part]}
-        problems = [f"{part} {config[part]} does not divide {whole} {config[whole]}" for part, whole in uneven.items()]
-    if problems:
-        raise BadConfig(
-            f"this is not the configuration of a VideoMAE-v2: {'; '.join(problems)}; give what it was built with"
-        )
-    return {
-        "image_size": config["img_size"],
-        "patch_size": config["patch_size"],
-        "embed_dim": config["embed_dim"],
-        "depth": config["depth"],
-        "num_heads": config["num_heads"],
-        "mlp_width": int(config["embed_dim"] * config["mlp_ratio"]),
-        "num_frames": config["all_frames"],
-        "tubelet_size": config["tubelet_size"],
-    }
+    weights = plain_weights(state_dict)
+    left_out = [name for name in weights if name.startswith(dropped)]
+    if left_out:
+        log.info("left out on purpose: %d entries, such as %s", len(left_out), left_out[0])
+    kept = {name: tensor for name, tensor in weights.items() if name not in left_out}
+    require_match(renamed(expected, names), kept, network)
+    for first, *copies in map(names, expected):
+        for copy in copies:
+            if not kept[first].is_meta and not torch.equal(kept[first], kept[copy]):
+                raise WrongWeights(f"{copy} differs from {first}; {network} has the same in both, get the file again")
+    return filled(build, {ours: kept[names(ours)[0]] for ours in expected})

@@ -1,20 +1,17 @@
 """Judges that travel to other processes: they are sent with their settings only, and each loads its network at its first judgement."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import torch
-from torch import nn
 
-Network = TypeVar("Network", bound=nn.Module)
-
-_OF_THIS_PROCESS = ("network", "device")
-_VERSION_DIGITS = 16
+from lipsync_lightning.files import sha256_of
+from lipsync_lightning.models.weights_io import Network
 
 
 class LazyNetwork(ABC, Generic[Network]):
@@ -26,7 +23,7 @@ class LazyNetwork(ABC, Generic[Network]):
 
     @cached_property
     def device(self) -> str:
-        """Where this process judges, chosen when it first asks: it may be another machine than the one that was configured."""
+        """Where this process judges: it may be another machine than the one that was configured."""
         if self.wanted_device != "auto":
             return self.wanted_device
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -41,34 +38,25 @@ class LazyNetwork(ABC, Generic[Network]):
         return self.load().to(self.device)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
+        return {name: value for name, value in self.__dict__.items() if name not in ("network", "device")}
 
 
 def version_by_content(name: str, path: str) -> str:
-    """Return `name:` and 16 hex digits that another content changes: of a file, or of the networks in a folder. Of a path with neither,
-    `name:missing`, so that what is not yet downloaded can be configured.
-
-    In a folder those are the `.json`, `.safetensors` and `.bin` files.
+    """Return `name:` and 16 hex digits that another content changes: of a file, or of the networks in a folder. `name:missing` if there
+    is neither, so that what is not yet downloaded can be configured.
     """
     place = Path(path)
-    if place.is_file():
-        return f"{name}:{_sha256(place).hex()[:_VERSION_DIGITS]}"
-    files = sorted(file for file in place.glob("*") if file.suffix in {".json", ".safetensors", ".bin"})
-    if not files:
+    files = [place] if place.is_file() else sorted(place.glob("*.json")) + sorted(place.glob("*.safetensors"))
+    hashes = [_sha256_as_of(file.resolve(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    if not hashes:
         return f"{name}:missing"
-    return f"{name}:{hashlib.sha256(b''.join(map(_sha256, files))).hexdigest()[:_VERSION_DIGITS]}"
-
-
-def _sha256(path: Path) -> bytes:
-    status = path.stat()
-    return _sha256_as_of(path.resolve(), status.st_size, status.st_mtime_ns)
+    return f"{name}:{(hashes[0] if place.is_file() else sha256(''.join(hashes).encode()).hexdigest())[:16]}"
 
 
 @lru_cache
-def _sha256_as_of(path: Path, size: int, mtime_ns: int) -> bytes:
+def _sha256_as_of(path: Path, size: int, mtime_ns: int) -> str:
     """Versions are asked for with every clip: a file is read again only if its size or time is another."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    return sha256_of(path)
 
 
 @contextmanager

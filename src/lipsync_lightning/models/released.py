@@ -1,72 +1,31 @@
-"""Frozen networks in the files their authors released, as YAML names them."""
+"""The networks of LatentSync 1.5 and 1.6 (arXiv 2412.09262) in the files their authors released, as YAML and `export` name them.
 
-from collections.abc import Mapping
+A `config` is the `model` section of the YAML file that a checkpoint was trained with; without it, that of the released network.
+"""
+
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor
 
 from lipsync_lightning.errors import MissingWeights, WrongWeights
+from lipsync_lightning.models import latentsync
 from lipsync_lightning.models.audio_encoder import WhisperAudioEncoder
 from lipsync_lightning.models.autoencoder import StableDiffusionAutoencoder
-from lipsync_lightning.models.checkpoint_file import read_file, weights_of
-from lipsync_lightning.models.frozen import frozen, pretrained
-from lipsync_lightning.models.latentsync import (
-    syncnet_from_reference,
-    videomae_from_reference,
-    whisper_encoder_from_reference,
-)
-from lipsync_lightning.models.matching import plain_weights
-from lipsync_lightning.models.released_configs import VIDEOMAE_CONFIG, syncnet_config_of
+from lipsync_lightning.models.hyperiqa import HyperIQA
+from lipsync_lightning.models.judge_syncnet import JudgeSyncNet
 from lipsync_lightning.models.syncnet import StableSyncNet
+from lipsync_lightning.models.unet import LipSyncUNet, Motion
 from lipsync_lightning.models.videomae import VideoMAEFeatures
+from lipsync_lightning.models.weights_io import frozen, plain_weights, pretrained, read_file, weights_of
 
-FETCH = "python -m lipsync_lightning.convert fetch=latentsync-1.6"  # what inference needs
+Section = Mapping[str, Any]
+
+FETCH = "python -m lipsync_lightning.export fetch=latentsync-1.6"  # what inference needs
 FETCH_ALL = f"{FETCH} needs=training"
-
-
-def stable_diffusion_autoencoder(*, path: str) -> StableDiffusionAutoencoder:
-    """Return Stable Diffusion's VAE from a folder in diffusers' format.
-
-    Raises: MissingWeights, if the folder holds none; WrongWeights, if it holds another network.
-    """
-    vae = pretrained(network=AutoencoderKL, path=path, get_with=FETCH)
-    return frozen(StableDiffusionAutoencoder(vae=cast(AutoencoderKL, vae)))
-
-
-def whisper(*, path: str) -> WhisperAudioEncoder:
-    """Return the encoder of an OpenAI Whisper checkpoint such as `whisper/tiny.pt`.
-
-    Raises: MissingWeights, WrongWeights.
-    """
-    return frozen(whisper_of(released_file(path, get_with=FETCH), path))
-
-
-def whisper_of(content: Mapping[str, Any], path: object) -> WhisperAudioEncoder:
-    """Return the encoder in what an OpenAI checkpoint holds. Raises: WrongWeights, naming `path`, if that is another checkpoint."""
-    if not {"dims", "model_state_dict"} <= set(content):
-        raise WrongWeights(
-            f"{path} is not an OpenAI Whisper checkpoint: no 'dims' or no 'model_state_dict' in it; give whisper/tiny.pt"
-        )
-    return whisper_encoder_from_reference(content["model_state_dict"], content["dims"])
-
-
-def stable_syncnet(*, path: str) -> StableSyncNet:
-    """Return a released StableSyncNet such as `stable_syncnet.pt`. Raises: MissingWeights, WrongWeights."""
-    weights = plain_weights(weights_of(released_file(path, get_with=FETCH_ALL), path))
-    return frozen(syncnet_from_reference(weights, syncnet_config_of(weights)))
-
-
-def videomae(*, path: str, num_frames: int, config: Mapping[str, Any] = VIDEOMAE_CONFIG) -> VideoMAEFeatures:
-    """Return VideoMAE-v2's features from its released checkpoint, without the classifier.
-
-    Args:
-        num_frames: of the clips it will read.
-        config: as `videomae_from_reference` takes it; the released ViT-g unless told otherwise.
-    Raises: MissingWeights, WrongWeights.
-    """
-    weights = weights_of(released_file(path, get_with=FETCH_ALL), path)
-    return frozen(videomae_from_reference(weights, {**config, "all_frames": num_frames}))
 
 
 def released_file(path: str, get_with: str) -> dict[str, Any]:
@@ -78,3 +37,128 @@ def released_file(path: str, get_with: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise MissingWeights(f"no weights at {path}; get them with: {get_with}")
     return read_file(Path(path))
+
+
+def stable_diffusion_autoencoder(*, path: str) -> StableDiffusionAutoencoder:
+    """Return Stable Diffusion's VAE from a folder in diffusers' format. Raises: MissingWeights, WrongWeights."""
+    vae = pretrained(network=AutoencoderKL, path=path, get_with=FETCH)
+    return frozen(StableDiffusionAutoencoder(vae=cast(AutoencoderKL, vae)))
+
+
+def whisper(*, path: str) -> WhisperAudioEncoder:
+    """Return the encoder of an OpenAI checkpoint such as `whisper/tiny.pt`. Raises: MissingWeights, WrongWeights."""
+    content = released_file(path, get_with=FETCH)
+    if not {"dims", "model_state_dict"} <= set(content):
+        raise WrongWeights(f"{path} is no OpenAI Whisper: expected 'dims' and 'model_state_dict'; give whisper/tiny.pt")
+    return frozen(latentsync.whisper_encoder_from_reference(content["model_state_dict"], content["dims"]))
+
+
+def unet(*, path: str, config: Section | None = None) -> LipSyncUNet:
+    """Return the U-Net of a file such as `latentsync_unet.pt`. Raises: MissingWeights, WrongWeights, BadConfig."""
+    weights = _weights(path, get_with=FETCH)
+    return frozen(latentsync.unet_from_reference(weights, config or unet_config_of(weights)))
+
+
+def stable_syncnet(*, path: str, config: Section | None = None) -> StableSyncNet:
+    """Return the StableSyncNet of a file such as `stable_syncnet.pt`. Raises: MissingWeights, WrongWeights, BadConfig."""
+    weights = _weights(path)
+    return frozen(latentsync.syncnet_from_reference(weights, config or syncnet_config_of(weights)))
+
+
+def videomae(*, path: str, num_frames: int | None = None, config: Section | None = None) -> VideoMAEFeatures:
+    """Return VideoMAE-v2's features without its classifier, for clips of `num_frames`. Raises: MissingWeights, WrongWeights."""
+    section = {**(config or VIDEOMAE_CONFIG), **({"all_frames": num_frames} if num_frames else {})}
+    return frozen(latentsync.videomae_from_reference(_weights(path), section))
+
+
+def judge_syncnet(*, path: str) -> JudgeSyncNet:
+    """Return the evaluation SyncNet of `syncnet_v2.model`. Raises: MissingWeights, WrongWeights."""
+    return frozen(latentsync.judge_syncnet_from_reference(_weights(path)))
+
+
+def hyperiqa(*, path: str) -> HyperIQA:
+    """Return the judge of pictures of `koniq_pretrained.pkl`. Raises: MissingWeights, WrongWeights."""
+    return frozen(latentsync.hyperiqa_from_reference(_weights(path)))
+
+
+def _weights(path: str, get_with: str = FETCH_ALL) -> dict[str, Tensor]:
+    return plain_weights(weights_of(released_file(path, get_with), path))
+
+
+def unet_config_of(names: Iterable[str]) -> dict[str, Any]:
+    """Return the section of the released U-Net whose variant these names are."""
+    with_motion = {name.split(".")[0] for name in names if ".motion_modules." in name}
+    return unet_config("all" if "down_blocks" in with_motion else "up" if with_motion else "none")
+
+
+def unet_config(motion: Motion) -> dict[str, Any]:
+    """Return the section of the released U-Nets: stage 1 ("none"), stage 2 ("all"), stage 2 efficient ("up")."""
+    return {
+        "in_channels": 13,
+        "out_channels": 4,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "down_block_types": ["CrossAttnDownBlock3D", "CrossAttnDownBlock3D", "CrossAttnDownBlock3D", "DownBlock3D"],
+        "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D", "CrossAttnUpBlock3D", "CrossAttnUpBlock3D"],
+        "layers_per_block": 2,
+        "attention_head_dim": 8,
+        "cross_attention_dim": 384,
+        "norm_num_groups": 32,
+        "use_motion_module": motion != "none",
+        "motion_module_decoder_only": motion == "up",
+        "motion_module_resolutions": [1, 2, 4, 8],
+        "motion_module_kwargs": {"num_attention_heads": 8, "temporal_position_encoding_max_len": 24},
+    }
+
+
+def syncnet_config_of(shapes: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the section of the released SyncNet that has these weights; of the best known one where none fits."""
+    given = {name: tensor.shape for name, tensor in shapes.items()}
+    for config in SYNCNET_CONFIGS.values():
+        with torch.device("meta"):
+            expected = StableSyncNet(**config).state_dict()
+        if {name: tensor.shape for name, tensor in expected.items()} == given:
+            return config
+    return SYNCNET_CONFIGS["16_pixel_attn"]
+
+
+def _encoder(
+    in_channels: int, channels: list[int], factors: list[Any], attention: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    return {
+        "in_channels": in_channels,
+        "block_out_channels": channels,
+        "downsample_factors": factors,
+        "attn_blocks": [int(index in attention) for index in range(len(channels))],
+        "dropout": 0.0,
+    }
+
+
+_MEL = (1, [32, 64, 128, 256, 512, 1024, 2048], [[2, 1], 2, 2, 1, 2, 2, [2, 3]])
+_LIPS = (48, [64, 128, 256, 256, 512, 1024, 2048, 2048], [[1, 2], 2, 2, 2, 2, 2, 2, 2])
+
+SYNCNET_CONFIGS: dict[str, dict[str, Any]] = {
+    "16_pixel_attn": {  # the released `stable_syncnet.pt`
+        "audio_encoder": _encoder(*_MEL, attention=(3, 4)),
+        "visual_encoder": _encoder(*_LIPS, attention=(4, 5)),
+    },
+    "16_pixel": {"audio_encoder": _encoder(*_MEL), "visual_encoder": _encoder(*_LIPS)},
+    "16_latent": {
+        "audio_encoder": _encoder(1, [32, 64, 128, 256, 512, 1024], [[2, 1], 2, 2, 2, 2, [2, 3]]),
+        "visual_encoder": _encoder(64, [64, 128, 256, 256, 512, 1024], [2, 2, 2, 1, 2, 2]),
+    },
+    "25_pixel": {
+        "audio_encoder": _encoder(1, [64, 128, 256, 256, 512, 1024], [2, 2, 2, 2, 2, 2]),
+        "visual_encoder": _encoder(75, [128, 128, 256, 256, 512, 512, 1024, 1024], _LIPS[2]),
+    },
+}
+
+VIDEOMAE_CONFIG: dict[str, Any] = {  # `vit_g_hybrid_pt_1200e_ssv2_ft.pth`
+    "img_size": 224,
+    "patch_size": 14,
+    "embed_dim": 1408,
+    "depth": 40,
+    "num_heads": 16,
+    "mlp_ratio": 48 / 11,
+    "all_frames": 16,
+    "tubelet_size": 2,
+}

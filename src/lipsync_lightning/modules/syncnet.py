@@ -12,9 +12,8 @@ from torchmetrics.functional.classification import binary_auroc
 from lipsync_lightning.clip import ClipSpec, WindowBatch, lower_half
 from lipsync_lightning.losses import similarity
 from lipsync_lightning.models.autoencoder import Autoencoder
-from lipsync_lightning.models.frozen import frozen
-from lipsync_lightning.models.matching import load_matching
 from lipsync_lightning.models.syncnet import SyncNet
+from lipsync_lightning.models.weights_io import frozen, load_matching
 from lipsync_lightning.modules.hooks import (
     OptimizerFactory,
     ScheduleFactory,

@@ -11,10 +11,8 @@ from lipsync_lightning import diffusion
 from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.losses.terms import WeightedLosses
 from lipsync_lightning.models.autoencoder import Autoencoder
-from lipsync_lightning.models.fingerprint import fingerprint
-from lipsync_lightning.models.frozen import frozen
-from lipsync_lightning.models.matching import load_matching
 from lipsync_lightning.models.unet import LipSyncUNet
+from lipsync_lightning.models.weights_io import fingerprint, frozen, load_matching
 from lipsync_lightning.modules.hooks import (
     OptimizerFactory,
     ScheduleFactory,

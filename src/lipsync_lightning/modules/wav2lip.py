@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.losses.terms import StepOutput, WeightedLosses
-from lipsync_lightning.models.matching import load_matching
 from lipsync_lightning.models.wav2lip import Wav2LipGenerator
+from lipsync_lightning.models.weights_io import load_matching
 from lipsync_lightning.modules.hooks import (
     OptimizerFactory,
     ScheduleFactory,

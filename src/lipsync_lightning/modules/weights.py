@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lipsync_lightning.errors import MissingWeights, WrongWeights
-from lipsync_lightning.models.checkpoint_file import read_file
+from lipsync_lightning.models.weights_io import read_file
 
 RUN_CONFIG = "config.yaml"  # in a run's folder: the configuration it was trained with
 CHECKPOINTS = "checkpoints"  # folder of a run that holds its checkpoints

@@ -50,7 +50,15 @@ def inspect_shards(folder: Path) -> Path:
             save_png(image, strip)
             pictures.append(Picture(title=f"{split}: clips from left to right", image=image))
     splits = _splits_table(paths, shards)
-    further = [(title, table) for title, table in (("Ledger", _totals_table(rows)), ("Not kept", _reasons_table(rows)), ("Scores", _scores_table(rows))) if table.rows]
+    further = [
+        (title, table)
+        for title, table in (
+            ("Ledger", _totals_table(rows)),
+            ("Not kept", _reasons_table(rows)),
+            ("Scores", _scores_table(rows)),
+        )
+        if table.rows
+    ]
     whole = "broken" if faults else "whole: every shard was read from end to end"
     lines = [*splits.lines(), *(line for _, table in further for line in ("", *table.lines())), "", whole]
     print("\n".join([*lines, *(f"BROKEN {fault}" for fault in faults)]))

@@ -47,7 +47,9 @@ class Row:
     stop_s: float | None = None
     num_frames: int | None = None
     person: int | None = None
-    step: str | None = None  # that rejected, or "work"; of a kept source, what kept the rest of its file from being used
+    step: str | None = (
+        None  # that rejected, or "work"; of a kept source, what kept the rest of its file from being used
+    )
     reason: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
 

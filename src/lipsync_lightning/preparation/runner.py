@@ -17,7 +17,16 @@ from lipsync_lightning.errors import BadConfig, NoFace, StepFailed, WouldOverwri
 from lipsync_lightning.files import sha256_of
 from lipsync_lightning.models.lazy_network import LazyNetwork
 from lipsync_lightning.preparation.executors import Executor
-from lipsync_lightning.preparation.ledger import FAILED, KEPT, SOURCE, Totals, piece_path, read_ledger, read_piece, totals
+from lipsync_lightning.preparation.ledger import (
+    FAILED,
+    KEPT,
+    SOURCE,
+    Totals,
+    piece_path,
+    read_ledger,
+    read_piece,
+    totals,
+)
 from lipsync_lightning.preparation.plan import Plan, PlannedSource
 from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.preparation.shard_job import ShardJob, ShardTask
@@ -59,9 +68,12 @@ def prepare(
         for planned in plan.split_of.keys() - sources.keys():  # gone since: noted as failed, if their shard is not done
             sources[planned] = Source(name=planned, video=Path(recipe.source) / planned)
         tasks = [
-            ShardTask(name=shard.name, sources=tuple((sources[s.name], s, duplicate_of.get(s.name)) for s in shard.sources))
+            ShardTask(
+                name=shard.name, sources=tuple((sources[s.name], s, duplicate_of.get(s.name)) for s in shard.sources)
+            )
             for shard in plan.shards
-            if not job.is_done(shard.name) or (retry_failed and any(row.verdict == FAILED for row in read_piece(piece_path(out, shard.name))))
+            if not job.is_done(shard.name)
+            or (retry_failed and any(row.verdict == FAILED for row in read_piece(piece_path(out, shard.name))))
         ]
         found = Counter[str]()
         with tqdm(
@@ -113,7 +125,9 @@ def _reconciled(plan: Plan, recipe: Recipe, out: Path) -> Totals:
     rows = list(read_ledger(out))
     found, num_planned = totals(rows), len(plan.split_of)
     if found.sources.total() != num_planned:
-        raise StepFailed(f"{out}/ledger tells of {found.sources.total()} of {num_planned} sources; run the command again")
+        raise StepFailed(
+            f"{out}/ledger tells of {found.sources.total()} of {num_planned} sources; run the command again"
+        )
     if not found.clips[KEPT]:
         reasons = Counter(row.reason for row in rows if row.kind == SOURCE).most_common(3)
         told = "; ".join(f"{reason} ({count} times)" for reason, count in reasons)

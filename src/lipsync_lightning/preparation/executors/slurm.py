@@ -57,7 +57,10 @@ class SlurmExecutor:
         submitter.update_parameters(name="prepare", **self.parameters)
         dealt = [list(tasks[first :: self.num_jobs]) for first in range(min(self.num_jobs, len(tasks)))]
         with submitter.batch():
-            shares = [_Share(submitter.submit(_make_all, job, left, False, self.max_hours_per_source), left, 0) for left in dealt]
+            shares = [
+                _Share(submitter.submit(_make_all, job, left, False, self.max_hours_per_source), left, 0)
+                for left in dealt
+            ]
         try:
             while shares:
                 time.sleep(self.poll_seconds)

@@ -53,7 +53,9 @@ class SyncFilter:
             reason = f"sync confidence {sync.confidence:.2f}, at least {self.min_confidence:g} needed"
             raise Rejected("sync", reason, scores)
         if abs(sync.offset) > self.max_offset:
-            found, most = (f"{n} frames ({1000 * n / aligned.clip.fps:.0f} ms)" for n in (abs(sync.offset), self.max_offset))
+            found, most = (
+                f"{n} frames ({1000 * n / aligned.clip.fps:.0f} ms)" for n in (abs(sync.offset), self.max_offset)
+            )
             direction = "early" if sync.offset > 0 else "late"
             raise Rejected("sync", f"sound {found} {direction}, at most {most} can be corrected", scores)
         # An offset of k says audio[t] = vision[t + k]: what belongs to frame t is heard k frames before it.

@@ -58,8 +58,12 @@ class HdtfSources:
                 "data_recipes/hdtf/README.md) and give their folder as recipe.source"
             )
         if missing:
-            urls = {f"{part}/{video}": url for part in PARTS for video, url in self._read(part, "video_url", _url).items()}
-            examples = ", ".join(f"{name} ({urls.get(name.rpartition('_')[0], '')})" for name in missing[:_NUM_EXAMPLES])
+            urls = {
+                f"{part}/{video}": url for part in PARTS for video, url in self._read(part, "video_url", _url).items()
+            }
+            examples = ", ".join(
+                f"{name} ({urls.get(name.rpartition('_')[0], '')})" for name in missing[:_NUM_EXAMPLES]
+            )
             log.warning(
                 "%d of %d clips have no video in %s, such as %s", len(missing), len(self._listed), self.root, examples
             )
@@ -114,7 +118,10 @@ class HdtfSources:
         without = [name for name, source in found.items() if source.crop is None]
         if without:
             log.info(
-                "%d of HDTF's %d clips have no crop that could be used: %s", len(without), len(found), ", ".join(without)
+                "%d of HDTF's %d clips have no crop that could be used: %s",
+                len(without),
+                len(found),
+                ", ".join(without),
             )
         return found
 

@@ -46,7 +46,9 @@ class VoxCeleb2Sources:
                         if video.suffix != ".mp4":
                             strays.append(video)
                         elif name in sources:
-                            raise BadMedia(f"{name} has two videos, {sources[name].video} and {video}; keep one of them")
+                            raise BadMedia(
+                                f"{name} has two videos, {sources[name].video} and {video}; keep one of them"
+                            )
                         else:
                             sources[name] = Source(name=name, video=video, audio=audio.get(video.stem))
         if strays:

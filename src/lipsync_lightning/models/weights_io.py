@@ -1,0 +1,212 @@
+"""Weights out of files and into networks, strictly: plain tensors only, and every name and shape fits or an error says which do not."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lipsync_lightning.errors import MissingWeights, WrongWeights
+
+Network = TypeVar("Network", bound=nn.Module)
+
+_CONTAINERS = ("state_dict", "model_state_dict", "module", "model")  # under which projects put the weights in a file
+_WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+_HALVES = (torch.float16, torch.bfloat16)
+_DTYPES = (
+    *_HALVES,
+    torch.float32,
+    torch.float64,
+    torch.int64,
+    torch.int32,
+)  # the integers count batches in batch norms
+_NUM_LISTED = 5
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint file holds: safetensors, or a torch file read with `weights_only=True`, which runs no code of the file.
+
+    Torch's own format is mapped into memory, so that a large file costs no more than what is used of it.
+    Raises: MissingWeights, if there is no file; WrongWeights, if it is no whole checkpoint or holds more than plain tensors.
+    """
+    if not path.is_file():
+        raise MissingWeights(f"no weights at {path}; give a file that exists")
+    with path.open("rb") as file:
+        beginning = file.read(16)
+    try:
+        if path.suffix == ".safetensors" or beginning[8:9] == b"{":
+            return dict(load_file(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise WrongWeights(
+            f"{path} is refused unread: it begins with {beginning!r} and is no checkpoint of plain tensors, so reading it "
+            "could run code; get it again, or ask its author for safetensors"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, LookupError, ValueError, OSError) as error:  # as the damage has it
+        raise WrongWeights(
+            f"{path} is not a whole checkpoint: {path.stat().st_size:,} bytes that begin with {beginning!r}; get it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise WrongWeights(f"{path} holds a {type(content).__name__} and no names; give a checkpoint")
+    return content
+
+
+def weights_of(content: Mapping[str, Any], path: object) -> dict[str, Tensor]:
+    """Return the state dict in what a file holds, bare or in one of the usual wrappings.
+
+    Raises: WrongWeights, if it is the checkpoint of a training run of this library, or holds no tensors or several sets of them.
+    """
+    if "pytorch-lightning_version" in content:
+        raise WrongWeights(
+            f"{path} is a checkpoint of a training run; make an export of it: python -m lipsync_lightning.export run=<run>"
+        )
+    inside = {name: content[name] for name in _CONTAINERS if isinstance(content.get(name), Mapping)}
+    found = {name: part for name, part in inside.items() if any(isinstance(value, Tensor) for value in part.values())}
+    if len(found) > 1:
+        raise WrongWeights(
+            f"{path} holds several sets of weights, {list(found)}; save one of them in a file of its own"
+        )
+    if found:
+        return dict(*found.values())
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise WrongWeights(
+            f"{path} holds no weights, only {sorted(map(str, content))[:_NUM_LISTED]}; give a checkpoint"
+        )
+    return tensors
+
+
+def plain_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights without the prefixes that wrappers gave to all of them, half-precision ones as float32 (the value is the same).
+
+    Raises: WrongWeights, if only some names carry such a prefix, if a value is no dense, finite tensor of a type that networks are
+        trained in, or if double precision and others are mixed.
+    """
+    for name, value in state_dict.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype not in _DTYPES:
+            came = f"{value.layout} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise WrongWeights(f"{name} is a {came}, expected a dense tensor in float16 to float64; get the file again")
+        if not (value.is_meta or value.isfinite().all()):
+            raise WrongWeights(f"{name} has values that are not finite; get the file again, or an earlier checkpoint")
+    weights = dict(state_dict)
+    while prefix := next((prefix for prefix in _WRAPPERS if any(name.startswith(prefix) for name in weights)), None):
+        bare = [name for name in weights if not name.startswith(prefix)]
+        if bare:
+            raise WrongWeights(
+                f"some names start with {prefix!r}, {bare[0]} does not; give a file that one training wrote"
+            )
+        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    if len({tensor.dtype == torch.float64 for tensor in weights.values() if tensor.is_floating_point()}) > 1:
+        raise WrongWeights("some of these weights are float64 and others are not; save all in one precision")
+    return {name: tensor.float() if tensor.dtype in _HALVES else tensor for name, tensor in weights.items()}
+
+
+def require_match(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], network: str) -> None:
+    """Raises: WrongWeights, listing what is missing, unexpected or misshapen."""
+    problems = {
+        "missing": [key for key in expected if key not in given],
+        "unexpected": [key for key in given if key not in expected],
+        "misshapen": [
+            f"{key} {_described(given[key])} instead of {_described(tensor)}"
+            for key, tensor in expected.items()
+            if key in given and _described(given[key]) != _described(tensor)
+        ],
+    }
+    if any(problems.values()):
+        listing = "; ".join(
+            f"{len(keys)} {problem}: {', '.join(keys[:_NUM_LISTED])}{', ...' if len(keys) > _NUM_LISTED else ''}"
+            for problem, keys in problems.items()
+            if keys
+        )
+        raise WrongWeights(
+            f"these weights do not fit {network}, {len(expected)} entries expected, {len(given)} given ({listing}); "
+            "give weights and configuration that belong together"
+        )
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else ' of whole numbers'}"
+
+
+def filled(build: Callable[[], Network], weights: Mapping[str, Tensor]) -> Network:
+    """Return the network that `build` makes, holding exactly these weights (shared, not copied), in eval mode, on their device.
+
+    Nothing is initialised first, so a network of a billion parameters takes no longer than its weights do to read.
+
+    Args: weights: under the network's own names, already known to fit.
+    """
+    with torch.device("meta"):
+        network = build()
+    network.load_state_dict(dict(weights), assign=True)
+    device = next(iter(weights.values())).device
+    return (network if device.type == "meta" else network.to(device)).eval()  # constants were made on the CPU
+
+
+def load_matching(
+    network: nn.Module, state_dict: Mapping[str, Tensor], allowed_missing: tuple[str, ...] = ("motion_modules.",)
+) -> list[str]:
+    """Copy the weights into a network and return the names it keeps as they were.
+
+    Args:
+        state_dict: weights under the network's own names.
+        allowed_missing: weights whose name contains one of these may be absent: by default temporal modules, as when stage 2 starts from
+            stage 1. Everything else has to be there, in the right shape, and nothing more.
+    Raises: WrongWeights, if names or shapes do not fit.
+    """
+    expected = network.state_dict()
+    kept = [key for key in expected if key not in state_dict and any(part in key for part in allowed_missing)]
+    needed = {key: tensor for key, tensor in expected.items() if key not in kept}
+    require_match(needed, state_dict, type(network).__name__)
+    network.load_state_dict(dict(state_dict), strict=False)
+    return kept
+
+
+def frozen(network: Network) -> Network:
+    """Return the network in eval mode with no trainable parameter; gradients still pass through to its input."""
+    return network.eval().requires_grad_(False)
+
+
+def pretrained(*, network: type[ModelMixin], path: str, get_with: str) -> ModelMixin:
+    """Return a frozen network of class `network`, loaded from a folder that `save_pretrained` wrote.
+
+    Args: get_with: the command that makes or downloads the folder; part of the error.
+    Raises: MissingWeights, if the folder holds no network; WrongWeights, if it holds another one.
+    """
+    if not (Path(path) / "config.json").is_file():
+        raise MissingWeights(f"no {network.__name__} at {path} (no config.json there); get it with: {get_with}")
+    try:
+        answer = network.from_pretrained(path, low_cpu_mem_usage=False, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WrongWeights(f"{path} does not hold a {network.__name__}: {reason}; get it with: {get_with}") from error
+    loaded, report = cast(tuple[ModelMixin, dict[str, list[str]]], answer)
+    differing = sorted([*report["missing_keys"], *report["unexpected_keys"]])
+    if differing:  # diffusers would only warn
+        raise WrongWeights(
+            f"{path} does not hold a whole {network.__name__}: missing or unknown {differing[:3]}; get it with: {get_with}"
+        )
+    return frozen(loaded)
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Return a hash of a network's weights: what was stored with these belongs to it and to no other."""
+    digest = sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def fingerprint_with_settings(network: ModelMixin) -> str:
+    """Return a hash of a network's class, settings and weights, for networks that do something else by other settings."""
+    settings = {key: value for key, value in dict(network.config).items() if not key.startswith("_")}
+    told = json.dumps([type(network).__name__, settings, fingerprint(network)], sort_keys=True)
+    return sha256(told.encode()).hexdigest()
