@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from lipsync_lightning.clip import ClipSpec, WindowBatch, lower_half
 from lipsync_lightning.errors import ClipMismatch, ClipTooShort
-from lipsync_lightning.evaluation.similarity import matching_and_foreign
+from lipsync_lightning.losses.similarity import matching_and_foreign
 from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.mel import log_mel, mel_window
 from lipsync_lightning.media.mfcc import SAMPLE_RATE_HZ, mfcc, mfcc_window
