@@ -16,7 +16,7 @@ from lipsync_lightning.media.video import decode_windows
 from lipsync_lightning.preparation.ledger import FAILED, KEPT, REJECTED, SCORES, Row, read_ledger, totals
 from lipsync_lightning.shards.format import SPLITS, Sidecar, shard_paths
 from lipsync_lightning.shards.reader import ClipIndex
-from lipsync_lightning.shards.verify import check_tar
+from lipsync_lightning.shards.verify import verify_shard
 
 _CLIPS_SHOWN, _MOMENTS_SHOWN = 8, 8  # of each split
 _MOST_REASONS = 12
