@@ -12,7 +12,8 @@ import numpy as np
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.media.audio import encode_flac
-from lipsync_lightning.media.video import encode_clip, read_frames
+from lipsync_lightning.media.mux import encode_clip
+from lipsync_lightning.media.video import read_frames
 from lipsync_lightning.preparation.filters import AlignedClip, Rejected
 from lipsync_lightning.preparation.ledger import CLIP, KEPT, REJECTED, SOURCE, Row
 from lipsync_lightning.preparation.recipe import Recipe, clip_id
