@@ -54,13 +54,6 @@ def test_the_number_of_workers_changes_nothing(index: ClipIndex):
     assert rows(read(index, 9, workers=2)) == rows(read(index, 9))
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_share_out_the_row_without_gap_or_overlap(index: ClipIndex, ranks: int):
-    of_ranks = [read(index, 12 // ranks, rank=rank, ranks=ranks) for rank in range(ranks)]
-    together = [batch for step in zip(*of_ranks, strict=True) for batch in step]
-    assert rows(together) == rows(read(index, 12))
-
-
 def test_a_window_draws_the_same_whichever_windows_of_its_clip_are_read_with_it(index: ClipIndex):
     windows = windows_of(index)
     together = windows[Visit(epoch=3, clip=2, first=0, last=3)]

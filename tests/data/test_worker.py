@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader
@@ -33,26 +34,14 @@ def test_a_process_that_ends_in_the_middle_of_an_epoch_ends(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the sender of a signal is not told")
-def test_a_worker_outlives_signals_that_are_not_from_its_training():
-    loader = DataLoader(list(range(20)), num_workers=1, worker_init_fn=prepare_worker)
-    batches = iter(loader)
+def test_a_worker_outlives_signals_that_are_not_from_its_training_and_ends_when_that_says_so():
+    loader = DataLoader(list(range(20)), num_workers=1, worker_init_fn=prepare_worker, persistent_workers=True)
+    batches: Any = iter(loader)
     first = next(batches)
-    worker = batches._workers[0].pid
-
-    for name in ("SIGINT", "SIGUSR1", "SIGTERM"):
-        subprocess.run(["kill", f"-{name[3:]}", str(worker)], check=True)
-
-    assert [*map(int, first), *(int(batch) for batch in batches)] == list(range(20))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the sender of a signal is not told")
-def test_a_worker_ends_when_its_training_says_so():
-    loader = DataLoader(list(range(20)), num_workers=1, worker_init_fn=prepare_worker)
-    batches = iter(loader)
-    next(batches)
     worker = batches._workers[0]
-
+    for name in ("INT", "USR1", "TERM"):
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    assert [*map(int, first), *(int(batch) for batch in batches)] == list(range(20))
     os.kill(worker.pid, signal.SIGTERM)
     worker.join(timeout=30)
-
     assert worker.exitcode == 0
