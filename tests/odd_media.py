@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
-from lipsync_lightning.evaluation.offset import SyncScore
+from lipsync_lightning.evaluation.sync import SyncScore
 from lipsync_lightning.preparation.ledger import FAILED, KEPT, REJECTED
 from tiny_media import POINTS, RATE_HZ, SIDE
 

@@ -6,7 +6,7 @@ import signal
 import numpy as np
 
 from lipsync_lightning.errors import MissingWeights
-from lipsync_lightning.evaluation.offset import SyncScore
+from lipsync_lightning.evaluation.sync import SyncScore
 from tiny_media import FPS, RATE_HZ
 
 

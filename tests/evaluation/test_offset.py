@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lipsync_lightning.evaluation.offset import offset_and_confidence
+from lipsync_lightning.evaluation.sync import offset_and_confidence
 from oracle import uniform
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "av_sync.safetensors"

@@ -4,7 +4,7 @@ from itertools import repeat
 
 import numpy as np
 
-from lipsync_lightning.evaluation.offset import SyncScore
+from lipsync_lightning.evaluation.sync import SyncScore
 from simple_judges import DeadlyJudge
 
 

@@ -7,7 +7,7 @@ import torch
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, ClipTooShort
-from lipsync_lightning.evaluation.offset import SyncScore, offset_and_confidence
+from lipsync_lightning.evaluation.sync import SyncScore, offset_and_confidence
 from lipsync_lightning.preparation.filters.sync import NoSyncFilter, SyncFilter
 from lipsync_lightning.preparation.verdict import AlignedClip, Rejected
 from lipsync_lightning.synthetic.speech import Speaker, Utterance, speak

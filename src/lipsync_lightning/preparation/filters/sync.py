@@ -4,7 +4,7 @@ from dataclasses import InitVar, dataclass, replace
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, ClipTooShort
-from lipsync_lightning.evaluation.offset import MAX_SHIFT
+from lipsync_lightning.evaluation.sync import MAX_SHIFT
 from lipsync_lightning.evaluation.sync import SyncScorer
 from lipsync_lightning.preparation.filters import AlignedClip, Rejected
 
