@@ -64,11 +64,12 @@ def checkpoint_to_resume(ckpt_path: str | None, run_dir: Path) -> Path | None:
 def warn_if_target_differs(init_from: str, config: DictConfig) -> None:
     """Warn where a run starts from one that learned to predict something else, or with another noise schedule."""
     former = Path(init_from) / RUN_CONFIG
-    before = OmegaConf.select(OmegaConf.load(former), "module.scheduler") if former.is_file() else None
-    both = [
-        (key, before[key], now) for key, now in (config.module.get("scheduler") or {}).items() if key in (before or {})
+    before = OmegaConf.select(OmegaConf.load(former), "module.scheduler") if former.is_file() else {}
+    changes = [
+        f"{key} {before[key]} there, {here} here"
+        for key, here in (config.module.get("scheduler") or {}).items()
+        if key in (before or {}) and before[key] != here
     ]
-    changes = [f"{key} {there} there, {here} here" for key, there, here in both if there != here]
     if changes:
         told = f"init_from={init_from} was trained with another module.scheduler ({', '.join(changes)})"
         rank_zero_warn(f"{told}: unless that is meant, give both stages the same")
