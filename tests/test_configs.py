@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,56 +12,40 @@ import torch
 from diffusers import AutoencoderKL
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lipsync_lightning.cli import build, one_sentence
-from lipsync_lightning.clip import ClipBatch, ClipSpec
+from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
 from lipsync_lightning.models.released import SYNCNET_CONFIGS
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.videomae import VideoMAEFeatures
-from lipsync_lightning.modules.unet_stage1 import UNetStage1Module
 
-EXPERIMENTS_DIR = CONF_DIR / "experiment"
-EXPERIMENTS = sorted(
-    str(path.relative_to(EXPERIMENTS_DIR).with_suffix(""))
-    for path in EXPERIMENTS_DIR.rglob("*.yaml")
-    if "name" in OmegaConf.load(path)
-)
+FILES = sorted((CONF_DIR / "experiment").rglob("*.yaml"))
+NAMES = [str(path.relative_to(CONF_DIR / "experiment").with_suffix("")) for path in FILES]
+EXPERIMENTS = [name for name in NAMES if not name.endswith("common")]
 FULL_SCALE = [name for name in EXPERIMENTS if not name.startswith("demo/")]
-UNET_STAGES = [name for name in FULL_SCALE if name.startswith("stage")]
-DEMO_STEPS = [
-    name for name in EXPERIMENTS if name.startswith("demo/") and name != "demo/autoencoder"
-]  # its fit takes no step
+DEMOS = [name for name in EXPERIMENTS if name.startswith("demo/") and name != "demo/autoencoder"]  # its fit has no step
 SIDE, FRAMES = 64, 4
+CODERS = (("down", "Encoder"), ("up", "Decoder"))
 HEARD = {"num_tokens": 6, "width": 16}
 TINY_VIDEOMAE = {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_width": 32}
 RELEASED_TINY_VIDEOMAE = {
-    "img_size": 16,
-    "patch_size": 8,
-    "embed_dim": 16,
-    "depth": 1,
-    "num_heads": 2,
-    "mlp_ratio": 2,
-    "tubelet_size": 2,
+    **{"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2, "tubelet_size": 2}
 }
-TINY_UNET = [
-    "block_out_channels=[32,32,32,32]",
-    "num_attention_heads=2",
-    "layers_per_block=1",
-    f"cross_attention_dim={HEARD['width']}",
-]
+TINY_UNET = {
+    **{"block_out_channels": "[32,32,32,32]", "num_attention_heads": 2, "layers_per_block": 1},
+    **{"cross_attention_dim": HEARD["width"], "motion_num_attention_heads": 2},
+}
 TINY_SYNCNET = {
     "audio_encoder": {"in_channels": 1, "block_out_channels": [8, 8, 16], "downsample_factors": [2, 2, [20, 3]]},
     "visual_encoder": {
-        "in_channels": 3 * FRAMES,
-        "block_out_channels": [8, 8, 16],
-        "downsample_factors": [2, 2, [8, 16]],
+        **{"in_channels": 3 * FRAMES, "block_out_channels": [8, 8, 16], "downsample_factors": [2, 2, [8, 16]]}
     },
 }
 TINY_LATENT_LIPS = {"in_channels": 4 * FRAMES, "block_out_channels": [8, 8, 16], "downsample_factors": [2, 2, 2]}
@@ -69,9 +55,14 @@ TINY_WAV2LIP_SYNCNET = {
 }
 
 
-def composed(experiment: str, *overrides: str) -> DictConfig:
+@cache
+def _composed(experiment: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
         return compose("train", overrides=[f"+experiment={experiment}", *overrides])
+
+
+def composed(experiment: str, *overrides: str) -> DictConfig:
+    return deepcopy(_composed(experiment, *overrides))
 
 
 def targets(node: Any) -> Iterator[dict[str, Any]]:
@@ -98,28 +89,19 @@ def refusal(node: dict[str, Any]) -> str | None:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_constructor_takes_exactly_the_keys_it_is_given(experiment):
-    plain = OmegaConf.to_container(composed(experiment), resolve=True, throw_on_missing=True)
-    found = list(targets(plain))
+def test_an_experiment_is_named_after_its_file_and_gives_constructors_exactly_their_keys(experiment):
+    config = composed(experiment)
+    assert config.name == experiment
+    found = list(targets(OmegaConf.to_container(config, resolve=True, throw_on_missing=True)))
     assert len(found) > 5
     assert [reason for node in found if (reason := refusal(node))] == []
+    if "unet" in config.module:  # which fits its autoencoder
+        assert config.module.unet.in_channels == 3 * config.module.unet.out_channels + 1
 
 
 def test_a_misspelt_key_is_found():
     config = OmegaConf.to_container(composed("stage1", "+module.unet.layers_per_blok=3"), resolve=True)
     assert len([reason for node in targets(config) if (reason := refusal(node))]) == 1
-
-
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_an_experiment_is_named_after_its_file(experiment):
-    assert composed(experiment).name == experiment
-
-
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_the_autoencoder_and_the_unet_fit_together(experiment):
-    module = composed(experiment).module
-    if "unet" in module:
-        assert module.unet.in_channels == 3 * module.unet.out_channels + 1
 
 
 @pytest.mark.parametrize(
@@ -142,7 +124,7 @@ def test_batches_clips_and_learning_rate_are_the_published_ones(experiment, batc
     assert config.trainer.gradient_clip_val == 1.0
 
 
-@pytest.mark.parametrize("experiment", UNET_STAGES)
+@pytest.mark.parametrize("experiment", [name for name in FULL_SCALE if name.startswith("stage")])
 def test_the_diffusion_process_is_the_published_one(experiment):
     module = composed(experiment).module
     schedule = {key: value for key, value in module.scheduler.items() if key != "_target_"}
@@ -210,164 +192,99 @@ def test_a_syncnet_shrinks_the_clip_of_its_experiment_to_one_embedding(experimen
 
 
 @pytest.fixture
-def stand_ins(tmp_path, monkeypatch) -> Path:
+def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Tiny random networks in every file that full-scale experiments read."""
     monkeypatch.setenv("LIPSYNC_WEIGHTS", str(tmp_path))
-    released = tmp_path / "latentsync-1.6"
-    (released / "auxiliary").mkdir(parents=True)
-    AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        norm_num_groups=4,
-        latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-    ).save_pretrained(tmp_path / "sd-vae-ft-mse")
+    auxiliary = tmp_path / "latentsync-1.6" / "auxiliary"
+    auxiliary.mkdir(parents=True)
+    blocks: dict[str, Any] = {f"{way}_block_types": (f"{way.title()}{kind}Block2D",) * 4 for way, kind in CODERS}
+    AutoencoderKL(**blocks, block_out_channels=(8,) * 4, norm_num_groups=4).save_pretrained(tmp_path / "sd-vae-ft-mse")
     videomae = VideoMAEFeatures(**TINY_VIDEOMAE, num_frames=FRAMES, tubelet_size=2)
-    torch.save({"module": videomae.state_dict()}, released / "auxiliary" / "vit_g_hybrid_pt_1200e_ssv2_ft.pth")
-    syncnet = {
-        name: {**sizes, "attn_blocks": [0] * 3, "dropout": 0.0, "norm_num_groups": 4}
-        for name, sizes in TINY_SYNCNET.items()
-    }
-    StableSyncNet(**syncnet).save_pretrained(tmp_path / "syncnet")
+    torch.save({"module": videomae.state_dict()}, auxiliary / "vit_g_hybrid_pt_1200e_ssv2_ft.pth")
+    common = {"attn_blocks": [0] * 3, "dropout": 0.0, "norm_num_groups": 4}
+    StableSyncNet(**{name: sizes | common for name, sizes in TINY_SYNCNET.items()}).save_pretrained(
+        tmp_path / "syncnet"
+    )
     return tmp_path
 
 
 def tiny(experiment: str, weights: Path) -> DictConfig:
     """The experiment with everything that makes it large made small; what it is stays."""
-    small = [
-        f"clip.resolution={SIDE}",
-        f"clip.num_frames={FRAMES}",
-        "trainer=cpu",
-        "trainer.max_steps=1",
-        "logger=none",
-        "data.batch_size=1",
-    ]
-    if experiment.startswith("syncnet"):
-        return tiny_syncnet(experiment, small)
+    small = [f"clip.resolution={SIDE}", f"clip.num_frames={FRAMES}", "trainer=cpu"]
     if experiment == "wav2lip":
         small += ["module.generator.channels=[8,8,8]", "module.generator.speech_channels=8"]
-        small += [
-            f"module.generator.num_tokens={HEARD['num_tokens']}",
-            f"module.generator.token_width={HEARD['width']}",
-        ]
-    else:
-        small += [f"module.unet.{change}" for change in TINY_UNET] + ["module.unet.motion_num_attention_heads=2"]
-    if not experiment.startswith("stage1"):
-        small += [
-            "models/features@module.losses.terms.perceptual.loss.metric=lpips_untrained",
-            f"module.losses.terms.sync.loss.resolution={SIDE}",
-        ]
-        small += [f"module.losses.terms.sync.loss.syncnet.path={weights}/syncnet"]
+    elif experiment.startswith("stage"):
+        small += [f"module.unet.{key}={value}" for key, value in TINY_UNET.items()]
+    if experiment.startswith(("stage2", "wav2lip")):
+        sync = "module.losses.terms.sync.loss"
+        small += [f"{sync}.resolution={SIDE}", f"{sync}.syncnet.path={weights}/syncnet"]
+        small += ["models/features@module.losses.terms.perceptual.loss.metric=lpips_untrained"]
     config = composed(experiment, *small)
     if OmegaConf.select(config, "module.losses.terms.trepa") is not None:
-        OmegaConf.update(
-            config, "module.losses.terms.trepa.loss.features.config", RELEASED_TINY_VIDEOMAE, force_add=True
-        )
-    return config
-
-
-def tiny_syncnet(experiment: str, small: list[str]) -> DictConfig:
-    config = composed(experiment, *small)
+        released = "module.losses.terms.trepa.loss.features.config"
+        OmegaConf.update(config, released, RELEASED_TINY_VIDEOMAE, force_add=True)
     if experiment == "syncnet_wav2lip":
         config.module.syncnet.update(TINY_WAV2LIP_SYNCNET)
-        return config
-    sizes = TINY_SYNCNET if experiment != "syncnet_latent" else {**TINY_SYNCNET, "visual_encoder": TINY_LATENT_LIPS}
-    for name in sizes:
-        config.module.syncnet[name].update({**sizes[name], "attn_blocks": [0, 1, 0]})
-        OmegaConf.update(config, f"module.syncnet.{name}", {"norm_num_groups": 4, "attention_heads": 2}, force_add=True)
+    elif experiment.startswith("syncnet"):
+        lips = TINY_LATENT_LIPS if experiment == "syncnet_latent" else TINY_SYNCNET["visual_encoder"]
+        common = {"attn_blocks": [0, 1, 0], "norm_num_groups": 4, "attention_heads": 2}
+        for name, sizes in (TINY_SYNCNET | {"visual_encoder": lips}).items():
+            OmegaConf.update(config, f"module.syncnet.{name}", sizes | common, force_add=True)
     return config
 
 
-def batch(clip: ClipSpec) -> ClipBatch:
-    frames = (2, clip.num_frames, 3, clip.resolution, clip.resolution)
-    return ClipBatch(
-        frames=torch.rand(frames) * 2 - 1,
-        reference=torch.rand(frames) * 2 - 1,
-        keep_mask=keep_mask(clip.resolution).expand(2, 1, -1, -1).clone(),
-        audio=torch.randn(2, clip.num_frames, HEARD["num_tokens"], HEARD["width"]),
-        mel=torch.randn(2, 1, clip.num_mels, clip.mel_columns),
-        id=["one", "other"],
-        first_frame=torch.zeros(2, dtype=torch.int64),
-        seed=torch.arange(2),
-    )
+def batch_for(config: DictConfig, module: Any) -> dict[str, Any]:
+    """Return a batch of noise as the experiment's own samples would give it."""
+    clip: ClipSpec = build(config.clip)
+    frames, reference = torch.rand(2, 2, clip.num_frames, 3, clip.resolution, clip.resolution) * 2 - 1
+    batch = {"id": ["one", "other"], "seed": torch.arange(2), "first_frame": torch.zeros(2, dtype=torch.int64)}
+    batch |= {"mel": torch.randn(2, 1, clip.num_mels, clip.mel_columns), "frames": frames, "reference": reference}
+    if config.audio_encoder._target_.endswith("LogMelAudioEncoder"):
+        sound = torch.randn(clip.num_samples(clip.num_frames))
+        tokens = build(config.audio_encoder).tokens(sound, clip.num_frames, float(clip.fps))
+    else:
+        tokens = torch.randn(clip.num_frames, HEARD["num_tokens"], HEARD["width"])
+    batch["audio"] = tokens.expand(2, -1, -1, -1).clone()
+    batch["keep_mask"] = keep_mask(clip.resolution).expand(2, 1, -1, -1).clone()
+    if not config.data.samples._target_.endswith(".LatentSamples"):
+        return batch
+
+    def posteriors(video: Tensor) -> Tensor:
+        return torch.stack(module.autoencoder.posterior(video.flatten(0, 1)), dim=1).unflatten(0, video.shape[:2])
+
+    masked = frames * batch["keep_mask"][:, None]
+    batch |= {"latents": posteriors(frames), "masked_latents": posteriors(masked)}
+    batch |= {"reference_latents": posteriors(reference), "made_by": [module.autoencoder_fingerprint] * 2}
+    return {key: values for key, values in batch.items() if key not in ("frames", "reference", "mel")}
 
 
-def as_encoded(given: ClipBatch, module: UNetStage1Module) -> dict[str, Any]:
-    """Return what `LatentSamples` would give in place of a batch's pixels."""
-
-    def posteriors(frames: Tensor) -> Tensor:
-        return torch.stack(module.autoencoder.posterior(frames.flatten(0, 1)), dim=1).unflatten(0, frames.shape[:2])
-
-    encoded = {
-        "latents": posteriors(given["frames"]),
-        "masked_latents": posteriors(given["frames"] * given["keep_mask"][:, None]),
-        "reference_latents": posteriors(given["reference"]),
-        "made_by": [module.autoencoder_fingerprint] * len(given["id"]),
-    }
-    return {key: given[key] for key in ("keep_mask", "audio", "id", "first_frame", "seed")} | encoded
-
-
-def served(given: ClipBatch, module: Any, config: DictConfig) -> Any:
-    """Return the batch as the experiment's own samples would give it."""
-    return as_encoded(given, module) if config.data.samples._target_.endswith(".LatentSamples") else given
-
-
-def take_a_step(config: DictConfig) -> Trainer:
+def take_a_step(config: DictConfig) -> None:
     module: LightningModule = build(config.module)
-    trainer: Trainer = build(
-        config.trainer,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        val_check_interval=1.0,
-        check_val_every_n_epoch=1,
-    )
-    data = DataLoader([served(batch(build(config.clip)), module, config)], batch_size=None)  # pyright: ignore[reportArgumentType]
+    limits = {"max_steps": 1, "val_check_interval": 1.0, "check_val_every_n_epoch": 1, "enable_checkpointing": False}
+    trainer = build(config.trainer, logger=False, enable_progress_bar=False, **limits)
+    data: Any = DataLoader([batch_for(config, module)], batch_size=None)  # pyright: ignore[reportArgumentType]
     trainer.fit(module, data, data)
-    return trainer
+    losses = {name: value for name, value in trainer.callback_metrics.items() if "loss" in name}
+    assert trainer.global_step == 1
+    assert {"train/loss", "val/loss"} <= set(losses)
+    assert all(value.isfinite() for value in losses.values())
 
 
 @pytest.mark.parametrize("experiment", FULL_SCALE)
 def test_a_full_scale_experiment_takes_a_training_step(experiment, stand_ins):
-    trainer = take_a_step(tiny(experiment, stand_ins))
-    assert trainer.global_step == 1
-    assert all(torch.isfinite(value) for name, value in trainer.callback_metrics.items() if "loss" in name)
-    assert {"train/loss", "val/loss"} <= set(trainer.callback_metrics)
+    take_a_step(tiny(experiment, stand_ins))
 
 
-@pytest.mark.parametrize("experiment", DEMO_STEPS)
+@pytest.mark.parametrize("experiment", DEMOS)
 def test_a_demo_experiment_takes_a_training_step_on_what_the_earlier_ones_left(experiment, tmp_path):
-    config = composed(experiment, f"demo_dir={tmp_path}", "trainer.max_steps=1", "data.batch_size=1")
-    fitted_to_noise(LinearAutoencoder(patch=4, latent_channels=12)).save_pretrained(
-        tmp_path / "autoencoder" / "autoencoder"
-    )
-    if OmegaConf.select(config, "module.losses.terms.sync") is not None:
-        build(composed("demo/syncnet").module.syncnet).save_pretrained(tmp_path / "syncnet" / "syncnet")
-    clip = build(config.clip)
-    demo_batch = batch(clip)
-    assert torch.isfinite(loss_of_one_step(config, demo_batch))
-
-
-def loss_of_one_step(config: DictConfig, given: ClipBatch) -> Tensor:
-    clip = build(config.clip)
-    if "audio_encoder" in config.data.samples:
-        tokens = build(config.audio_encoder).tokens(
-            torch.randn(clip.num_samples(clip.num_frames)), clip.num_frames, float(clip.fps)
-        )
-        given["audio"] = tokens.expand(2, -1, -1, -1).clone()
-    trainer = Trainer(
-        max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
-    module: LightningModule = build(config.module)
-    trainer.fit(module, DataLoader([served(given, module, config)], batch_size=None))  # pyright: ignore[reportArgumentType]
-    return trainer.callback_metrics["train/loss"]
-
-
-def fitted_to_noise(autoencoder: LinearAutoencoder) -> LinearAutoencoder:
-    moments = PatchMoments(patch=4)
+    moments, autoencoder = PatchMoments(patch=4), LinearAutoencoder(patch=4, latent_channels=12)
     moments.update(torch.rand(4, 3, 64, 64) * 2 - 1)
     autoencoder.fit_from_moments(moments.count, moments.total, moments.outer)
-    return autoencoder
+    autoencoder.save_pretrained(tmp_path / "autoencoder" / "autoencoder")
+    build(composed("demo/syncnet").module.syncnet).save_pretrained(tmp_path / "syncnet" / "syncnet")
+    config = composed(experiment)
+    config.demo_dir = str(tmp_path)
+    take_a_step(config)
 
 
 @pytest.mark.parametrize(
