@@ -7,7 +7,8 @@ from command_line import CommandLine
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.evaluate import chosen_videos, headline, main
-from tiny_media import prepared, sound_of, write_video
+from tiny_media import sound_of, write_video
+from tiny_recipe import prepared
 
 
 @pytest.fixture

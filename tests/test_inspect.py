@@ -29,7 +29,8 @@ from lipsync_lightning.preparation.shard_page import aligned, render_survey, ter
 from lipsync_lightning.preparation.shard_survey import ShardSurvey, survey_shards
 from lipsync_lightning.prepare import inspect_shards, main
 from lipsync_lightning.shards.format import FinishedClip, read_sidecar, sidecar_path, write_shard
-from tiny_media import level, prepared, sound_of, write_video
+from tiny_media import level, sound_of, write_video
+from tiny_recipe import prepared
 
 CLIP_SPEC = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 

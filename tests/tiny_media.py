@@ -1,26 +1,40 @@
-"""Small videos whose every frame tells its number by its brightness, and whose face is where a json beside them says."""
+"""Videos whose frames tell their number by their brightness, and whose face is where a json beside them says."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.media.audio import encode_flac
 from lipsync_lightning.media.mux import VideoWriter
-from lipsync_lightning.media.people import SidecarPeople
-from lipsync_lightning.preparation.executors.local import LocalExecutor
-from lipsync_lightning.preparation.filters.check import Check
-from lipsync_lightning.preparation.filters.quality import NoQualityFilter
-from lipsync_lightning.preparation.filters.shots import NoShots
-from lipsync_lightning.preparation.filters.sync import NoSyncFilter
-from lipsync_lightning.preparation.ledger import Row, read_ledger
-from lipsync_lightning.preparation.recipe import Recipe
-from lipsync_lightning.preparation.runner import prepare
-from lipsync_lightning.preparation.sources.folder import FolderSources
-from lipsync_lightning.preparation.split import SplitByHash
-from tiny_frames import FPS, RATE_HZ, SIDE, level, number_of, numbered_frames, sound_of  # noqa: F401
+
+RATE_HZ = 16000
+FPS = 25
+SIDE = 64
+
+
+def level(frame: int) -> int:
+    """The brightness of a frame: successive frames differ by 3 levels."""
+    return 20 + 3 * (frame % 70)
+
+
+def numbered_frames(num_frames: int, side: int = SIDE) -> np.ndarray:
+    return np.stack([np.full((side, side, 3), level(index), np.uint8) for index in range(num_frames)])
+
+
+def number_of(face: np.ndarray) -> int:
+    """Which frame of `numbered_frames` a decoded (H, W, 3) picture is."""
+    return round((float(np.median(face)) - 20) / 3)
+
+
+def sound_of(num_frames: float, loud: range = range(0)) -> np.ndarray:
+    """Silence as long as `num_frames` frames, with a 1 kHz tone while the frames of `loud` are shown."""
+    time_s = np.arange(round(num_frames * RATE_HZ / FPS)) / RATE_HZ
+    shown = (time_s * FPS).astype(int)
+    heard = np.isin(shown, np.array(loud, dtype=int))
+    return (0.5 * heard * np.sin(2000 * np.pi * time_s)).astype(np.float32)
+
 
 # Brows and nose where a face of 32 pixels is cut out upright, unscaled and wholly inside the frame.
 POINTS = np.array([[5.95, 7.0], [20.3, 7.0], [13.125, 14.0]]) + 14
@@ -32,7 +46,7 @@ def write_video(
     sound: np.ndarray | None,
     *,
     without_face: range = range(0),
-    frames: Any = None,
+    frames: Iterable[np.ndarray] | None = None,
     fps: float = FPS,
 ) -> Path:
     """Write a video and the json of its points, and return the video's path."""
@@ -47,30 +61,3 @@ def write_video(
     points = [None if index in without_face else POINTS.tolist() for index in range(num_frames)]
     path.with_suffix(".json").write_text(json.dumps({"points": points}))
     return path
-
-
-def folder_recipe(source: Path, *, num_heldout: int = 0, min_seconds: float = 0.4, **settings: Any) -> Recipe:
-    """Return a recipe that takes points from sidecars, and lets every clip pass; `settings` are fields of `Recipe`."""
-    lenient: dict[str, Any] = {
-        "name": "tiny",
-        "source": str(source),
-        "sources": FolderSources(root=str(source)),
-        "split": SplitByHash(num_heldout=num_heldout, identity=".+"),
-        "check": Check(min_seconds=min_seconds, min_fps=10, min_side=32, min_dbfs=-200),
-        "shots": NoShots(),
-        "people": SidecarPeople(),
-        "min_seconds": min_seconds,
-        "max_seconds": 1.2,
-        "sync": NoSyncFilter(),
-        "quality": NoQualityFilter(),
-    }
-    return Recipe(**lenient | settings)
-
-
-def prepared(
-    source: Path, out: Path, clip: ClipSpec, *, sources_per_shard: int, num_workers: int = 0, **settings: Any
-) -> list[Row]:
-    """Make shards of a folder of tiny videos, and return their ledger."""
-    executor = LocalExecutor(num_workers=num_workers, max_hours_per_source=1)
-    prepare(folder_recipe(source, **settings), clip, out, sources_per_shard=sources_per_shard, executor=executor)
-    return list(read_ledger(out))

@@ -15,7 +15,7 @@ from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.media.audio import encode_flac
 from lipsync_lightning.media.mux import encode_clip
 from lipsync_lightning.shards.format import FinishedClip, read_sidecar, write_shard
-from tiny_frames import numbered_frames, sound_of
+from tiny_media import numbered_frames, sound_of
 
 CLIP = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 

@@ -22,7 +22,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.modules.weights import checkpoints_of, newest_checkpoint
 from lipsync_lightning.train import main
-from tiny_media import prepared, sound_of, write_video
+from tiny_media import sound_of, write_video
+from tiny_recipe import prepared
 
 CLIP = ClipSpec(num_frames=16, fps=25, resolution=64, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 TIMEOUT_S = 60

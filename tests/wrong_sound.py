@@ -11,7 +11,8 @@ from lipsync_lightning.media.audio import decode_flac, encode_flac
 from lipsync_lightning.shards.format import FinishedClip, find_shards, write_shard
 from lipsync_lightning.shards.reader import ClipIndex
 from lipsync_lightning.synthetic.corpus import write_corpus
-from tiny_media import FPS, RATE_HZ, prepared
+from tiny_media import FPS, RATE_HZ
+from tiny_recipe import prepared
 
 NUM_CLIPS = 32
 Sounds = list[np.ndarray]

@@ -17,7 +17,7 @@ from lipsync_lightning.errors import ClipTooShort
 from lipsync_lightning.media.mel import log_mel, mel_window
 from lipsync_lightning.media.video import decode_window
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
-from tiny_frames import sound_of
+from tiny_media import sound_of
 from tiny_shards import members_of
 
 REAL_CLIP = ClipSpec(num_frames=16, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)

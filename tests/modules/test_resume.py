@@ -25,7 +25,8 @@ from lipsync_lightning.losses.syncnet_objectives import ContrastiveObjective
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from lipsync_lightning.modules.syncnet import SyncNetModule
 from lipsync_lightning.modules.weights import newest_readable_checkpoint
-from tiny_media import prepared, sound_of, write_video
+from tiny_media import sound_of, write_video
+from tiny_recipe import prepared
 
 STEPS = 9
 CLIP = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)

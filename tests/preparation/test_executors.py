@@ -19,7 +19,8 @@ from lipsync_lightning.preparation.ledger import FAILED, KEPT, SOURCE, Row, read
 from lipsync_lightning.preparation.runner import prepare
 from preparation.executors.hanging_judge import DeadlyOrHangingJudge, hang
 from simple_judges import DeadlyJudge, FailingJudge, SteadyJudge, WeightlessJudge
-from tiny_media import folder_recipe, sound_of, write_video
+from tiny_media import sound_of, write_video
+from tiny_recipe import folder_recipe
 
 NUM_SOURCES = 6
 

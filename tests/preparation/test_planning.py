@@ -17,7 +17,8 @@ from lipsync_lightning.preparation.filters.check import Check
 from lipsync_lightning.preparation.filters.sync import SyncFilter
 from lipsync_lightning.preparation.history import History
 from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row, read_ledger
-from tiny_media import prepared, sound_of, write_video
+from tiny_media import sound_of, write_video
+from tiny_recipe import prepared
 
 
 @pytest.fixture

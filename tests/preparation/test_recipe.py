@@ -7,7 +7,7 @@ from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.preparation.recipe import clip_id
 from lipsync_lightning.shards.format import require_safe_name
-from tiny_media import folder_recipe
+from tiny_recipe import folder_recipe
 
 
 def test_ids_have_no_dots_and_tell_clips_apart():

@@ -29,7 +29,8 @@ from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, S
 from lipsync_lightning.preparation.parcels import Parcel
 from lipsync_lightning.preparation.sources import Source
 from odd_media import MIN_FRAMES, BrightnessJudge, make_odd_folder
-from tiny_media import FPS, folder_recipe, number_of, prepared, sound_of, write_video
+from tiny_media import FPS, number_of, sound_of, write_video
+from tiny_recipe import folder_recipe, prepared
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from lipsync_lightning.preparation.executors import Job, SourceTask, local
 from lipsync_lightning.preparation.executors.local import LocalExecutor
 from lipsync_lightning.preparation.parcels import Parcel
 from lipsync_lightning.preparation.sources import Source
-from tiny_media import folder_recipe
+from tiny_recipe import folder_recipe
 
 
 class PlayedPool:

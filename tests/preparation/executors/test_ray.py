@@ -17,7 +17,7 @@ from lipsync_lightning.preparation.executors import ray as on_ray
 from lipsync_lightning.preparation.executors.ray import JudgeOnCluster, RayExecutor
 from lipsync_lightning.preparation.parcels import Parcel
 from lipsync_lightning.preparation.sources import Source
-from tiny_media import folder_recipe
+from tiny_recipe import folder_recipe
 
 
 class Actor:

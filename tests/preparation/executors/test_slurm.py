@@ -17,7 +17,7 @@ from lipsync_lightning.preparation.executors import Job, SourceTask, slurm
 from lipsync_lightning.preparation.executors.slurm import SlurmExecutor
 from lipsync_lightning.preparation.parcels import Parcel
 from lipsync_lightning.preparation.sources import Source
-from tiny_media import folder_recipe
+from tiny_recipe import folder_recipe
 
 GOOD = "worked on by a job"
 LATE_S = 0.5  # from when a job is over to when its parcels show
