@@ -22,10 +22,7 @@ MEASURED_SECONDS = 1.5
 
 
 def per_second(amount: float, work: Callable[[], object]) -> float:
-    """Return how much of `amount`, done by one call of `work`, is done in a second of CPU time; one call goes before, to warm up.
-
-    CPU time, because other work on the machine takes wall time away.
-    """
+    """Return how much of `amount`, done by one call of `work`, is done in a second of CPU time, warmed up."""
     work()
     started, num_calls = time.process_time(), 0
     while (seconds := time.process_time() - started) < MEASURED_SECONDS:
