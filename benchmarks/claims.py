@@ -4,7 +4,6 @@
 What lies in `out` is kept: choose another after a change of the library.
 """
 
-import csv
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
+from lipsync_lightning.evaluation.curves import whole_log
 from lipsync_lightning.files import write_atomically
 
 Config = dict[str, Any]
@@ -101,13 +101,14 @@ def train(config: Config, variant: str, seed: int) -> None:
 
 def scores_of(config: Config, row: str, seed: int) -> Path:
     variant, way = f"{row}:usually".split(":")[:2]
-    return Path(config["out"], variant, f"seed_{seed}", f"{way}.json")
+    return Path(config["out"], variant, f"seed_{seed}", "judged", way, "metrics.json")
 
 
 def judge(config: Config, row: str, seed: int) -> None:
-    scores = scores_of(config, row, seed)
-    given = [f"run={scores.parent}", f"scores={scores.name}", *overrides(config["judged"], scores.stem, seed)]
-    run_once(config, f"{row.replace(':', '_')}_{seed}_judged", ["lipsync_lightning.judge", *given], scores)
+    out = scores_of(config, row, seed).parent
+    given = [f"+models.this={out.parents[1]}", f"out={out}", *overrides(config["judged"], out.name, seed)]
+    name = f"{row.replace(':', '_')}_{seed}_judged"
+    run_once(config, name, ["lipsync_lightning.evaluate", *given], out / "metrics.json")
 
 
 def run_all(config: Config) -> None:
@@ -126,16 +127,12 @@ def run_all(config: Config) -> None:
 
 
 def read_result(scores: Path) -> Result:
-    """Return what a run left: its validation log over all its parts, and its scores."""
-    logged: dict[str, dict[int, float]] = {}
-    for part in [*sorted(scores.parent.glob("metrics.*.csv")), scores.parent / "metrics.csv"]:  # the last was resumed
-        for row in csv.DictReader(part.read_text().splitlines()):
-            for name in row:
-                if name.startswith("val/") and row[name]:
-                    logged.setdefault(name, {})[int(row["step"])] = float(row[name])
-    judged = json.loads(scores.read_text()) if scores.is_file() else {}
-    figures = {name: curve[max(curve)] for name, curve in logged.items()} | judged
-    return Result({name: value for name, value in figures.items() if isinstance(value, int | float)}, logged)
+    """Return what a run logged at validation and what it was judged; of untouched videos, with `_real` behind."""
+    log = whole_log(scores.parents[2])
+    curves = {key: {int(s): float(v) for s, v in zip(*log[key], strict=True)} for key in log if key.startswith("val/")}
+    figures: Any = json.loads(scores.read_text())["figures"] if scores.is_file() else {"real video": {}, "this": {}}
+    real = {f"{key}_real": value for key, value in figures["real video"].items()}
+    return Result({key: curve[max(curve)] for key, curve in curves.items()} | real | figures["this"], curves)
 
 
 def verdict(figure: str, more: Sequence[Result], less: Sequence[Result]) -> tuple[str, list[float]]:

@@ -29,11 +29,7 @@ from lipsync_lightning.data.latent_samples import (
     LatentSamples,
     stored_array,
 )
-<<<<<<< HEAD
-from lipsync_lightning.data.samples import Samples, SyncNetSamples, UNetSamples, clip_mel, clip_waveform, frames_tensor
-=======
 from lipsync_lightning.data.samples import SyncNetSamples, UNetSamples, frames_tensor
->>>>>>> 0a7897d (Benchmarks: loading in half the lines)
 from lipsync_lightning.media.audio import encode_flac
 from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.mel import log_mel

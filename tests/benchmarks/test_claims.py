@@ -99,9 +99,21 @@ def test_a_section_shows_spreads_verdicts_and_a_race_to_the_level_that_all_reach
 def test_a_resumed_run_is_read_from_its_beginning_beside_its_scores(tmp_path):
     (tmp_path / "metrics.000.csv").write_text("step,train/loss,val/auc\n20,1.0,\n49,,0.6\n99,,0.7\n")
     (tmp_path / "metrics.csv").write_text("step,val/auc\n99,0.8\n149,0.9\n")
-    (tmp_path / "scores.json").write_text('{"psnr": 21.0, "rows": []}')
-    result = claims.read_result(tmp_path / "scores.json")
-    assert result == claims.Result({"val/auc": 0.9, "psnr": 21.0}, {"val/auc": {49: 0.6, 99: 0.8, 149: 0.9}})
+    scores = tmp_path / "judged" / "usually" / "metrics.json"
+    scores.parent.mkdir(parents=True)
+    scores.write_text('{"figures": {"real video": {"ssim": 1.0}, "this": {"psnr": 21.0}}}')
+    result = claims.read_result(scores)
+    assert result.scores == {"val/auc": 0.9, "psnr": 21.0, "ssim_real": 1.0}
+    assert result.curves == {"val/auc": {49: 0.6, 99: 0.8, 149: 0.9}}
+
+
+@pytest.mark.parametrize("way", ["usually", "unguided", "in_twenty_steps"])
+def test_a_run_is_judged_by_settings_that_evaluate_knows(way):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+        judged = claims.overrides(CONFIG["judged"], way, 1)
+        config = compose("evaluate", overrides=["+models.this=here/stage1/seed_1", "out=out", *judged])
+    assert config.syncnet.path == "here/judge/seed_101/syncnet"
+    assert config.of_runs.num_inference_steps == (20 if way == "in_twenty_steps" else 3)
 
 
 def test_a_command_runs_once_and_its_failure_and_its_change_are_told(tmp_path):
