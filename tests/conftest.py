@@ -103,7 +103,7 @@ def tiny_syncnet(make_syncnet: Callable[[], StableSyncNet]) -> StableSyncNet:
 
 @pytest.fixture
 def make_unet(tiny_autoencoder: LinearAutoencoder) -> Callable[..., LipSyncUNet]:
-    """A function of the temporal modules' place: a U-Net for the latents of `tiny_autoencoder` and the audio of `clip_batch`."""
+    """A function of the temporal modules' place: a U-Net for `tiny_autoencoder` and the audio of `clip_batch`."""
 
     def make(motion: str = "all") -> LipSyncUNet:
         return LipSyncUNet(

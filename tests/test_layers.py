@@ -7,10 +7,7 @@ import pytest
 
 PACKAGE = "lipsync_lightning"
 ROOT = Path(__file__).parents[1] / "src" / PACKAGE
-ENTRY_POINTS = {
-    *("train", "prepare", "latents", "infer", "evaluate", "judge", "export", "convert", "synthesize", "report", "demo"),
-    "cli",
-}
+ENTRY_POINTS = {*("train", "prepare", "latents", "infer", "evaluate", "export", "synthesize", "report", "demo", "cli")}
 LAYERS: tuple[set[str], ...] = (
     {"clip", "errors", "files", "shapes"},
     {"media", "synthetic"},

@@ -1,4 +1,4 @@
-"""A training that is killed, signalled and loses its newest checkpoint ends with the network of one never stopped, to the bit."""
+"""A training that is killed, signalled and loses its newest checkpoint ends like one never stopped, to the bit."""
 
 import signal
 from pathlib import Path

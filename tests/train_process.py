@@ -22,8 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.modules.weights import checkpoints_of, newest_checkpoint
 from lipsync_lightning.train import main
-from tiny_media import sound_of, write_video
-from tiny_recipe import prepared
+from tiny_shards import write_real_shards
 
 CLIP = ClipSpec(num_frames=16, fps=25, resolution=64, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 TIMEOUT_S = 60
@@ -35,12 +34,8 @@ _FORKED.set_forkserver_preload(
 
 def small_shards(folder: Path) -> Path:
     """Three clips to train with and one held out, for `demo/syncnet`."""
-    for index in range(4):
-        write_video(folder / "raw" / f"person {index}.mp4", 44 + index, sound_of(44 + index, loud=range(index, 40, 3)))
-    prepared(
-        folder / "raw", folder / "shards", CLIP, sources_per_shard=2, num_heldout=1, min_seconds=1.28, max_seconds=4.0
-    )
-    return folder / "shards"
+    write_real_shards(folder / "shards", "train", [[44, 45], [46]], CLIP)
+    return write_real_shards(folder / "shards", "heldout", [[47]], CLIP)
 
 
 def arguments(shards: Path, run_dir: Path, *more: str) -> list[str]:

@@ -1,6 +1,6 @@
 import csv
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import inf, log, nan
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,12 @@ from lipsync_lightning.callbacks.syncnet_watch import SyncNetWatch, faults_of, h
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.errors import BadConfig
-from wrong_sound import NUM_CLIPS, all_the_same, index_of, late, swapped, talking_faces, with_sounds
+from lipsync_lightning.media.alignment import align, alignment_matrices
+from lipsync_lightning.media.audio import encode_flac
+from lipsync_lightning.media.mux import encode_clip
+from lipsync_lightning.shards.format import FinishedClip, find_shards, write_shard
+from lipsync_lightning.shards.reader import ClipIndex
+from lipsync_lightning.synthetic.corpus import ClipPlan, make_clip
 
 CLIP = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 NUM_PAIRS = 32
@@ -24,9 +29,40 @@ CHANCE = log(NUM_PAIRS)  # 3.47
 OBJECTIVE = SimpleNamespace(chance=log)
 
 
+NUM_CLIPS = 32
+Sounds = list[np.ndarray]
+Speakers = tuple[list[bytes], Sounds]
+
+
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return talking_faces(tmp_path_factory.mktemp("talking faces"), CLIP)
+def speakers() -> Speakers:
+    """Aligned faces of two seconds, encoded, and the sound of each: made-up people, talking."""
+    faces, sounds = [], []
+    for person in range(NUM_CLIPS):
+        clip = make_clip(ClipPlan(seed=1, person=person, clip=0, seconds=2.0, leak=0.0, fps=CLIP.fps, size=96))
+        matrices = alignment_matrices(clip.points, CLIP.resolution)
+        aligned = [align(frame, matrix, CLIP.resolution) for frame, matrix in zip(clip.frames, matrices, strict=True)]
+        faces.append(encode_clip(np.stack(aligned), fps=CLIP.fps))
+        sounds.append(clip.utterance.waveform)
+    return faces, sounds
+
+
+def index_with(speakers: Speakers, folder: Path, change: Callable[[Sounds], Sounds]) -> ClipIndex:
+    """Return the clips with the sounds that `change` makes of theirs."""
+    clips = [
+        FinishedClip(f"d/{number}", 50, {"mp4": face, "flac": encode_flac(sound, CLIP.sample_rate_hz), "json": b"{}"})
+        for number, (face, sound) in enumerate(zip(speakers[0], change(speakers[1]), strict=True))
+    ]
+    write_shard(folder / "train" / "000000.tar", clips, clip=CLIP)
+    return ClipIndex(find_shards(folder, "train", CLIP))
+
+
+def late(frames: int) -> Callable[[Sounds], Sounds]:
+    return lambda sounds: [np.roll(sound, frames * CLIP.sample_rate_hz // CLIP.fps) for sound in sounds]
+
+
+def swapped(sounds: Sounds) -> Sounds:
+    return sounds[1:] + sounds[:1]
 
 
 def watching(run_dir: Path, **changes: Any) -> SyncNetWatch:
@@ -128,52 +164,54 @@ def test_a_best_match_that_lies_elsewhere_twice_in_a_row_is_told_once(tmp_path, 
     assert f"SyncNet learns (held-out AUC 0.80), but in the held-out clips the sound comes {heard}" in message
 
 
-def data_of(shards: Path, monkeypatch: pytest.MonkeyPatch) -> ClipDataModule:
+def data_of(clip_index: Callable[..., ClipIndex], monkeypatch: pytest.MonkeyPatch) -> ClipDataModule:
     """A data module, as far as the watch looks at it."""
     data = ClipDataModule.__new__(ClipDataModule)
     monkeypatch.setattr(data, "clip", CLIP, raising=False)
-    monkeypatch.setattr(data, "clip_index", lambda split, most: index_of(shards, CLIP), raising=False)
+    monkeypatch.setattr(data, "clip_index", clip_index, raising=False)
     return data
 
 
-def test_a_constant_offset_of_the_training_clips_is_told_where_syncnet_takes_it_for_sync(shards, tmp_path, monkeypatch):
-    six_late = with_sounds(shards, tmp_path, CLIP, lambda sounds: [late(sound, 6) for sound in sounds])
-    (message,) = told(watching(tmp_path), [(2.0, 0.9, 0.0)] * 3, datamodule=data_of(six_late, monkeypatch))
+def test_a_constant_offset_of_the_training_clips_is_told_where_syncnet_takes_it_for_sync(
+    speakers, tmp_path, monkeypatch
+):
+    data = data_of(lambda split, most: index_with(speakers, tmp_path, late(6)), monkeypatch)
+    (message,) = told(watching(tmp_path), [(2.0, 0.9, 0.0)] * 3, datamodule=data)
     assert "it has learned a constant audio offset: in the training clips the sound comes 6 frames late" in message
     looked = []
     monkeypatch.setattr(syncnet_watch, "faults_of", lambda *_: looked.append(1) or ([], 0))
-    assert told(watching(tmp_path), [(2.0, 0.9, 0.0)] * 3, datamodule=data_of(shards, monkeypatch)) == []
+    assert told(watching(tmp_path), [(2.0, 0.9, 0.0)] * 3, datamodule=data) == []
     assert len(looked) == 1, "clips are looked at once"
 
 
 @pytest.mark.parametrize(
     ("change", "fault", "offset"),
     [
-        (lambda sounds: sounds, None, 0),
-        (lambda sounds: [late(sound, 6) for sound in sounds], "the sound comes 6 frames late in 32 clips together", -6),
-        (lambda sounds: [late(sound, -13) for sound in sounds], "the sound comes 13 frames early in 32 clips", 13),
-        (all_the_same, "of 32 clips 32 hold the same sound as another and 0 are silent", None),
-        (lambda sounds: [0 * sound for sound in sounds], "of 32 clips 0 hold the same sound as another and 32", None),
+        (late(0), None, 0),
+        (late(6), "the sound comes 6 frames late in 32 clips together", -6),
+        (late(-13), "the sound comes 13 frames early in 32 clips", 13),
+        (lambda sounds: sounds[:1] * NUM_CLIPS, "of 32 clips 32 hold the same sound as another and 0 are silent", None),
+        (lambda sounds: [0 * each for each in sounds], "of 32 clips 0 hold the same sound as another and 32", None),
         (swapped, "in 32 clips the sound fits the lips hardly better than another clip's", None),
     ],
     ids=["right", "late", "early", "one sound", "silence", "swapped"],
 )
-def test_what_is_wrong_with_clips_is_found_and_nothing_else(shards, tmp_path, change, fault, offset):
-    faults, common = faults_of(index_of(with_sounds(shards, tmp_path, CLIP, change), CLIP), CLIP)
+def test_what_is_wrong_with_clips_is_found_and_nothing_else(speakers, tmp_path, change, fault, offset):
+    faults, common = faults_of(index_with(speakers, tmp_path, change), CLIP)
     assert common == offset
     assert (faults == []) == (fault is None)
     assert fault is None or faults[0].startswith(fault)
 
 
-def test_few_clips_or_unreadable_ones_are_suspected_of_nothing(shards, tmp_path):
-    wrong = index_of(with_sounds(shards, tmp_path, CLIP, swapped), CLIP)
-    wrong.read = lambda clip, read=wrong.read: read(clip) if clip < 13 else read(clip) | {"flac": b"broken"}
-    assert faults_of(wrong, CLIP) == ([], None)
-    assert NUM_CLIPS > 13
+def test_few_clips_or_unreadable_ones_are_suspected_of_nothing(speakers, tmp_path):
+    index = index_with(speakers, tmp_path, swapped)
+    index.read = lambda clip, read=index.read: read(clip) if clip < 13 else read(clip) | {"flac": b"broken"}
+    assert faults_of(index, CLIP) == ([], None)
 
 
 def test_shards_that_are_gone_do_not_stop_the_training(tmp_path, monkeypatch):
-    (message,) = told(watching(tmp_path), [(CHANCE, 0.5)] * 4, datamodule=data_of(tmp_path, monkeypatch))
+    data = data_of(lambda split, most: ClipIndex(find_shards(tmp_path, split, CLIP)), monkeypatch)
+    (message,) = told(watching(tmp_path), [(CHANCE, 0.5)] * 4, datamodule=data)
     assert "- the clips could not be looked at: no shards at" in message
 
 
