@@ -17,8 +17,7 @@ class LatentSyncLoss(Loss):
     """
 
     def __init__(self, *, syncnet: SyncNet, lowest_probability: float = 1e-3) -> None:
-        """Args: lowest_probability: floor under the logarithm for a network that is not calibrated, where its gradient
-        would be infinite."""
+        """Args: lowest_probability: floor under the logarithm of a network without calibration: keeps gradients finite."""
         super().__init__()
         self.syncnet = frozen(syncnet)
         self.lowest_probability = lowest_probability
@@ -32,7 +31,7 @@ class LatentSyncLoss(Loss):
     def forward(self, frames: Tensor, mel: Tensor) -> Tensor:
         """Return −log of the probability that lips and sound belong together, averaged over clips; 0 if perfect.
 
-        For the published SyncNet, which is not calibrated, that probability is the cosine similarity.
+        For the published SyncNet, which has no calibration, it is the cosine similarity.
 
         Args:
             frames: (B, T, C, h, w), what SyncNet sees: latents of whole faces.
