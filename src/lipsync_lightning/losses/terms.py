@@ -14,7 +14,7 @@ from lipsync_lightning.errors import BadConfig
 
 
 class StepOutput(SimpleNamespace):
-    """What a step made of B clips; modules give the fields they have. Latents: (B, T, C, h, w), frames: (B, T, 3, H, W)."""
+    """What a step made of B clips: the fields a module has. Latents: (B, T, C, h, w), frames: (B, T, 3, H, W)."""
 
     prediction: Tensor  # latents: what the U-Net said, noise or velocity as the schedule has it
     target: Tensor  # latents: what it should have said

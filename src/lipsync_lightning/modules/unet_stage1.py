@@ -50,7 +50,7 @@ class UNetStage1Module(UNetModule):
 
         noise = diffusion.mix_noise(rng.normal(clean.shape[1:]), rng.normal(clean.shape[1:]), self.mixed_noise_alpha)
         timesteps_B = rng.integers(self.scheduler.config["num_train_timesteps"])
-        noisy: Any = self.scheduler.add_noise(clean, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
+        noisy = self.scheduler.add_noise(clean, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
 
         audio = batch["audio"] * rearrange(has_audio, "b -> b 1 1 1")
         prediction = diffusion.predict(self.unet, conditioning, noisy, timesteps_B, audio)

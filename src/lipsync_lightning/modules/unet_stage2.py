@@ -1,7 +1,6 @@
 """Stage 2: temporal layers and attention learn from what the decoded frames look and sound like."""
 
 from functools import partial
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -42,7 +41,7 @@ class UNetStage2Module(UNetModule):
 
         noise = diffusion.mix_noise(rng.normal(clean.shape[1:]), rng.normal(clean.shape[1:]), self.mixed_noise_alpha)
         timesteps_B = rng.integers(self.scheduler.config["num_train_timesteps"])
-        noisy: Any = self.scheduler.add_noise(clean, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
+        noisy = self.scheduler.add_noise(clean, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
 
         predict = partial(diffusion.predict, self.unet, conditioning)
         prediction = predict(noisy, timesteps_B, batch["audio"] * rearrange(has_audio, "b -> b 1 1 1"))
