@@ -6,7 +6,7 @@ from lipsync_lightning.losses.lpips import untrained_lpips, vgg_lpips
 
 
 def test_missing_vgg_weights_name_the_command_that_gets_them(tmp_path):
-    with pytest.raises(MissingWeights, match=r"lipsync_lightning\.convert fetch=latentsync-1\.6 needs=training$"):
+    with pytest.raises(MissingWeights, match=r"lipsync_lightning\.export fetch=latentsync-1\.6 needs=training$"):
         vgg_lpips(path=str(tmp_path / "auxiliary" / "vgg16.pth"))
 
 

@@ -59,7 +59,7 @@ def test_a_term_set_to_null_computes_nothing_and_is_gone_with_its_network():
 
 def test_a_loss_that_reads_what_the_step_does_not_have_is_refused_by_name():
     step = StepOutput(prediction=torch.ones(3), target=torch.zeros(3))
-    with pytest.raises(BadConfig, match=r"reads `frames_pred`, this module's steps have \['prediction', 'target'\]"):
+    with pytest.raises(BadConfig, match=r"reads `frames_pred`, this module has \['prediction', 'target'\]"):
         one_term(MeanDifference(), step)
 
 

@@ -13,34 +13,26 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+import tiny_shards
 from lipsync_lightning.callbacks.checkpoint import AtomicCheckpointIO, StepCheckpoint
 from lipsync_lightning.callbacks.ema import TrainedWeightsEMA
 from lipsync_lightning.callbacks.seed_steps import SeedSteps
 from lipsync_lightning.callbacks.skip_nonfinite import SkipNonfinite
 from lipsync_lightning.callbacks.stop_on_signal import StopOnSignal
-from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.samples import SyncNetSamples, UNetSamples
 from lipsync_lightning.losses.syncnet_objectives import ContrastiveObjective
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from lipsync_lightning.modules.syncnet import SyncNetModule
 from lipsync_lightning.modules.weights import newest_readable_checkpoint
-from tiny_media import sound_of, write_video
-from tiny_recipe import prepared
+from tiny_shards import CLIP, write_real_shards
 
 STEPS = 9
-CLIP = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shards to resume from")
-    for index in range(5):
-        write_video(
-            folder / "raw" / f"person {index}.mp4", 20 + index, sound_of(20 + index, loud=range(index, index + 4))
-        )
-    prepared(folder / "raw", folder / "shards", CLIP, sources_per_shard=2)
-    return folder / "shards"
+    return write_real_shards(tmp_path_factory.mktemp("resume"), "train", [[20, 21], [22, 23], [24]])
 
 
 class StopAt(Callback):
@@ -83,16 +75,7 @@ def data_of(shards: Path, kind: str, num_workers: int = 0) -> ClipDataModule:
         "stage1": UNetSamples(clip=CLIP, audio_encoder=encoder, windows_per_clip=2, mask="released"),
         "syncnet": SyncNetSamples(clip=CLIP, windows_per_clip=2, min_gap_frames=5),
     }
-    return ClipDataModule(
-        shards=str(shards),
-        clip=CLIP,
-        samples=samples[kind],
-        batch_size=3,
-        num_workers=num_workers,
-        seed=1,
-        shuffle_buffer=2,
-        max_bad_clips=0,
-    )
+    return tiny_shards.data_of(shards, samples[kind], batch_size=3, num_workers=num_workers, shuffle_buffer=2)
 
 
 def trained(

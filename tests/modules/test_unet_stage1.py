@@ -67,7 +67,7 @@ def test_one_clip_can_be_learned_by_heart_and_a_target_that_is_shuffled_cannot(
 
 
 def test_a_loss_that_looks_at_frames_is_refused(make_stage1, losses_of, clip_batch):
-    with pytest.raises(BadConfig, match=r"reads `frames_pred`, this module's steps have \['has_audio', 'prediction', "):
+    with pytest.raises(BadConfig, match=r"reads `frames_pred`, this module has \['has_audio', 'prediction', "):
         make_stage1(losses=losses_of("sync")).training_step(clip_batch, 0)
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from lipsync_lightning.clip import ClipBatch
 from lipsync_lightning.errors import BadConfig, WrongWeights
+from lipsync_lightning.losses.mouth import ReconstructionLoss
 from lipsync_lightning.losses.terms import WeightedLoss, WeightedLosses
-from lipsync_lightning.losses.trepa import ReconstructionLoss
 from lipsync_lightning.models.wav2lip import Wav2LipGenerator
 from lipsync_lightning.modules.wav2lip import Wav2LipModule
 
@@ -75,7 +75,7 @@ def test_the_gradient_of_every_term_reaches_the_whole_generator_and_no_judge(
 
 
 def test_a_term_of_diffusion_is_refused(make_module, losses_of, clip_batch):
-    with pytest.raises(BadConfig, match="a loss term reads `prediction`, this module's steps have"):
+    with pytest.raises(BadConfig, match="a loss term reads `prediction`, this module has"):
         make_module(losses=losses_of("noise")).training_step(clip_batch, 0)
 
 

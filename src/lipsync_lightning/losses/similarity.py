@@ -7,7 +7,6 @@ from torch import Tensor
 
 _NEWTON_STEPS = 50
 _DAMPING = 1e-9
-_SAME_OFFSET = 1  # frames: lips and sound this near cannot be told from lips and sound in step
 
 
 class Calibration(NamedTuple):
@@ -30,24 +29,6 @@ def matching_and_foreign(vision: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]
     Args: vision, audio: (B, D) unit embeddings of matching windows.
     """
     return (vision * audio).sum(dim=1), (vision * audio.roll(1, dims=0)).sum(dim=1)
-
-
-def best_threshold(matching: Tensor, foreign: Tensor) -> float:
-    """Return the similarity threshold that separates matching (P,) from foreign (Q,) pairs with the fewest errors.
-
-    It is the midpoint between neighbouring values.
-    """
-    values, order = torch.cat([matching, foreign]).sort()
-    is_matching = torch.cat([torch.ones_like(matching), torch.zeros_like(foreign)])[order]
-    # Cutting before index i calls i.. matching: errors are matching values below and foreign values from i on.
-    none = torch.zeros(1, device=values.device)
-    matching_below = torch.cat([none, is_matching.cumsum(0)])
-    foreign_from = len(foreign) - torch.cat([none, (1 - is_matching).cumsum(0)])
-    inside_tie = torch.zeros(len(values) + 1, dtype=torch.bool, device=values.device)
-    inside_tie[1:-1] = values[1:] == values[:-1]  # no threshold separates equal values
-    cut = int((matching_below + foreign_from).masked_fill(inside_tie, torch.inf).argmin())
-    edges = torch.cat([values[:1] - 1, values, values[-1:] + 1])
-    return float((edges[cut] + edges[cut + 1]) / 2)
 
 
 def calibrated(matching: Tensor, foreign: Tensor) -> Calibration:
@@ -76,11 +57,6 @@ def calibrated(matching: Tensor, foreign: Tensor) -> Calibration:
     return Calibration(scale, float(solution[1]) - scale * float(centre))
 
 
-def pair_accuracy(matching: Tensor, foreign: Tensor, threshold: float) -> float:
-    """Return the share of pairs, matching and foreign weighing the same, on the right side of `threshold`."""
-    return float(((matching >= threshold).float().mean() + (foreign < threshold).float().mean()) / 2)
-
-
 def best_offsets(vision: Tensor, audio_around: Tensor) -> Tensor:
     """Return how many frames early the best fitting sound comes, (B,), int64, -K to K; of equal ones the largest.
 
@@ -91,8 +67,3 @@ def best_offsets(vision: Tensor, audio_around: Tensor) -> Tensor:
     # A matrix product would round to bfloat16 under autocast, and tie.
     similarity = (vision[:, None] * audio_around).sum(dim=2)
     return audio_around.shape[1] // 2 - similarity.argmax(dim=1)
-
-
-def offset_accuracy(offsets: Tensor) -> float:
-    """Return how often a best offset (B,) is 0 or 1 frame to either side: by chance, of -5 to 5, in 3 of 11 cases."""
-    return float((offsets.abs() <= _SAME_OFFSET).float().mean())

@@ -17,8 +17,7 @@ class LatentSyncLoss(Loss):
     """
 
     def __init__(self, *, syncnet: SyncNet, lowest_probability: float = 1e-3) -> None:
-        """Args: lowest_probability: floor under the logarithm for a network that is not calibrated, where its gradient
-        would be infinite."""
+        """Args: lowest_probability: floor for a network without calibration, below which gradients explode."""
         super().__init__()
         self.syncnet = frozen(syncnet)
         self.lowest_probability = lowest_probability
@@ -32,7 +31,7 @@ class LatentSyncLoss(Loss):
     def forward(self, frames: Tensor, mel: Tensor) -> Tensor:
         """Return −log of the probability that lips and sound belong together, averaged over clips; 0 if perfect.
 
-        For the published SyncNet, which is not calibrated, that probability is the cosine similarity.
+        For the published SyncNet, which has no calibration, it is the cosine similarity.
 
         Args:
             frames: (B, T, C, h, w), what SyncNet sees: latents of whole faces.
@@ -58,7 +57,6 @@ class SyncLoss(LatentSyncLoss):
     def forward(self, frames: Tensor, mel: Tensor) -> Tensor:
         """Return what `LatentSyncLoss` returns. Args: frames: (B, T, 3, H, W) in [-1, 1], whole faces."""
         if frames.shape[-1] != self.resolution:
-            size = (self.resolution, self.resolution)
-            flat = rearrange(frames, "b t c h w -> b (t c) h w")
-            frames = rearrange(functional.interpolate(flat, size=size, mode="bicubic"), "b (t c) h w -> b t c h w", c=3)
+            resized_NCHW = functional.interpolate(frames.flatten(0, 1), size=self.resolution, mode="bicubic")
+            frames = resized_NCHW.unflatten(0, frames.shape[:2])
         return super().forward(lower_half(frames), mel)

@@ -12,14 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from lipsync_lightning.errors import BadConfig
 
-VIDEO_NDIM = 5  # (B, T, C, H, W)
-
 
 class StepOutput(SimpleNamespace):
-    """What one step made of B clips. A module gives the fields it has; a loss that reads another one is refused.
-
-    Latents are (B, T, C, h, w), frames (B, T, 3, H, W) in [-1, 1].
-    """
+    """What a step made of B clips: the fields a module has. Latents: (B, T, C, h, w), frames: (B, T, 3, H, W)."""
 
     prediction: Tensor  # latents: what the U-Net said, noise or velocity as the schedule has it
     target: Tensor  # latents: what it should have said
@@ -34,9 +29,7 @@ class StepOutput(SimpleNamespace):
     keep_mask: Tensor  # (B, 1, H, W), 1 = keep, 0 = generated
     ids: list[str]  # of the clips the windows come from
     decode: Callable[[Tensor], Tensor]  # latents -> frames, with gradients
-    predict: Callable[
-        [Tensor, Tensor, Tensor], Tensor
-    ]  # noisy latents, timesteps, audio -> what the U-Net says of them
+    predict: Callable[[Tensor, Tensor, Tensor], Tensor]  # noisy latents, timesteps, audio -> what the U-Net says
 
     def __getattr__(self, name: str) -> Any:
         if name == "frames_pred" and "decode" in vars(self):
@@ -44,19 +37,14 @@ class StepOutput(SimpleNamespace):
             return self.frames_pred
         if name not in StepOutput.__annotations__:
             raise AttributeError(name)
-        raise BadConfig(
-            f"a loss term reads `{name}`, this module's steps have {sorted(vars(self))}; set the term to null"
-        )
+        raise BadConfig(f"a loss term reads `{name}`, this module has {sorted(vars(self))}; set the term to null")
 
 
 class Loss(nn.Module):
-    """A term's loss: `forward` turns tensors (B, ...) into a scalar, `reads` says which of a step's fields they are.
-
-    It owns the frozen networks it needs, so that a term that is absent holds none.
-    """
+    """A loss of tensors (B, ...) that owns the frozen networks it needs; `forward` returns a scalar."""
 
     def reads(self, step: StepOutput) -> tuple[Tensor, ...]:
-        """Return the arguments of `forward`."""
+        """Return the fields of a step that are the arguments of `forward`."""
         raise NotImplementedError
 
     def clips(self, step: StepOutput) -> Tensor | None:
@@ -71,7 +59,6 @@ class NoiseLoss(Loss):
         return step.prediction, step.target
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Return the scalar loss of two tensors of the same shape."""
         return functional.mse_loss(prediction, target)
 
 
@@ -83,9 +70,9 @@ class WeightedLoss(nn.Module):
     ) -> None:
         """Args:
         every_nth_frame: of the videos that the loss reads.
-        timesteps: lowest and highest diffusion timestep, both included, at which a clip counts; None means all.
-            At high ones the one-step estimate is a blur, about which a loss of pictures has little to say.
-        Raises: BadConfig, if the weight is no finite number, `every_nth_frame` is below 1 or the range is empty.
+        timesteps: lowest and highest one at which a clip counts, None means all: at high ones the one-step estimate is
+            a blur, about which a loss of pictures has little to say.
+        Raises: BadConfig, for values that mean nothing.
         """
         super().__init__()
         if not isinstance(weight, int | float) or not isfinite(weight):
@@ -111,7 +98,8 @@ class WeightedLoss(nn.Module):
             inputs = tuple(tensor[counts_B] for tensor in inputs)
             if not bool(counts_B.any()):  # zero, but in the graph, as on the other ranks
                 return torch.stack([tensor.sum() * 0.0 for tensor in inputs]).sum()
-        inputs = tuple(each[:, :: self.every_nth_frame] if each.ndim == VIDEO_NDIM else each for each in inputs)
+        nth = self.every_nth_frame
+        inputs = tuple(tensor[:, ::nth] if tensor.ndim == 5 else tensor for tensor in inputs)  # (B, T, C, H, W)
         if checkpointing and torch.is_grad_enabled():
             return checkpoint(self.loss, *inputs, use_reentrant=False)  # pyright: ignore[reportReturnType]
         return self.loss(*inputs)

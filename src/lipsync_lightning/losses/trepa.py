@@ -1,4 +1,4 @@
-"""Generated against real frames: TREPA over time, LPIPS frame by frame, the plain difference."""
+"""What generated and real frames look like: LPIPS frame by frame, TREPA over time."""
 
 import torch
 from einops import rearrange
@@ -55,26 +55,3 @@ class PerceptualLoss(Loss):
     def forward(self, generated: Tensor, real: Tensor) -> Tensor:
         """Return the mean distance of two (B, T, 3, H, W) videos in [-1, 1]. Source: LPIPS (arXiv 1801.03924)."""
         return self.metric(*(rearrange(video, "b t c h w -> (b t) c h w") for video in (generated, real))).mean()
-
-
-class ReconstructionLoss(Loss):
-    """Mean absolute difference of generated and real frames."""
-
-    def reads(self, step: StepOutput) -> tuple[Tensor, ...]:
-        return step.frames_pred, step.frames
-
-    def forward(self, generated: Tensor, real: Tensor) -> Tensor:
-        """Return the scalar loss of two (B, T, 3, H, W) videos in [-1, 1]."""
-        return functional.l1_loss(generated, real)
-
-
-class MouthLoss(Loss):
-    """Mean absolute difference inside the region that is generated."""
-
-    def reads(self, step: StepOutput) -> tuple[Tensor, ...]:
-        return step.frames_pred, step.frames, step.keep_mask
-
-    def forward(self, generated: Tensor, real: Tensor, keep_mask: Tensor) -> Tensor:
-        """Return the scalar loss of two (B, T, 3, H, W) videos; keep_mask: (B, 1, H, W), 1 = keep, 0 = generated."""
-        hole = 1 - rearrange(keep_mask, "b c h w -> b 1 c h w")
-        return ((generated - real).abs() * hole).sum() / (hole.sum() * generated.shape[1] * generated.shape[2])

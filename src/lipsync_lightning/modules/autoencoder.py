@@ -1,18 +1,20 @@
 """The closed-form fit of the linear autoencoder, as a Lightning run like any other."""
 
-from typing import Any
-
 from einops import rearrange
 from lightning import LightningModule
 from torch import Tensor
 
 from lipsync_lightning.clip import ClipSpec, WindowBatch
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
-from lipsync_lightning.modules.hooks import leave_out_frozen, put_back_frozen
+from lipsync_lightning.modules import hooks
 
 
 class LinearAutoencoderModule(LightningModule):
     """Adds up the moments of frames and solves for the principal components after every step. Logs `train/psnr`."""
+
+    frozen_parts = ()
+    on_save_checkpoint = hooks.leave_out_frozen
+    on_load_checkpoint = hooks.put_back_frozen
 
     def __init__(self, *, autoencoder: LinearAutoencoder, clip: ClipSpec) -> None:
         super().__init__()
@@ -33,12 +35,6 @@ class LinearAutoencoderModule(LightningModule):
 
     def configure_optimizers(self) -> None:
         """There is nothing to descend."""
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        leave_out_frozen(checkpoint, (), self.clip)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        put_back_frozen(checkpoint, self, (), self.clip)
 
     def _psnr(self, frames_NCHW: Tensor) -> Tensor:
         error = (self.autoencoder(frames_NCHW) - frames_NCHW).square().mean()

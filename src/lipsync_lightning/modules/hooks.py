@@ -1,6 +1,9 @@
-"""What modules do alike in Lightning's hooks: the optimizer, the log of losses, checkpoints without frozen networks."""
+"""What modules do alike in Lightning's hooks: the optimizer, the log of losses, checkpoints without frozen networks.
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+The functions of `self` become a module's hooks: `on_save_checkpoint = leave_out_frozen`.
+"""
+
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lightning import LightningModule
@@ -42,27 +45,29 @@ def optimizer_with_schedule(
     return {"optimizer": made, "lr_scheduler": {"scheduler": schedule(made), "interval": "step"}}
 
 
-def log_losses(module: LightningModule, split: str, total: Tensor, terms: Mapping[str, Tensor], num_clips: int) -> None:
-    """Log `<split>/loss` and `<split>/loss_<term>`, averaged over ranks; split: `train` or `val`."""
+def log_losses(module: LightningModule, split: str, losses: tuple[Tensor, dict[str, Tensor]], num_clips: int) -> Tensor:
+    """Log total and terms as `<split>/loss` and `<split>/loss_<term>`, averaged over ranks; return the total."""
+    total, terms = losses
     module.log(f"{split}/loss", total, prog_bar=split == "train", batch_size=num_clips, sync_dist=True)
     values = {f"{split}/loss_{name}": value for name, value in terms.items()}
     module.log_dict(values, batch_size=num_clips, sync_dist=True)
+    return total
 
 
-def leave_out_frozen(checkpoint: dict[str, Any], frozen_parts: Sequence[str], clip: ClipSpec) -> None:
-    """Drop the weights of `frozen_parts` (attribute names) from a checkpoint and note the clip."""
-    prefixes = tuple(f"{part}." for part in frozen_parts)
+def leave_out_frozen(self: Any, checkpoint: dict[str, Any]) -> None:
+    """Drop the weights of the module's `frozen_parts` (attribute names) from a checkpoint and note its `clip`."""
+    prefixes = tuple(f"{part}." for part in self.frozen_parts)
     checkpoint["state_dict"] = {n: t for n, t in checkpoint["state_dict"].items() if not n.startswith(prefixes)}
-    checkpoint["clip"] = clip.as_dict()
+    checkpoint["clip"] = self.clip.as_dict()
 
 
-def put_back_frozen(checkpoint: dict[str, Any], module: nn.Module, frozen_parts: Sequence[str], clip: ClipSpec) -> None:
-    """Fill the frozen weights back in from `module` itself, so that loading can be strict.
+def put_back_frozen(self: Any, checkpoint: dict[str, Any]) -> None:
+    """Fill the frozen weights back in from the module itself, so that loading can be strict.
 
     Raises: WrongWeights, if the checkpoint is not of one of our runs; ClipMismatch, if it was trained for other clips.
     """
     if "clip" not in checkpoint:
         raise WrongWeights("ckpt_path is not a checkpoint of this library; give one from a run's checkpoints folder")
-    ClipSpec.from_dict(checkpoint["clip"], "the checkpoint").require_equal(clip, "the checkpoint", "this run")
-    prefixes = tuple(f"{part}." for part in frozen_parts)
-    checkpoint["state_dict"] |= {n: t for n, t in module.state_dict().items() if n.startswith(prefixes)}
+    ClipSpec.from_dict(checkpoint["clip"], "the checkpoint").require_equal(self.clip, "the checkpoint", "this run")
+    prefixes = tuple(f"{part}." for part in self.frozen_parts)
+    checkpoint["state_dict"] |= {n: t for n, t in self.state_dict().items() if n.startswith(prefixes)}

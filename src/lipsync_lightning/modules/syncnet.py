@@ -14,18 +14,11 @@ from lipsync_lightning.losses import similarity
 from lipsync_lightning.models.autoencoder import Autoencoder
 from lipsync_lightning.models.syncnet import SyncNet
 from lipsync_lightning.models.weights_io import frozen, load_matching
-from lipsync_lightning.modules.hooks import (
-    OptimizerFactory,
-    ScheduleFactory,
-    leave_out_frozen,
-    optimizer_with_schedule,
-    put_back_frozen,
-)
+from lipsync_lightning.modules import hooks
 from lipsync_lightning.modules.rng import ClipRNG
 from lipsync_lightning.modules.weights import network_weights
 
 RECENT_PAIRS = 2048  # training pairs from which the decision threshold is chosen
-FROZEN_PARTS = ("autoencoder",)
 
 
 class SyncNetModule(LightningModule):
@@ -38,14 +31,18 @@ class SyncNetModule(LightningModule):
     frames the sound fits best when it comes early, the median.
     """
 
+    frozen_parts = ("autoencoder",)
+    on_save_checkpoint = hooks.leave_out_frozen
+    on_load_checkpoint = hooks.put_back_frozen
+
     def __init__(
         self,
         *,
         autoencoder: Autoencoder | None,
         syncnet: SyncNet,
         objective: nn.Module,
-        optimizer: OptimizerFactory,
-        schedule: ScheduleFactory,
+        optimizer: hooks.OptimizerFactory,
+        schedule: hooks.ScheduleFactory,
         clip: ClipSpec,
     ) -> None:
         """Args:
@@ -106,36 +103,32 @@ class SyncNetModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         matching, foreign = (torch.as_tensor(each.compute()).float() for each in (self.matching, self.foreign))
         is_matching = torch.cat([torch.ones_like(matching), torch.zeros_like(foreign)]).long()
-        scores = {
-            "val/auc": float(binary_auroc(torch.cat([matching, foreign]), is_matching)),
-            "val/similarity_matching_mean": float(matching.mean()),
-            "val/similarity_matching_std": float(matching.std()),
-            "val/similarity_foreign_mean": float(foreign.mean()),
-            "val/similarity_foreign_std": float(foreign.std()),
-        }
+        scores = {"val/auc": float(binary_auroc(torch.cat([matching, foreign]), is_matching))}
+        kinds = {"matching": matching, "foreign": foreign}
+        for kind, values in kinds.items():
+            scores[f"val/similarity_{kind}_mean"] = float(values.mean())
+            scores[f"val/similarity_{kind}_std"] = float(values.std())
         calibration = self.calibration()
         if calibration is not None:
-            threshold = calibration.threshold
-            scores |= {
-                "val/accuracy": similarity.pair_accuracy(matching, foreign, threshold),
-                "val/threshold": threshold,
-            }
+            threshold = scores["val/threshold"] = calibration.threshold
+            accuracies = (matching >= threshold).float().mean(), (foreign < threshold).float().mean()
+            scores["val/accuracy"] = float(sum(accuracies) / 2)
         if self.offsets.update_called:
             offsets = torch.as_tensor(self.offsets.compute()).float()
-            scores["val/offset_accuracy"] = similarity.offset_accuracy(offsets)
+            # One frame to either side cannot be told from lips and sound in step.
+            scores["val/offset_accuracy"] = float((offsets.abs() <= 1).float().mean())
             scores["val/offset_frames"] = float(offsets.quantile(0.5))
         for metric in (self.matching, self.foreign, self.offsets):
             metric.reset()
         self.log_dict(scores)
         self.last_similarities = (matching.cpu(), foreign.cpu())
-        kinds = (("matching", matching), ("foreign", foreign))
-        rows = [[value, kind] for kind, values in kinds for value in values.tolist()]
+        rows = [[value, kind] for kind, values in kinds.items() for value in values.tolist()]
         for logger in self.loggers:
             if hasattr(logger, "log_table"):  # wandb's logger; csv cannot hold a distribution
                 logger.log_table("val/similarities", columns=["similarity", "pair"], data=rows)  # pyright: ignore[reportAttributeAccessIssue]
 
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return optimizer_with_schedule(self.parameters(), self.optimizer, self.schedule)
+        return hooks.optimizer_with_schedule(self.parameters(), self.optimizer, self.schedule)
 
     def on_train_end(self) -> None:
         calibration = self.calibration()
@@ -150,9 +143,3 @@ class SyncNetModule(LightningModule):
     def load_weights(self, path: str) -> None:
         """Start from another run's SyncNet. Raises: MissingWeights, WrongWeights."""
         load_matching(self.syncnet, network_weights(path, "syncnet"), allowed_missing=())
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        leave_out_frozen(checkpoint, FROZEN_PARTS, self.clip)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        put_back_frozen(checkpoint, self, FROZEN_PARTS, self.clip)

@@ -13,21 +13,17 @@ from lipsync_lightning.losses.terms import WeightedLosses
 from lipsync_lightning.models.autoencoder import Autoencoder
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.models.weights_io import fingerprint, frozen, load_matching
-from lipsync_lightning.modules.hooks import (
-    OptimizerFactory,
-    ScheduleFactory,
-    leave_out_frozen,
-    optimizer_with_schedule,
-    put_back_frozen,
-)
+from lipsync_lightning.modules import hooks
 from lipsync_lightning.modules.rng import ClipRNG
 from lipsync_lightning.modules.weights import network_weights
-
-FROZEN_PARTS = ("autoencoder", "losses")
 
 
 class UNetModule(LightningModule):
     """Denoises clips given mask, masked frames, reference frames and audio tokens."""
+
+    frozen_parts = ("autoencoder", "losses")
+    on_save_checkpoint = hooks.leave_out_frozen
+    on_load_checkpoint = hooks.put_back_frozen
 
     def __init__(
         self,
@@ -36,8 +32,8 @@ class UNetModule(LightningModule):
         autoencoder: Autoencoder,
         unet: LipSyncUNet,
         scheduler: DDIMScheduler,
-        optimizer: OptimizerFactory,
-        schedule: ScheduleFactory,
+        optimizer: hooks.OptimizerFactory,
+        schedule: hooks.ScheduleFactory,
         clip: ClipSpec,
         trainable: Sequence[str],
         mixed_noise_alpha: float,
@@ -75,7 +71,7 @@ class UNetModule(LightningModule):
             parameter.requires_grad_(any(part in name for part in trainable))
 
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return optimizer_with_schedule(self.unet.parameters(), self.optimizer, self.schedule)
+        return hooks.optimizer_with_schedule(self.unet.parameters(), self.optimizer, self.schedule)
 
     def generate(self, batch: ClipBatch) -> Tensor:
         """Return the frames (B, T, 3, H, W) in [-1, 1] that inference would make, from noise of each clip's seed."""
@@ -96,9 +92,3 @@ class UNetModule(LightningModule):
     def load_weights(self, path: str) -> None:
         """Start from another run's U-Net; temporal modules it lacks stay. Raises: MissingWeights, WrongWeights."""
         load_matching(self.unet, network_weights(path, "unet"), allowed_missing=("motion_modules.",))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        leave_out_frozen(checkpoint, FROZEN_PARTS, self.clip)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        put_back_frozen(checkpoint, self, FROZEN_PARTS, self.clip)

@@ -25,14 +25,13 @@ class UNetStage1Module(UNetModule):
 
     def training_step(self, batch: ClipBatch | LatentBatch, batch_idx: int) -> Tensor:
         rng = ClipRNG(batch["seed"], self.device)
-        total, terms = self.losses(self.denoise(batch, rng.uniform() >= self.audio_dropout, rng))
-        log_losses(self, "train", total, terms, len(batch["seed"]))
-        return total
+        step = self.denoise(batch, rng.uniform() >= self.audio_dropout, rng)
+        return log_losses(self, "train", self.losses(step), len(batch["seed"]))
 
     def validation_step(self, batch: ClipBatch | LatentBatch, batch_idx: int) -> None:
         rng = ClipRNG(batch["seed"], self.device)  # the same draws at every validation
-        total, terms = self.losses(self.denoise(batch, torch.ones_like(batch["seed"], dtype=torch.bool), rng))
-        log_losses(self, "val", total, terms, len(batch["seed"]))
+        step = self.denoise(batch, torch.ones_like(batch["seed"], dtype=torch.bool), rng)
+        log_losses(self, "val", self.losses(step), len(batch["seed"]))
 
     def denoise(self, batch: Any, has_audio: Tensor, rng: ClipRNG) -> StepOutput:
         """Noise the target frames, let the U-Net undo it, and return what the losses read.
@@ -51,7 +50,7 @@ class UNetStage1Module(UNetModule):
 
         noise = diffusion.mix_noise(rng.normal(clean.shape[1:]), rng.normal(clean.shape[1:]), self.mixed_noise_alpha)
         timesteps_B = rng.integers(self.scheduler.config["num_train_timesteps"])
-        noisy: Any = self.scheduler.add_noise(clean, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
+        noisy = self.scheduler.add_noise(clean, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
 
         audio = batch["audio"] * rearrange(has_audio, "b -> b 1 1 1")
         prediction = diffusion.predict(self.unet, conditioning, noisy, timesteps_B, audio)

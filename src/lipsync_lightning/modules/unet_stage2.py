@@ -1,7 +1,6 @@
 """Stage 2: temporal layers and attention learn from what the decoded frames look and sound like."""
 
 from functools import partial
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -21,14 +20,13 @@ class UNetStage2Module(UNetModule):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         rng = ClipRNG(batch["seed"], self.device)
-        total, terms = self.losses(self.denoise(batch, rng.uniform() >= self.audio_dropout, rng))
-        log_losses(self, "train", total, terms, len(batch["seed"]))
-        return total
+        step = self.denoise(batch, rng.uniform() >= self.audio_dropout, rng)
+        return log_losses(self, "train", self.losses(step), len(batch["seed"]))
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         rng = ClipRNG(batch["seed"], self.device)  # the same draws at every validation
-        total, terms = self.losses(self.denoise(batch, torch.ones_like(batch["seed"], dtype=torch.bool), rng))
-        log_losses(self, "val", total, terms, len(batch["seed"]))
+        step = self.denoise(batch, torch.ones_like(batch["seed"], dtype=torch.bool), rng)
+        log_losses(self, "val", self.losses(step), len(batch["seed"]))
 
     def denoise(self, batch: ClipBatch, has_audio: Tensor, rng: ClipRNG) -> StepOutput:
         """Noise the target frames, let the U-Net undo it, and return what the losses read.
@@ -43,7 +41,7 @@ class UNetStage2Module(UNetModule):
 
         noise = diffusion.mix_noise(rng.normal(clean.shape[1:]), rng.normal(clean.shape[1:]), self.mixed_noise_alpha)
         timesteps_B = rng.integers(self.scheduler.config["num_train_timesteps"])
-        noisy: Any = self.scheduler.add_noise(clean, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
+        noisy = self.scheduler.add_noise(clean, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
 
         predict = partial(diffusion.predict, self.unet, conditioning)
         prediction = predict(noisy, timesteps_B, batch["audio"] * rearrange(has_audio, "b -> b 1 1 1"))
@@ -54,11 +52,8 @@ class UNetStage2Module(UNetModule):
             timesteps=timesteps_B,
             noise=noise,
             has_audio=has_audio,
-            frames=batch["frames"],
-            mel=batch["mel"],
-            audio=batch["audio"],
-            keep_mask=batch["keep_mask"],
             ids=batch["id"],
+            **{field: batch[field] for field in ("frames", "mel", "audio", "keep_mask")},
             decode=partial(diffusion.decode, self.autoencoder),  # called once, and only if a loss looks at frames
             predict=predict,
         )

@@ -11,29 +11,24 @@ from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.losses.terms import StepOutput, WeightedLosses
 from lipsync_lightning.models.wav2lip import Wav2LipGenerator
 from lipsync_lightning.models.weights_io import load_matching
-from lipsync_lightning.modules.hooks import (
-    OptimizerFactory,
-    ScheduleFactory,
-    leave_out_frozen,
-    log_losses,
-    optimizer_with_schedule,
-    put_back_frozen,
-)
+from lipsync_lightning.modules import hooks
 from lipsync_lightning.modules.weights import network_weights
-
-FROZEN_PARTS = ("losses",)
 
 
 class Wav2LipModule(LightningModule):
     """Generates the masked part of clips in one step, by losses that read frames and sound."""
+
+    frozen_parts = ("losses",)
+    on_save_checkpoint = hooks.leave_out_frozen
+    on_load_checkpoint = hooks.put_back_frozen
 
     def __init__(
         self,
         *,
         losses: WeightedLosses,
         generator: Wav2LipGenerator,
-        optimizer: OptimizerFactory,
-        schedule: ScheduleFactory,
+        optimizer: hooks.OptimizerFactory,
+        schedule: hooks.ScheduleFactory,
         clip: ClipSpec,
         gradient_checkpointing: bool,
     ) -> None:
@@ -54,16 +49,13 @@ class Wav2LipModule(LightningModule):
         return kept_BTCHW + (1 - keep_B11HW) * generated_BTCHW.float()
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        total, terms = self.losses(self.step(batch))
-        log_losses(self, "train", total, terms, len(batch["audio"]))
-        return total
+        return hooks.log_losses(self, "train", self.losses(self.step(batch)), len(batch["audio"]))
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        total, terms = self.losses(self.step(batch))
-        log_losses(self, "val", total, terms, len(batch["audio"]))
+        hooks.log_losses(self, "val", self.losses(self.step(batch)), len(batch["audio"]))
 
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return optimizer_with_schedule(self.generator.parameters(), self.optimizer, self.schedule)
+        return hooks.optimizer_with_schedule(self.generator.parameters(), self.optimizer, self.schedule)
 
     def step(self, batch: ClipBatch) -> StepOutput:
         """Generate the masked part of the frames and return what the losses read."""
@@ -81,9 +73,3 @@ class Wav2LipModule(LightningModule):
     def load_weights(self, path: str) -> None:
         """Start from another run's generator. Raises: MissingWeights, WrongWeights."""
         load_matching(self.generator, network_weights(path, "generator"), allowed_missing=())
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        leave_out_frozen(checkpoint, FROZEN_PARTS, self.clip)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        put_back_frozen(checkpoint, self, FROZEN_PARTS, self.clip)
