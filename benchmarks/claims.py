@@ -107,8 +107,9 @@ def scores_of(config: Config, row: str, seed: int) -> Path:
 def judge(config: Config, row: str, seed: int) -> None:
     out = scores_of(config, row, seed).parent
     given = [f"+models.this={out.parents[1]}", f"out={out}", *overrides(config["judged"], out.name, seed)]
-    name = f"{row.replace(':', '_')}_{seed}_judged"
-    run_once(config, name, ["lipsync_lightning.evaluate", *given], out / "metrics.json")
+    run_once(
+        config, f"{row}_{seed}_judged".replace(":", "_"), ["lipsync_lightning.evaluate", *given], out / "metrics.json"
+    )
 
 
 def run_all(config: Config) -> None:
@@ -167,20 +168,17 @@ def table(rows: Sequence[Sequence[str]], rule: str = "---:") -> list[str]:
 def section(claim: Config, results: Results, names: Mapping[str, str], picture: Path) -> list[str]:
     """Return the Markdown of one claim, and save its picture."""
     rows, columns = claim["rows"], claim["columns"]
-    spreads = [
-        [[one.scores[key] for one in results[row] if key in one.scores] for key in columns] for row in rows.values()
-    ]
-    body = [[label, *map(with_spread, spread)] for label, spread in zip(rows, spreads, strict=True)]
-    lines = [f"## {claim['title']}", "", claim["expected"], "", *table([["", *(names[key] for key in columns)], *body])]
+    body = [["", *(names[key] for key in columns)]]
+    for label, row in rows.items():
+        found = [[one.scores[key] for one in results[row] if key in one.scores] for key in columns]
+        body.append([label, *map(with_spread, found)])
     seen = [["expected", "here", "differences by seed"]]
     for says, (figure, more, less) in claim["expects"].items():
         word, differences = verdict(figure, results[more], results[less])
         by_seed = ", ".join(f"{difference:+.3f}" for difference in differences).replace("-", "−")
         seen.append([says, f"**{word}**", f"{by_seed} ({names[figure]})"])
-    lines += table(seen, "---")
-    trained = {
-        label: row for label, row in rows.items() if ":" not in row
-    }  # judged another way, a run has no curves of its own
+    lines = [f"## {claim['title']}", "", claim["expected"], "", *table(body), *table(seen, "---")]
+    trained = {label: row for label, row in rows.items() if ":" not in row}  # the others are judged another way only
     if "race" in claim:
         races = [race(key, trained.values(), results) for key in claim["race"]]
         body = [[label, *(", ".join(map(str, steps[row])) for steps, _ in races)] for label, row in trained.items()]
@@ -217,7 +215,7 @@ def draw_scatter(claim: Config, results: Results, names: Mapping[str, str]) -> F
         xs, ys = ([result.scores[key] for result in results[row]] for key in claim["axes"])
         panel.scatter(xs, ys, s=18, alpha=0.7, color=f"C{number}")
         panel.annotate(label, (mean(xs), mean(ys)), fontsize=7, color=f"C{number}")
-    panel.set(**dict(zip(("xlabel", "ylabel"), map(names.get, claim["axes"]), strict=True)))
+    panel.set(xlabel=names[claim["axes"][0]], ylabel=names[claim["axes"][1]])
     panel.grid(alpha=0.3)
     return figure
 
@@ -229,12 +227,11 @@ def write_report(config: Config, results: Results) -> None:
     for name, claim in config["claims"].items():
         lines += section(claim, results, config["names"], report.with_suffix("") / f"{name}.png")
     lines += ["## Ceiling and cost", ""]
-    real = [one.scores for of_row in results.values() for one in of_row if "sync_confidence_real" in one.scores]
-    if real:
-        lines.append(
-            f"Untouched videos score {real[0]['sync_confidence_real']:.3f} sync confidence with their own speech, "
-            f"and their mouths follow it at {real[0]['mouth_correlation_real']:.3f}."
-        )
+    judged = [one.scores for of_row in results.values() for one in of_row if "sync_confidence_real" in one.scores]
+    if judged:
+        sync, mouth = judged[0]["sync_confidence_real"], judged[0]["mouth_correlation_real"]
+        lines.append(f"Untouched videos score {sync:.3f} sync confidence with their own speech, and their mouths")
+        lines[-1] += f" follow it at {mouth:.3f}."
     hours = sum(json.loads(record.read_text())["seconds"] for record in (out / "done").glob("*.json")) / 3600
     lines.append(f"All commands together took {hours:.1f} hours of one CPU core each.\n")
     write_atomically(report, "\n".join(lines).encode())
