@@ -64,12 +64,7 @@ def long_groups(frames: list[np.ndarray]) -> bytes:
     data = BytesIO()
     with av.open(data, "w", format="mp4") as container:
         stream = add_h264(
-            container,
-            width=CLIP.resolution,
-            height=CLIP.resolution,
-            fps=exact(CLIP.fps),
-            options={"crf": "18"},
-            gop=None,
+            container, width=CLIP.resolution, height=CLIP.resolution, fps=exact(CLIP.fps), options={"crf": "18"}
         )
         for number, frame in enumerate(frames):
             container.mux(stream.encode(to_yuv(frame, stream, number)))
