@@ -10,15 +10,14 @@ from lipsync_lightning.pipeline.lipsync import load_pipeline
 
 
 def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
-    """Return both by their names. Raises: BadConfig, if there is no such device here, or no such floating-point type."""
-    try:
-        place = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BadConfig(f"device={device} cannot be used here: {str(error).splitlines()[0]}; try device=cpu") from error
+    """Return both by their names. Raises: BadConfig, if there is no such device or floating-point type."""
     kind = getattr(torch, dtype, None)
     if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
         raise BadConfig(f"dtype={dtype} is no floating-point type of torch; give float32, bfloat16 or float16")
-    return place, kind
+    try:
+        return torch.empty(0, device=device).device, kind
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BadConfig(f"device={device} cannot be used here: {str(error).splitlines()[0]}; try device=cpu") from error
 
 
 @entry_point("infer")
@@ -36,7 +35,8 @@ def main(config: DictConfig) -> None:
         guidance_scale=config.guidance_scale,
     )
     print(
-        f"{result.path}: {result.num_synced} of {result.num_frames} frames lip-synced, {result.sound_seconds:.2f} s of sound"
+        f"{result.path}: {result.num_synced} of {result.num_frames} frames lip-synced, "
+        f"{result.sound_seconds:.2f} s of sound"
     )
 
 

@@ -102,9 +102,8 @@ def test_a_hole_in_the_sound_becomes_silence(tmp_path):
     assert waveform[[100, 3900, 8100, 11900]].all()
 
 
-@pytest.mark.parametrize("num_channels", [1, 2])
-@pytest.mark.parametrize("sample_rate_hz", [16000, 44100])
-def test_loudness_and_length_are_kept(tmp_path, num_channels, sample_rate_hz):
+@pytest.mark.parametrize(("sample_rate_hz", "num_channels"), [(16000, 1), (44100, 2)])
+def test_loudness_and_length_are_kept(tmp_path, sample_rate_hz, num_channels):
     waveform = read_audio(write_wav(tmp_path / "a b é.wav", tone(1, sample_rate_hz, num_channels), sample_rate_hz))
     assert waveform.dtype == np.float32
     assert len(waveform) == 16000
@@ -147,10 +146,8 @@ def test_flac_is_exact_to_sixteen_bits_and_in_length(num_samples):
 
 
 def test_flac_clips_what_is_too_loud():
-    np.testing.assert_array_equal(
-        decode_flac(encode_flac(np.array([2, -2, 0.5], np.float32), 16000)),
-        np.array([32767 / 32768, -1, 0.5], np.float32),
-    )
+    read = decode_flac(encode_flac(np.array([2, -2, 0.5], np.float32), 16000))
+    np.testing.assert_array_equal(read, np.array([32767 / 32768, -1, 0.5], np.float32))
 
 
 def test_a_damaged_flac_is_bad_media():

@@ -5,8 +5,6 @@ import pytest
 
 from lipsync_lightning.media import face_mesh
 from lipsync_lightning.media.face_mesh import (
-    FULL_RANGE,
-    SHORT_RANGE,
     FaceFinder,
     Rectangle,
     alignment_points,
@@ -21,13 +19,9 @@ def row(score: float, left: float, top: float, side: float) -> np.ndarray:
     return np.array([score, left, top, left + side, top + side, left, top, left + side, top])
 
 
-def test_the_detectors_have_the_anchors_their_networks_were_trained_with() -> None:
-    assert anchor_centres(SHORT_RANGE).shape == (896, 2)
-    assert anchor_centres(FULL_RANGE).shape == (2304, 2)
-
-
 def test_anchors_run_along_rows_and_share_cells() -> None:
-    short, full = anchor_centres(SHORT_RANGE), anchor_centres(FULL_RANGE)
+    short, full = anchor_centres(128, ((8, 2), (16, 6))), anchor_centres(192, ((4, 1),))
+    assert (len(short), len(full)) == (896, 2304)
     assert short[:4].tolist() == [[4, 4], [4, 4], [12, 4], [12, 4]]
     assert short[512:518].tolist() == [[8, 8]] * 6
     assert full[48].tolist() == [2, 6]
@@ -50,14 +44,11 @@ def test_extreme_logits_decode_without_overflow() -> None:
 
 
 def test_overlapping_boxes_become_one_and_distant_ones_stay() -> None:
+    assert merge_overlapping(np.zeros((0, 9))).shape == (0, 9)
     merged = merge_overlapping(np.stack([row(0.9, 10, 10, 20), row(0.8, 100, 10, 20), row(0.6, 12, 10, 20)]))
     assert merged[:, 0].tolist() == [0.9, 0.8]
     assert merged[0, 1] == pytest.approx((0.9 * 10 + 0.6 * 12) / 1.5)
     assert merged[1, 1] == 100
-
-
-def test_no_boxes_stay_no_boxes() -> None:
-    assert merge_overlapping(np.zeros((0, 9))).shape == (0, 9)
 
 
 def test_the_square_is_half_as_large_again_and_turned_like_the_eyes() -> None:
@@ -75,11 +66,6 @@ def test_points_of_a_crop_go_back_to_where_they_were_in_the_frame() -> None:
     spot = np.array([(crop * columns).sum(), (crop * rows).sum()]) / crop.sum()
     to_frame = square.to_frame(192)
     assert to_frame[:, :2] @ spot + to_frame[:, 2] == pytest.approx([70, 57], abs=0.1)
-
-
-def test_the_middle_of_a_crop_is_the_squares_centre() -> None:
-    square = Rectangle(x=60, y=50, side=48, angle=-1.1)
-    assert square.to_frame(192) @ [96, 96, 1] == pytest.approx([60, 50])
 
 
 def test_difference_counts_place_and_size_in_sides() -> None:

@@ -59,25 +59,17 @@ def encode_sound(container: OutputContainer, stream: Any, seconds: float) -> Non
     container.mux(stream.encode(None))
 
 
-def sound_of(path: Path) -> tuple[str, int, list[bytes], np.ndarray]:
-    """Codec, sample rate, compressed packets and decoded samples (N, channels) of a file's sound."""
+def sound_of(path: Path) -> tuple[tuple[str, int], list[bytes], np.ndarray]:
+    """Codec and sample rate, compressed packets and decoded samples (N, channels) of a file's sound."""
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
-        name, rate, num_channels = (
-            stream.codec_context.codec.canonical_name,
-            stream.codec_context.sample_rate,
-            stream.codec_context.channels,
-        )
+        context = stream.codec_context
+        num_channels, kind = context.channels, (context.codec.canonical_name, context.sample_rate)
         packets = [bytes(packet) for packet in container.demux(stream) if packet.size]
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
     planar = frames[0].shape[0] == num_channels and num_channels > 1
-    return (
-        name,
-        rate,
-        packets,
-        np.concatenate([frame.T if planar else frame.reshape(-1, num_channels) for frame in frames]),
-    )
+    return kind, packets, np.concatenate([f.T if planar else f.reshape(-1, num_channels) for f in frames])
 
 
 @pytest.mark.parametrize(
@@ -94,38 +86,31 @@ def sound_of(path: Path) -> tuple[str, int, list[bytes], np.ndarray]:
 def test_compressed_sound_is_copied_packet_by_packet_and_stays_in_place(tmp_path, name, codec):
     sound = write_compressed(tmp_path / name, codec)
     muxed = write_muxed(tmp_path / "out.mp4", sound)
-    assert sound_of(muxed)[:3] == sound_of(sound)[:3]
+    assert sound_of(muxed)[:2] == sound_of(sound)[:2]
     waveform, original = read_audio(muxed), read_audio(sound)
     assert int(np.argmax(waveform)) == pytest.approx(int(np.argmax(original)), abs=1)
     inner = slice(0, min(len(waveform), len(original)) - 50)
     np.testing.assert_allclose(waveform[inner], original[inner], atol=1e-3)
 
 
-@pytest.mark.parametrize("sample_rate_hz", [16000, 44100, 96000])
-@pytest.mark.parametrize("num_channels", [1, 2])
+@pytest.mark.parametrize(("sample_rate_hz", "num_channels"), [(16000, 1), (44100, 2), (96000, 2)])
 def test_wav_samples_survive_to_the_bit(tmp_path, sample_rate_hz, num_channels):
     levels = noise(0.8, sample_rate_hz, num_channels)
     sound = write_wav(tmp_path / "träger ton.wav", levels, sample_rate_hz)
-    name, rate, _, samples = sound_of(write_muxed(tmp_path / "out put.mp4", sound))
-    assert (name, rate) == ("flac", sample_rate_hz)
+    kind, _, samples = sound_of(write_muxed(tmp_path / "out put.mp4", sound))
+    assert kind == ("flac", sample_rate_hz)
     np.testing.assert_array_equal(samples, levels)
 
 
-def test_24_bit_wav_samples_survive_to_the_bit(tmp_path):
-    levels = np.random.default_rng(0).integers(-(2**23), 2**23, (20000, 2))
-    sound = write_wav(tmp_path / "a.wav", levels, 48000, bytes_per_sample=3)
-    samples = sound_of(write_muxed(tmp_path / "out.mp4", sound))[3]
-    np.testing.assert_array_equal(samples >> 8, levels)
+@pytest.mark.parametrize("bits", [24, 32])
+def test_wav_of_more_bits_keeps_the_upper_24(tmp_path, bits):
+    levels = np.random.default_rng(0).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (20000, 2))
+    sound = write_wav(tmp_path / "a.wav", levels, 48000, bytes_per_sample=bits // 8)
+    samples = sound_of(write_muxed(tmp_path / "out.mp4", sound))[2]
+    np.testing.assert_array_equal(samples >> 8, levels >> (bits - 24))
 
 
-def test_32_bit_wav_keeps_its_upper_24_bits(tmp_path):
-    levels = np.random.default_rng(0).integers(-(2**31), 2**31, (20000, 1))
-    sound = write_wav(tmp_path / "a.wav", levels, 48000, bytes_per_sample=4)
-    samples = sound_of(write_muxed(tmp_path / "out.mp4", sound))[3]
-    np.testing.assert_array_equal(samples >> 8, levels >> 8)
-
-
-@pytest.mark.parametrize("seconds", [0.4, 0.8, 3.0])
+@pytest.mark.parametrize("seconds", [0.4, 3.0])
 @pytest.mark.parametrize("name", ["a.wav", "a.m4a"])
 def test_picture_and_sound_are_both_kept_whole_whichever_is_longer(tmp_path, name, seconds):
     sound = tmp_path / name
@@ -135,7 +120,7 @@ def test_picture_and_sound_are_both_kept_whole_whichever_is_longer(tmp_path, nam
         write_compressed(sound, "aac", seconds)
     muxed = write_muxed(tmp_path / "out.mp4", sound)
     assert len(list(read_frames(muxed))) == 20
-    assert len(sound_of(muxed)[3]) == len(sound_of(sound)[3])
+    assert len(sound_of(muxed)[2]) == len(sound_of(sound)[2])
     assert probe(muxed).has_audio
 
 
@@ -172,15 +157,11 @@ def test_packets_of_picture_and_sound_lie_interleaved(tmp_path):
         assert abs(latest["video"] - latest["audio"]) < 4
 
 
-def test_no_sound_writes_the_picture_alone(tmp_path):
-    assert not probe(write_muxed(tmp_path / "out.mp4", None)).has_audio
-
-
 def test_a_file_without_sound_is_missing_audio_and_leaves_nothing(tmp_path):
-    with VideoWriter(tmp_path / "silent.mp4", width=32, height=32, fps=25) as writer:
-        writer.write(np.zeros((32, 32, 3), np.uint8))
+    silent = write_muxed(tmp_path / "silent.mp4", None)
+    assert not probe(silent).has_audio
     with pytest.raises(MissingAudio, match="silent"):
-        write_muxed(tmp_path / "out.mp4", tmp_path / "silent.mp4")
+        write_muxed(tmp_path / "out.mp4", silent)
     assert [path.name for path in tmp_path.iterdir()] == ["silent.mp4"]
 
 
@@ -196,24 +177,21 @@ def test_unreadable_sound_is_bad_media_and_keeps_the_former_file(tmp_path, conte
     assert not list(tmp_path.glob("*.part"))
 
 
-def write_two_sizes(path: Path, sound: Path) -> None:
+def write_sizes(path: Path, sound: Path | None, sizes: list[int]) -> None:
     with VideoWriter(path, width=32, height=32, fps=25, sound=sound) as writer:
-        for size in (32, 16):
+        for size in sizes:
             writer.write(np.zeros((size, size, 3), np.uint8))
 
 
-def test_an_exception_while_writing_keeps_the_former_file(tmp_path):
-    sound = write_wav(tmp_path / "a.wav", noise(1, 16000), 16000)
+@pytest.mark.parametrize("with_sound", [False, True])
+@pytest.mark.parametrize(
+    ("sizes", "error", "words"), [([32, 16], ValueError, "expected"), ([], BadMedia, "no frame to")]
+)
+def test_a_failed_writing_keeps_the_former_file(tmp_path, with_sound, sizes, error, words):
+    sound = write_wav(tmp_path / "a.wav", noise(1, 16000), 16000) if with_sound else None
     out = write_muxed(tmp_path / "out.mp4", sound)
     former = out.read_bytes()
-    with pytest.raises(ValueError, match="expected"):
-        write_two_sizes(out, sound)
+    with pytest.raises(error, match=words):
+        write_sizes(out, sound, sizes)
     assert out.read_bytes() == former
     assert not list(tmp_path.glob("*.part"))
-
-
-def test_no_frames_write_nothing(tmp_path):
-    sound = write_wav(tmp_path / "a.wav", noise(1, 16000), 16000)
-    with pytest.raises(BadMedia, match="no frame to write"):
-        write_muxed(tmp_path / "out.mp4", sound, num_frames=0)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]

@@ -18,13 +18,6 @@ def test_a_film_strip_shows_first_and_last_frame_of_every_video():
     assert film_strip([video[:2]]).shape == (4, 14, 3)
 
 
-def test_a_film_strip_of_unlike_videos_is_refused():
-    with pytest.raises(ValueError, match="one shape"):
-        film_strip([np.zeros((3, 4, 4, 3), np.uint8), np.zeros((2, 4, 4, 3), np.uint8)])
-    with pytest.raises(ValueError, match="one shape"):
-        film_strip([])
-
-
 def test_the_rows_of_a_strip_are_the_pictures_it_was_stacked_from():
     rows = list(np.random.default_rng(1).integers(0, 256, (3, 5, 7, 3), np.uint8))
     np.testing.assert_array_equal(strip_rows(stacked(rows), 3), rows)

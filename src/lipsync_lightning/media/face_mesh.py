@@ -1,6 +1,7 @@
 """Find the faces of a frame, and the points of one, with MediaPipe's detectors and 468-point mesh, on one core."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -64,19 +65,6 @@ class Detection:
         return rectangle_around(self.box, self.eyes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DetectorLayout:
-    """A detector's file, input side and anchor grids (stride in pixels, anchors per cell)."""
-
-    model: str
-    side: int
-    grids: tuple[tuple[int, int], ...]
-
-
-SHORT_RANGE = DetectorLayout(model="face_detection_short_range", side=128, grids=((8, 2), (16, 6)))
-FULL_RANGE = DetectorLayout(model="face_detection_full_range_sparse", side=192, grids=((4, 1),))
-
-
 def rectangle_around(box: np.ndarray, eyes: np.ndarray) -> Rectangle:
     """Return the square half as large again as `box` (left, top, right, bottom), turned so that the eyes are level."""
     left, top, right, bottom = map(float, box)
@@ -95,14 +83,18 @@ def rectangle_of_mesh(mesh: np.ndarray) -> Rectangle:
     return rectangle_around(box_of_mesh(mesh), mesh[list(_EYE_CORNERS)])
 
 
-def anchor_centres(layout: DetectorLayout) -> np.ndarray:
-    """Return the anchors' centres in input pixels, (anchors, 2) x, y: row by row, all anchors of a cell together."""
-    grids = []
-    for stride, per_cell in layout.grids:
-        centres = (np.arange(layout.side // stride) + 0.5) * stride
-        x, y = np.meshgrid(centres, centres)
-        grids.append(np.repeat(np.stack([x.ravel(), y.ravel()], axis=1), per_cell, axis=0))
-    return np.concatenate(grids)
+def anchor_centres(side: int, grids: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return the anchors' centres in input pixels, (anchors, 2) x, y: row by row, all anchors of a cell together.
+
+    Args:
+        side: of the input, pixels.
+        grids: stride in pixels and anchors per cell.
+    """
+    rows = []
+    for stride, per_cell in grids:
+        x, y = np.meshgrid(*[(np.arange(side // stride) + 0.5) * stride] * 2)
+        rows.append(np.repeat(np.stack([x.ravel(), y.ravel()], axis=1), per_cell, axis=0))
+    return np.concatenate(rows)
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -169,10 +161,10 @@ class Network:
 class FaceDetector:
     """One of MediaPipe's two detectors: short range for large faces, full range for small ones."""
 
-    def __init__(self, layout: DetectorLayout) -> None:
-        self._side = layout.side
-        self._anchors = anchor_centres(layout)
-        self._network = Network(layout.model)
+    def __init__(self, model: str, side: int, grids: Sequence[tuple[int, int]]) -> None:
+        self._side = side
+        self._anchors = anchor_centres(side, grids)
+        self._network = Network(model)
 
     def detect(self, frame: np.ndarray) -> list[Detection]:
         """Return the faces in a frame, (H, W, 3) uint8 RGB, best score first."""
@@ -191,7 +183,10 @@ class FaceFinder:
     """Both detectors and the mesh: where faces are in a frame, and the mesh of one face near where it was."""
 
     def __init__(self) -> None:
-        self._detectors = [FaceDetector(SHORT_RANGE), FaceDetector(FULL_RANGE)]
+        self._detectors = [
+            FaceDetector("face_detection_short_range", 128, ((8, 2), (16, 6))),
+            FaceDetector("face_detection_full_range_sparse", 192, ((4, 1),)),
+        ]
         self._network = Network("face_landmark")
 
     def detections(self, frame: np.ndarray) -> list[Detection]:

@@ -51,13 +51,12 @@ class VideoWriter:
         fps: float,
         sound: Path | str | None = None,
         crf: int = 18,
-        gop: int | None = None,
         preset: str = "veryfast",
     ) -> None:
         self.path = Path(path)
         self._part = self.path.with_name(self.path.name + ".part")
         self._fps = exact(fps)
-        self._size = {"width": width, "height": height, "gop": gop}
+        self._size = {"width": width, "height": height}
         self._options = {"crf": str(crf), "preset": preset}
         self._sound = sound
         self._num_written = 0
@@ -121,7 +120,8 @@ def encode_clip(frames: Iterable[np.ndarray], *, fps: float, gop: int = 12, crf:
         for index, frame in enumerate(frames):
             if stream is None:
                 height, width = frame.shape[:2]
-                stream = add_h264(container, width=width, height=height, fps=exact(fps), options=options, gop=gop)
+                stream = add_h264(container, width=width, height=height, fps=exact(fps), options=options)
+                stream.codec_context.gop_size = gop
                 stream.codec_context.thread_count = 1
             container.mux(stream.encode(to_yuv(frame, stream, index)))
         if stream is None:
@@ -131,7 +131,7 @@ def encode_clip(frames: Iterable[np.ndarray], *, fps: float, gop: int = 12, crf:
 
 
 def add_h264(
-    container: OutputContainer, *, width: int, height: int, fps: Fraction, options: dict[str, str], gop: int | None
+    container: OutputContainer, *, width: int, height: int, fps: Fraction, options: dict[str, str]
 ) -> VideoStream:
     """Return a new stream for `to_yuv`'s frames, tagged as BT.709 in limited range."""
     stream = container.add_stream("libx264", rate=fps, options=options)
@@ -143,8 +143,6 @@ def add_h264(
     context.color_primaries = ColorPrimaries.BT709
     context.color_trc = ColorTrc.BT709
     context.color_range = ColorRange.MPEG
-    if gop is not None:
-        context.gop_size = gop
     return stream
 
 

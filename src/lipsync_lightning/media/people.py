@@ -43,40 +43,27 @@ class PeopleTracker(ABC):
 class People(Protocol):
     """Where the people of a video are known from."""
 
-    @property
-    def version(self) -> str:
-        """What the points depend on: kind, meaning (counted up) and settings."""
-        ...
-
     def for_video(self, path: Path) -> PeopleTracker:
         """Return a new tracker, to be shown every frame of `path` in order."""
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
 class MeshPeople:
-    """People found by MediaPipe's detectors and followed by its mesh, on one core."""
+    """People found by MediaPipe's detectors and followed by its mesh, on one core; by default one of any size.
 
-    def __init__(self, *, search_every: int = 5, most_people: int = 1, min_side: float = 0) -> None:
-        """The defaults follow one person of any size: all that lip-syncing needs.
+    Of several newcomers those are followed that the detectors are surest of. Raises: BadConfig, if a count is below 1.
+    """
 
-        Args:
-            search_every: frames after which to look for newcomers; besides, where someone is lost or nobody in sight.
-            most_people: to follow at a time; of several newcomers those that the detectors are surest of.
-            min_side: pixels; faces are passed over where the square around them, 1.5 times the face, is smaller.
-        Raises: BadConfig, if `search_every` or `most_people` is below 1.
-        """
-        if min(search_every, most_people) < 1:
+    search_every: int = 5  # frames, for newcomers; besides, where someone is lost or nobody in sight
+    most_people: int = 1  # at a time
+    min_side: float = 0  # pixels of the square around a face, 1.5 times its side; smaller ones are passed over
+
+    def __post_init__(self) -> None:
+        if min(self.search_every, self.most_people) < 1:
             raise BadConfig(
-                f"people: need search_every >= 1 and most_people >= 1, got {search_every} and {most_people}"
+                f"people: need search_every >= 1 and most_people >= 1, got {self.search_every} and {self.most_people}"
             )
-        self.search_every = search_every
-        self.most_people = most_people
-        self.min_side = min_side
-
-    @property
-    def version(self) -> str:
-        """Kind, meaning and settings, as `People` says."""
-        return f"mesh 1 search_every={self.search_every} most_people={self.most_people} min_side={self.min_side:g}"
 
     def for_video(self, path: Path) -> PeopleTracker:
         """Return a new tracker, as `People` says. Raises: MissingWeights, if the networks were not fetched."""
@@ -157,10 +144,9 @@ def _without_twins(faces: dict[int, _Face]) -> dict[int, _Face]:
     return kept
 
 
+@dataclass(frozen=True)
 class SidecarPeople:
     """People from a JSON file beside each video, `<video stem>.json`."""
-
-    version = "sidecar 1"
 
     def for_video(self, path: Path) -> PeopleTracker:
         """Return a reader of that file, as `People` says; past its end there is nobody.

@@ -36,11 +36,17 @@ def shown_frames(
     late = min(clock, _CLOCK_ROUNDING_S)
     frame_s = 1 / (stream.average_rate or stream.guessed_rate or rate or 1 / _CLOCK_ROUNDING_S)
     begun = _begun(container, stream, start, clock, frame_s)
-    if rate is not None:
-        yield from _resampled(_until_next(begun, clock, frame_s), rate, start, stop, late)
+    if rate is None:
+        after_start = dropwhile(lambda frame: frame[0] + late < start, begun)
+        yield from (frame for _, frame in takewhile(lambda frame: stop is None or frame[0] + late < stop, after_start))
         return
-    after_start = dropwhile(lambda frame: frame[0] + late < start, begun)
-    yield from (frame for _, frame in takewhile(lambda frame: stop is None or frame[0] + late < stop, after_start))
+    moment = start
+    for frame, until in _until_next(begun, clock, frame_s):
+        while moment + late < until:
+            if stop is not None and moment >= stop:
+                return
+            yield frame
+            moment += 1 / rate
 
 
 def _begun(
@@ -87,19 +93,3 @@ def _until_next(
     if last is not None:
         begin, frame = last
         yield frame, begin + (frame.duration * clock if frame.duration else frame_s)
-
-
-def _resampled(
-    frames: Iterable[tuple[av.VideoFrame, Fraction]],
-    fps: Fraction,
-    start: Fraction,
-    stop: Fraction | None,
-    late: Fraction,
-) -> Iterator[av.VideoFrame]:
-    num_yielded = 0
-    for frame, until in frames:
-        while (moment := start + num_yielded / fps) + late < until:
-            if stop is not None and moment >= stop:
-                return
-            yield frame
-            num_yielded += 1

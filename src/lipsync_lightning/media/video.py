@@ -11,6 +11,7 @@ from fractions import Fraction
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -220,10 +221,9 @@ def _measured_duration_s(path: Path | str, fps: Fraction) -> float:
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     """Return the upright picture, (H, W, 3) uint8, without a shift in colour."""
     # By way of planes, because FFmpeg interleaves exact colours more than twice as slowly.
-    planar = frame.reformat(format="gbrp", interpolation=EXACT_COLOURS, threads=1)
+    planes: Any = frame.reformat(format="gbrp", interpolation=EXACT_COLOURS, threads=1).planes
     green, blue, red = (
-        np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-        for plane in planar.planes
+        np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width] for plane in planes
     )
     return np.ascontiguousarray(_upright(frame, cv2.merge([red, green, blue])))
 

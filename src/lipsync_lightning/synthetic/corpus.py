@@ -51,15 +51,16 @@ class ClipPlan:
     @property
     def sound_early_by(self) -> int:
         """By how many frames the sound comes before the lips that speak it: drawn, `max_offset_frames` at most."""
-        draw = np.random.default_rng(self.stream(Stream.OFFSET, per_clip=True))
+        draw = np.random.default_rng(self.stream(Stream.OFFSET))
         return int(draw.integers(-self.max_offset_frames, self.max_offset_frames + 1))
 
     @property
     def name(self) -> str:
         return f"person_{self.person:03d}_clip_{self.clip}"
 
-    def stream(self, purpose: Stream, *, per_clip: bool) -> list[int]:
-        return [self.seed, self.person, self.clip if per_clip else 0, purpose]
+    def stream(self, purpose: Stream) -> list[int]:
+        of_person = purpose in (Stream.LOOKS, Stream.VOICE)
+        return [self.seed, self.person, 0 if of_person else self.clip, purpose]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +76,12 @@ class TalkingClip:
 
 def make_clip(plan: ClipPlan) -> TalkingClip:
     """Return the clip of a plan; the same plan gives the same pixels and samples."""
-    identity = Identity.from_seed(plan.stream(Stream.LOOKS, per_clip=False))
-    speaker = Speaker.from_seed(plan.stream(Stream.VOICE, per_clip=False))
-    utterance = speak(speaker, plan.seconds, plan.stream(Stream.WORDS, per_clip=True), plan.fps, SAMPLE_RATE_HZ)
+    identity = Identity.from_seed(plan.stream(Stream.LOOKS))
+    speaker = Speaker.from_seed(plan.stream(Stream.VOICE))
+    utterance = speak(speaker, plan.seconds, plan.stream(Stream.WORDS), plan.fps, SAMPLE_RATE_HZ)
     num_frames = len(utterance.opening)
-    poses = head_motion(num_frames, plan.fps, plan.stream(Stream.MOTION, per_clip=True))
-    lids = blinks(num_frames, plan.fps, plan.stream(Stream.BLINKS, per_clip=True))
+    poses = head_motion(num_frames, plan.fps, plan.stream(Stream.MOTION))
+    lids = blinks(num_frames, plan.fps, plan.stream(Stream.BLINKS))
     tracks = zip(poses, utterance.opening, utterance.width, lids, strict=True)
     frames = [
         draw_face(

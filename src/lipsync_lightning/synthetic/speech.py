@@ -88,15 +88,12 @@ def speak(
     num_frames = round(seconds * fps)
     num_samples = round(num_frames * sample_rate_hz / fps)
     duration_s = num_frames / fps
-    opening, width, voicing, hiss = _articulate(_sequence(speaker, duration_s, rng), duration_s)
-    waveform = _vocalise(speaker, opening, width, voicing, hiss, num_samples, sample_rate_hz, rng)
-    track_s = (np.arange(len(opening)) + 0.5) / _TRACK_HZ
+    tracks = _articulate(_sequence(speaker, duration_s, rng), duration_s)
+    waveform = _vocalise(speaker, tracks, num_samples, sample_rate_hz, rng)
+    track_s = (np.arange(len(tracks)) + 0.5) / _TRACK_HZ
     frame_s = (np.arange(num_frames) + 0.5) / fps
-    return Utterance(
-        waveform=waveform.astype(np.float32),
-        opening=np.interp(frame_s, track_s, opening).astype(np.float32),
-        width=np.interp(frame_s, track_s, width).astype(np.float32),
-    )
+    opening, width = (np.interp(frame_s, track_s, tracks[:, which]).astype(np.float32) for which in (0, 1))
+    return Utterance(waveform=waveform.astype(np.float32), opening=opening, width=width)
 
 
 def _sequence(speaker: Speaker, seconds: float, rng: np.random.Generator) -> list[_Sound]:
@@ -122,31 +119,24 @@ def _pause(seconds: float) -> _Sound:
     return _Sound(opening=_PRESSED, width=0.45, voicing=0.0, hiss=0.0, seconds=seconds)
 
 
-def _articulate(sounds: Sequence[_Sound], seconds: float) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return opening, width, voicing and hiss at `_TRACK_HZ`: stepwise targets, blended by the inertia of the lips."""
+def _articulate(sounds: Sequence[_Sound], seconds: float) -> Floats:
+    """Return opening, width, voicing and hiss, (P, 4) at `_TRACK_HZ`: targets, blended by the lips' inertia."""
     ends = np.cumsum([sound.seconds for sound in sounds])
     times = (np.arange(round(seconds * _TRACK_HZ)) + 0.5) / _TRACK_HZ
     current = np.minimum(np.searchsorted(ends, times), len(sounds) - 1)
     targets = np.array([(s.opening, s.width, s.voicing, s.hiss) for s in sounds])[current]
     lips = gaussian_filter1d(targets[:, :2], _LIP_INERTIA_S * _TRACK_HZ, axis=0, mode="nearest")
     glottis = gaussian_filter1d(targets[:, 2:], 0.012 * _TRACK_HZ, axis=0, mode="nearest")
-    lips = np.clip(lips, 0, 1)
-    return lips[:, 0], lips[:, 1], glottis[:, 0], glottis[:, 1]
+    return np.column_stack([np.clip(lips, 0, 1), glottis])
 
 
 def _vocalise(
-    speaker: Speaker,
-    opening: Floats,
-    width: Floats,
-    voicing: Floats,
-    hiss: Floats,
-    num_samples: int,
-    sample_rate_hz: int,
-    rng: np.random.Generator,
+    speaker: Speaker, tracks: Floats, num_samples: int, sample_rate_hz: int, rng: np.random.Generator
 ) -> Floats:
-    """Return the sound of trajectories, (num_samples,). Shut lips let nothing out: loudness follows the opening."""
+    """Return the sound of `_articulate`'s tracks. Shut lips let nothing out: loudness follows the opening."""
+    opening, width, voicing, hiss = tracks.T
     times = np.arange(num_samples) / sample_rate_hz
-    track_s = (np.arange(len(opening)) + 0.5) / _TRACK_HZ
+    track_s = (np.arange(len(tracks)) + 0.5) / _TRACK_HZ
     breath = rng.standard_normal(num_samples)
     source = _glottal_pulses(speaker, times, rng) + speaker.breathiness * breath
     voice = source * np.interp(times, track_s, voicing * opening)
