@@ -12,9 +12,6 @@ from lipsync_lightning.media.mux import VideoWriter
 from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.preparation.executors.local import LocalExecutor
 from lipsync_lightning.preparation.filters.check import Check
-from lipsync_lightning.preparation.filters.quality import NoQualityFilter
-from lipsync_lightning.preparation.filters.shots import NoShots
-from lipsync_lightning.preparation.filters.sync import NoSyncFilter
 from lipsync_lightning.preparation.ledger import Row, read_ledger
 from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.preparation.runner import prepare
@@ -57,12 +54,12 @@ def folder_recipe(source: Path, *, num_heldout: int = 0, min_seconds: float = 0.
         "sources": FolderSources(root=str(source)),
         "split": SplitByHash(num_heldout=num_heldout, identity=".+"),
         "check": Check(min_seconds=min_seconds, min_fps=10, min_side=32, min_dbfs=-200),
-        "shots": NoShots(),
+        "shots": None,
         "people": SidecarPeople(),
         "min_seconds": min_seconds,
         "max_seconds": 1.2,
-        "sync": NoSyncFilter(),
-        "quality": NoQualityFilter(),
+        "sync": None,
+        "quality": None,
     }
     return Recipe(**lenient | settings)
 
