@@ -21,6 +21,7 @@ OmegaConf.register_new_resolver(
     "where_gpus", lambda with_gpu, without: with_gpu if torch.cuda.is_available() else without, replace=True
 )
 OmegaConf.register_new_resolver("weights", lambda name: str(weights_dir() / name), replace=True)
+OmegaConf.register_new_resolver("conf_dir", lambda: str(CONF_DIR), replace=True)
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:

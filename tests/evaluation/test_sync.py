@@ -11,8 +11,12 @@ from torch import Tensor, nn
 
 from lipsync_lightning.clip import ClipSpec, lower_half
 from lipsync_lightning.errors import ClipMismatch, ClipTooShort, MissingWeights
-from lipsync_lightning.evaluation.sync import offset_and_confidence
-from lipsync_lightning.evaluation.sync import EvaluationSyncScorer, OwnSyncScorer, syncnet_embeddings
+from lipsync_lightning.evaluation.sync import (
+    EvaluationSyncScorer,
+    OwnSyncScorer,
+    offset_and_confidence,
+    syncnet_embeddings,
+)
 from lipsync_lightning.media.mel import log_mel, mel_window
 from lipsync_lightning.media.mfcc import mfcc, mfcc_window
 from lipsync_lightning.models.judge_syncnet import JudgeSyncNet

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from preparation.executors.hanging_judge import DeadlyOrHangingJudge, hang
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import MissingWeights, StepFailed
@@ -17,7 +18,6 @@ from lipsync_lightning.preparation.executors.local import LocalExecutor
 from lipsync_lightning.preparation.filters.sync import SyncFilter
 from lipsync_lightning.preparation.ledger import FAILED, KEPT, SOURCE, Row, read_ledger
 from lipsync_lightning.preparation.runner import prepare
-from preparation.executors.hanging_judge import DeadlyOrHangingJudge, hang
 from simple_judges import DeadlyJudge, FailingJudge, SteadyJudge, WeightlessJudge
 from tiny_media import sound_of, write_video
 from tiny_recipe import folder_recipe

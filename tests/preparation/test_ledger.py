@@ -5,14 +5,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from lipsync_lightning.errors import BrokenShard
-from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row, read_ledger, write_piece
+from lipsync_lightning.preparation.ledger import (
+    CLIP,
+    FAILED,
+    KEPT,
+    REJECTED,
+    SOURCE,
+    Row,
+    read_ledger,
+    totals,
+    write_piece,
+)
 
 ROWS = [
     Row(kind=CLIP, source="a", verdict=KEPT, shard="train/000000", split="train", id="d/a/000000-0", start_s=0.0, stop_s=1.5, num_frames=37,
-        person=0, scores={"sync_offset": -2.0, "sync_confidence": 4.5}, steps={"check": "1", "sync": "1 x=3"}),
+        person=0, scores={"sync_offset": -2.0, "sync_confidence": 4.5}),
     Row(kind=CLIP, source="a", verdict=REJECTED, shard="train/000000", step="sync", reason="9 frames", scores={"sync_offset": 9.0}),
     Row(kind=SOURCE, source="a", verdict=KEPT, shard="train/000000", sha256="0" * 64),
-    Row(kind=SOURCE, source="ü b", verdict=REJECTED, shard="train/000000", step="check", reason="no sound", steps={"check": "1"}),
+    Row(kind=SOURCE, source="ü b", verdict=REJECTED, shard="train/000000", step="check", reason="no sound"),
     Row(kind=SOURCE, source="c", verdict=FAILED, shard="train/000000", step="work", reason="it died"),
 ]  # fmt: skip
 
@@ -27,6 +37,13 @@ def test_shards_come_in_the_order_in_which_they_were_planned_whatever_the_length
     for name in reversed(names):
         write_piece(tmp_path, name, [replace(ROWS[2], shard=name)])
     assert [row.shard for row in read_ledger(tmp_path)] == names
+
+
+def test_totals_add_up_and_tell_what_each_step_rejected():
+    found = totals(ROWS)
+    assert found.sources == {KEPT: 1, REJECTED: 1, FAILED: 1}
+    assert found.clips == {KEPT: 1, REJECTED: 1}
+    assert found.lost == {CLIP: {"sync": 1}, SOURCE: {"check": 1, "work": 1}}
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path):

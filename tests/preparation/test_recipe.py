@@ -1,12 +1,15 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.preparation.filters.sync import SyncFilter
 from lipsync_lightning.preparation.recipe import clip_id
 from lipsync_lightning.shards.format import require_safe_name
+from simple_judges import SteadyJudge
 from tiny_recipe import folder_recipe
 
 
@@ -26,12 +29,18 @@ def test_limits_in_frames_hold_a_whole_window(tmp_path: Path, tiny_clip: ClipSpe
     assert (recipe.shortest(tiny_clip), recipe.longest(tiny_clip)) == (tiny_clip.num_frames, tiny_clip.num_frames)
 
 
-def test_steps_are_listed_in_order_and_their_versions_change_with_settings(tmp_path: Path, tiny_clip: ClipSpec):
-    versions = folder_recipe(tmp_path).versions(tiny_clip)
-    assert list(versions) == ["check", "shots", "faces", "segments", "sync", "sound", "quality"]
-    assert versions["sync"] == versions["quality"] == "skipped"
-    longer = folder_recipe(tmp_path, max_seconds=2.0).versions(tiny_clip)
-    assert {step for step in versions if versions[step] != longer[step]} == {"segments"}
+def test_the_rule_of_a_recipe_changes_with_every_setting_that_decides(tmp_path: Path, tiny_clip: ClipSpec):
+    recipe = folder_recipe(tmp_path, num_heldout=1)
+    rule = recipe.rule(tiny_clip)
+    sync = SyncFilter(scorer=SteadyJudge(), clip=tiny_clip, min_confidence=3, max_offset=6)
+    for other, changed in (
+        (replace(recipe, max_seconds=2.0), "frames"),
+        (replace(recipe, check=replace(recipe.check, min_fps=20)), "check"),
+        (replace(recipe, sync=sync), "sync"),
+        (folder_recipe(tmp_path, num_heldout=2), "split"),
+    ):
+        assert [name for name, value in other.rule(tiny_clip).items() if value != rule[name]] == [changed]
+    assert replace(recipe, sync=sync).rule(tiny_clip)["sync"]["scorer"] == "steady"
 
 
 @pytest.mark.parametrize("limits", [{"min_seconds": 0}, {"min_seconds": 2, "max_seconds": 1}])

@@ -95,6 +95,6 @@ def test_in_voxceleb2_the_identity_is_the_id():
 
 
 def configured_identity(name: str) -> str:
-    config = OmegaConf.load(CONF_DIR / "split" / f"{name}.yaml")
+    config = OmegaConf.load(CONF_DIR / "preparation" / "recipe" / f"{name}.yaml").split
     assert config["num_heldout"] == 30
     return config["identity"]

@@ -30,8 +30,7 @@ _LEAST_SHARE, _MOST_MISSING_S = 0.9, 1.0
 def clips_of_source(source: Source, recipe: Recipe, clip: ClipSpec) -> list[Outcome]:
     """Return what becomes of each stretch with a face, and last the row of the source.
 
-    Raises: OSError, if a file cannot be opened; BadMedia, if there are no points for the video; whatever a broken decoder
-    raises.
+    Raises: OSError, if a file cannot be opened; BadMedia, if the video has no points; whatever a decoder raises.
     """
     try:
         checked = recipe.check(source, clip)

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadMedia, BrokenShard, ClipMismatch, ClipTooShort, MissingShards
 from lipsync_lightning.evaluation.page import Picture, Table, write_page
 from lipsync_lightning.media.strips import film_strip, save_png
 from lipsync_lightning.media.video import decode_windows
 from lipsync_lightning.preparation.ledger import FAILED, KEPT, REJECTED, SCORES, Row, read_ledger, totals
 from lipsync_lightning.shards.format import SPLITS, Sidecar, shard_paths
-from lipsync_lightning.shards.reader import ClipIndex
+from lipsync_lightning.shards.reader import MEMBERS, ClipIndex
 from lipsync_lightning.shards.verify import verify_shard
 
 _CLIPS_SHOWN, _MOMENTS_SHOWN = 8, 8  # of each split
@@ -43,22 +42,15 @@ def inspect_shards(folder: Path) -> Path:
     faults += _not_apart(shards)
     pictures = []
     for split in SPLITS:
-        strip, undecodable = _faces([paths[name] for name in shards if name.startswith(split)], split)
+        strip, undecodable = _faces([shard for name, shard in shards.items() if name.startswith(split)])
         faults += undecodable
         if strip is not None:
             image = folder / "inspection" / f"{split}.png"
             save_png(image, strip)
             pictures.append(Picture(title=f"{split}: clips from left to right", image=image))
     splits = _splits_table(paths, shards)
-    further = [
-        (title, table)
-        for title, table in (
-            ("Ledger", _totals_table(rows)),
-            ("Not kept", _reasons_table(rows)),
-            ("Scores", _scores_table(rows)),
-        )
-        if table.rows
-    ]
+    further = [("Ledger", _totals_table(rows)), ("Not kept", _reasons_table(rows)), ("Scores", _scores_table(rows))]
+    further = [(title, table) for title, table in further if table.rows]
     whole = "broken" if faults else "whole: every shard was read from end to end"
     lines = [*splits.lines(), *(line for _, table in further for line in ("", *table.lines())), "", whole]
     print("\n".join([*lines, *(f"BROKEN {fault}" for fault in faults)]))
@@ -73,3 +65,118 @@ def inspect_shards(folder: Path) -> Path:
     if faults:
         raise BrokenShard(f"{folder}: {len(faults)} faults, the first is: {faults[0]}")
     return page
+
+
+def _read_through(paths: Mapping[str, Path]) -> tuple[dict[str, Sidecar], list[str]]:
+    """Return the shards that are whole, by name, and what is wrong with the others."""
+    shards: dict[str, Sidecar] = {}
+    faults: list[str] = []
+    shard_of: dict[str, str] = {}  # by id of a clip
+    for name, path in tqdm(paths.items(), desc="inspect", unit="shard", dynamic_ncols=True):
+        try:
+            shard = verify_shard(path)
+            shard.require_members(MEMBERS)
+            first = next(iter(shards.values()), shard)
+            shard.clip.require_same_recording(first.clip, path, first.location)
+        except (BrokenShard, ClipMismatch) as error:
+            faults.append(f"{name}: {error}")
+            continue
+        shards[name] = shard
+        again = [key for key in shard.keys.tolist() if shard_of.setdefault(key, name) != name]
+        if again:
+            told = (
+                f"{len(again)} of its ids are also in {shard_of[again[0]]}, such as {again[0]}; delete one of the two"
+            )
+            faults.append(f"{name}: {told}")
+    return shards, faults
+
+
+def _against_ledger(rows: Sequence[Row], paths: Mapping[str, Path], shards: Mapping[str, Sidecar]) -> list[str]:
+    """Return where shards do not hold what the ledger says was kept."""
+    kept: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row.is_kept_clip:
+            kept[row.shard].add(str(row.id))
+    faults = []
+    for name in sorted(kept.keys() | shards.keys()):
+        if name not in paths:
+            faults.append(
+                f"{name}: the ledger says it holds {len(kept[name])} clips, it is missing; run `prepare` again"
+            )
+        elif name in shards and (differing := sorted(kept[name].symmetric_difference(shards[name].keys.tolist()))):
+            told = f"{len(differing)} clips are only in one of the ledger and the shard, the first is {differing[0]}"
+            faults.append(f"{name}: {told}; copy both from the same place")
+    return faults
+
+
+def _not_apart(shards: Mapping[str, Sidecar]) -> list[str]:
+    """Return whether sources stand in both splits, which would make every evaluation look better than it is."""
+    sources: dict[str, set[str]] = {split: set() for split in SPLITS}
+    for name, shard in shards.items():
+        sources[name.split("/")[0]].update(key.rpartition("/")[0] for key in shard.keys.tolist())
+    both = sorted(set.intersection(*sources.values()))
+    told = f"{len(both)} sources stand in both, such as {', '.join(both[:3])}; prepare into an empty folder, with one split"
+    return [f"{' and '.join(SPLITS)}: {told}"] if both else []
+
+
+def _faces(shards: Sequence[Sidecar]) -> tuple[np.ndarray | None, list[str]]:
+    """Return moments of clips spread evenly over some shards, one clip a row, and which of these cannot be decoded."""
+    index = ClipIndex(shards, members=("mp4",))
+    videos, faults = [], []
+    for number in np.linspace(0, len(index) - 1, min(_CLIPS_SHOWN, len(index))).round().astype(int).tolist():
+        last_frame = int(index.num_frames[number]) - 1
+        moments = np.linspace(0, last_frame, _MOMENTS_SHOWN).round().astype(int).tolist()
+        try:
+            frames = decode_windows(index.read(number)["mp4"], moments, 1)
+        except (BadMedia, ClipTooShort, BrokenShard) as error:
+            faults.append(f"{index.shards[index.shard_of[number]].name}: {index.keys[number]}: {error}")
+            continue
+        videos.append(np.concatenate(frames))
+    return (film_strip(videos, _MOMENTS_SHOWN) if videos else None), faults
+
+
+def _splits_table(paths: Mapping[str, Path], shards: Mapping[str, Sidecar]) -> Table:
+    rows = []
+    for split in SPLITS:
+        names = [name for name in paths if name.startswith(split)]
+        whole = [shards[name] for name in names if name in shards]
+        seconds = np.concatenate([[], *(shard.num_frames / shard.clip.fps for shard in whole)])
+        sources = {key.rpartition("/")[0] for shard in whole for key in shard.keys.tolist()}
+        lengths = [f"{each:.1f}" for each in np.quantile(seconds, (0, 0.5, 1))] if len(seconds) else [""] * 3
+        size = f"{sum(shard.num_bytes for shard in whole) / 1e9:.2f}"
+        counts = [len(names), len(names) - len(whole), len(seconds), len(sources)]
+        rows.append([split, *map(str, counts), f"{seconds.sum() / 3600:.2f}", *lengths, size])
+    columns = ["split", "shards", "broken", "clips", "sources", "hours", "shortest s", "median s", "longest s", "GB"]
+    return Table(columns=columns, rows=rows)
+
+
+def _totals_table(rows: Sequence[Row]) -> Table:
+    found = totals(rows)
+    verdicts = (KEPT, REJECTED, FAILED)
+    counts = [("sources", found.sources), ("clips", found.clips)] if rows else []
+    cells = [[kind, *(str(count[verdict]) for verdict in verdicts), str(count.total())] for kind, count in counts]
+    return Table(columns=["ledger", *verdicts, "in all"], rows=cells)
+
+
+def _reasons_table(rows: Sequence[Row]) -> Table:
+    """Return why sources and clips were not kept, without what differs between sources: numbers, names, the way out."""
+    reasons = Counter(
+        (row.kind, str(row.step), _PARTICULAR.sub("…", str(row.reason).rpartition(f"{row.source}: ")[2].split(";")[0]))
+        for row in rows
+        if row.verdict != KEPT
+    )
+    cells = [[*words, str(count)] for words, count in reasons.most_common(_MOST_REASONS)]
+    rest = reasons.total() - sum(count for _, count in reasons.most_common(_MOST_REASONS))
+    columns = ["not kept", "step", "because", "times"]
+    return Table(columns=columns, rows=cells, num_labels=3, total=["others", "", "", str(rest)] if rest else ())
+
+
+def _scores_table(rows: Sequence[Row]) -> Table:
+    cells = []
+    for score in SCORES:
+        for verdict in (KEPT, REJECTED):
+            values = [row.scores[score] for row in rows if row.verdict == verdict and score in row.scores]
+            if values:
+                quantiles = (f"{each:.2f}" for each in np.nanquantile(values, (0.05, 0.5, 0.95)))
+                cells.append([score.replace("_", " "), verdict, str(len(values)), *quantiles])
+    return Table(columns=["score", "clips", "number", "5 %", "median", "95 %"], rows=cells, num_labels=2)

@@ -39,7 +39,7 @@ class Recipe:
             )
         if not 0 < self.min_seconds <= self.max_seconds:
             raise BadConfig(
-                f"recipe {self.name}: need 0 < min_seconds <= max_seconds, got {self.min_seconds} and {self.max_seconds}"
+                f"recipe: need 0 < min_seconds <= max_seconds, got {self.min_seconds} and {self.max_seconds}"
             )
 
     def shortest(self, clip: ClipSpec) -> int:
@@ -51,7 +51,7 @@ class Recipe:
         return max(int(self.max_seconds * clip.fps), self.shortest(clip))
 
     def rule(self, clip: ClipSpec) -> dict[str, Any]:
-        """Return, as plain values, all settings that decide what becomes of a source: those of one folder are the same."""
+        """Return, as plain values, all settings that decide what becomes of a source: one folder, one rule."""
         parts = {part: getattr(self, part) for part in ("split", "check", "shots", "people", "sync", "quality")}
         return {
             "name": self.name,

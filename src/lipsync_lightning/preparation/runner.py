@@ -46,9 +46,9 @@ def prepare(
     """Make all shards of a recipe under `out`, with their ledger, and return what its sources came to.
 
     Args: retry_failed: make shards again in which work on a source failed.
-    Raises: WouldOverwrite, if `out` was prepared by another recipe, or another process is at it; BadConfig, if `out` lies
-    among the sources, where shards would be taken for sources; NoFace, if no source gave a clip; StepFailed, if workers
-    keep dying; MissingWeights and WrongWeights, before any work, if a scorer lacks its network.
+    Raises: WouldOverwrite, if `out` was prepared by another recipe, or another process is at it; BadConfig, if `out`
+    lies among the sources, where shards would be taken for sources; NoFace, if no source gave a clip; StepFailed, if
+    workers keep dying; MissingWeights and WrongWeights, before any work, if a scorer lacks its network.
     """
     for step in (recipe.sync, recipe.quality):
         if step is not None and isinstance(step.scorer, LazyNetwork):
@@ -121,7 +121,7 @@ def _size_and_sha256(path: Path) -> tuple[int | None, str | None]:
 
 
 def _reconciled(plan: Plan, recipe: Recipe, out: Path) -> Totals:
-    """Return what the ledger adds up to. Raises: StepFailed, if it lacks a planned source; NoFace, if no clip was kept."""
+    """Return what the ledger adds up to. Raises: StepFailed, if it lacks planned sources; NoFace, without a clip."""
     rows = list(read_ledger(out))
     found, num_planned = totals(rows), len(plan.split_of)
     if found.sources.total() != num_planned:
@@ -132,6 +132,7 @@ def _reconciled(plan: Plan, recipe: Recipe, out: Path) -> Totals:
         reasons = Counter(row.reason for row in rows if row.kind == SOURCE).most_common(3)
         told = "; ".join(f"{reason} ({count} times)" for reason, count in reasons)
         raise NoFace(
-            f"none of {num_planned} sources below {recipe.source} gave a clip; commonest reasons: {told}; all: {out}/ledger"
+            f"none of {num_planned} sources below {recipe.source} gave a clip; commonest reasons: {told}; "
+            f"all: {out}/ledger"
         )
     return found

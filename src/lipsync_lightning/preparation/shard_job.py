@@ -57,7 +57,7 @@ class ShardJob:
             return False
 
     def make(self, task: ShardTask, *, isolated: bool = False, max_hours: float | None = None) -> None:
-        """Write a shard, its sidecar, and last of all its piece of the ledger: until that is there, the shard is not done.
+        """Write a shard, its sidecar, and last its piece of the ledger: until that is there, the shard is not done.
 
         Args:
             isolated: work on each source in a process of its own, whose death costs no other source.
@@ -89,7 +89,7 @@ class ShardJob:
         write_piece(self.out, task.name, rows)
 
     def outcomes(self, source: Source, max_hours: float | None) -> list[Outcome]:
-        """Return what becomes of one source. What would stop every other source too is raised; all else is its failure."""
+        """Return what becomes of one source. Whatever every other source would meet too is raised."""
         try:
             with _ended_after(max_hours):
                 return clips_of_source(source, self.recipe, self.clip)
@@ -108,7 +108,7 @@ class ShardJob:
 
 
 def worker_pool(num_workers: int) -> ProcessPoolExecutor:
-    """Return a pool of processes of one thread each. Spawned, not forked: a child inherits the locks of its parent's threads."""
+    """Return a pool of processes of one thread each. Spawned: a forked child inherits the locks of other threads."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin)
 
@@ -126,7 +126,7 @@ def _begin() -> None:
 
 
 def _end_with_the_parent() -> None:
-    """A worker waits for its next task on a pipe of which it holds both ends, so it would outlive a parent that was killed."""
+    """A worker waits on a pipe of which it holds both ends, so it would outlive a parent that was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -137,8 +137,8 @@ def _end_with_the_parent() -> None:
 def _ended_after(max_hours: float | None) -> Iterator[None]:
     """End this whole process if what is done within takes longer.
 
-    The signal keeps its default action, at which the system ends the process: a handler of Python's would wait for the C
-    code, such as a decoder, to come back, and that is what hangs.
+    The signal keeps its default action, at which the system ends the process: a handler of Python's would wait for the
+    C code, such as a decoder, to come back, and that is what hangs.
     """
     if max_hours is None:
         yield

@@ -4,16 +4,15 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Protocol
 
 from lipsync_lightning.errors import BadConfig
 
 # Suffixes of files that hold no video. A list of our own: mimetypes differ between machines.
-_NO_VIDEO = frozenset(
-    ".txt .md .csv .tsv .html .xml .yaml .yml .srt .vtt .ass .pdf .py .sh .log "
-    ".jpg .jpeg .png .webp .bmp .tif .tiff .wav .flac .mp3 .m4a .aac .ogg .opus "
-    ".npy .npz .pt .pkl .h5 .zip .tar .gz .tgz .7z .rar .parquet".split()
+_NO_VIDEO = re.compile(
+    r"\.(txt|md|csv|tsv|html|xml|yaml|yml|srt|vtt|ass|pdf|py|sh|log|jpg|jpeg|png|webp|bmp|tif|tiff|wav|flac|mp3|m4a|aac|"
+    r"ogg|opus|npy|npz|pt|pkl|h5|zip|tar|gz|tgz|7z|rar|parquet)$",
+    re.IGNORECASE,
 )
 
 
@@ -70,7 +69,7 @@ def sides(split: Split, names: Iterable[str], planned: Mapping[str, bool]) -> di
     """
     wanted = {*names, *planned}
     identity_of: dict[str, str] = {}
-    videos = {name for name in wanted if PurePosixPath(name).suffix.lower() not in _NO_VIDEO}
+    videos = {name for name in wanted if not _NO_VIDEO.search(name)}
     for name in sorted(wanted):
         try:
             identity_of[name] = split.identity_of(name)

@@ -10,7 +10,7 @@ from scenedetect.detectors import AdaptiveDetector
 from scenedetect.video_stream import VideoStream
 
 from lipsync_lightning.errors import BadConfig
-from lipsync_lightning.preparation.filters.shots import AdaptiveShots, NoShots
+from lipsync_lightning.preparation.filters.shots import AdaptiveShots
 
 FPS = 25.0
 DEFAULTS: dict[str, Any] = {"threshold": 3.0, "min_content": 15.0, "window": 2, "min_shot_seconds": 0.6}
@@ -28,7 +28,7 @@ def film(lengths: tuple[int, ...], width: int = 64, height: int = 48) -> list[np
     return [frame for seed, length in enumerate(lengths) for frame in shot(seed, length, width, height)]
 
 
-def cuts(shots: AdaptiveShots | NoShots, frames: list[np.ndarray], fps: float = FPS) -> list[int]:
+def cuts(shots: AdaptiveShots, frames: list[np.ndarray], fps: float = FPS) -> list[int]:
     return [index for index, (_, begins_shot) in enumerate(shots(frames, fps)) if begins_shot]
 
 
@@ -132,22 +132,6 @@ def test_frames_may_change_their_size():
 @pytest.mark.parametrize("num_frames", [0, 1, 2, 3])
 def test_very_short_videos_are_one_shot(num_frames):
     assert cuts(AdaptiveShots(**DEFAULTS), film((num_frames,))) == [0][:num_frames]
-
-
-def test_without_shots_only_the_first_frame_begins_one():
-    assert cuts(NoShots(), film((20, 20))) == [0]
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"), [("threshold", 4.0), ("min_content", 10.0), ("window", 3), ("min_shot_seconds", 1.0)]
-)
-def test_every_setting_is_part_of_the_version(setting, value):
-    versions = {
-        AdaptiveShots(**DEFAULTS).version,
-        AdaptiveShots(**(DEFAULTS | {setting: value})).version,
-        NoShots().version,
-    }
-    assert len(versions) == 3
 
 
 def test_a_window_of_no_frames_is_refused():

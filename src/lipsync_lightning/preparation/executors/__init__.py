@@ -9,8 +9,8 @@ from lipsync_lightning.preparation.shard_job import ShardJob, ShardTask
 class Executor(Protocol):
     """Makes shards.
 
-    A shard whose worker dies is made again with each of its sources in a process of its own, so that a source that kills
-    its process is noted as failed and costs no other.
+    A shard whose worker dies is made again with each of its sources in a process of its own, so that a source that
+    kills its process is noted as failed and costs no other.
     """
 
     def map(self, job: ShardJob, tasks: Sequence[ShardTask]) -> Iterator[ShardTask]:

@@ -18,7 +18,7 @@ class LocalExecutor:
     max_hours_per_source: float  # then its process is ended; not with `num_workers=0`, whose process is the run's
 
     def map(self, job: ShardJob, tasks: Sequence[ShardTask]) -> Iterator[ShardTask]:
-        """Yield each task once its shard is made. Raises: StepFailed, if workers die that work on nothing themselves."""
+        """Yield each task once its shard is made. Raises: StepFailed, if workers die, and not over a source."""
         if self.num_workers == 0:
             for task in tasks:
                 job.make(task)

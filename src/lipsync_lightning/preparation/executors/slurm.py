@@ -45,8 +45,8 @@ class SlurmExecutor:
     def map(self, job: ShardJob, tasks: Sequence[ShardTask]) -> Iterator[ShardTask]:
         """Yield each task once its shard is made.
 
-        Raises: BadConfig, if there is no such cluster here; StepFailed, if a job met what every other would meet too, or
-        jobs keep ending over one shard.
+        Raises: BadConfig, if there is no such cluster here; StepFailed, if a job met what every other would meet too,
+        or jobs keep ending over one shard.
         """
         try:
             submitter = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)

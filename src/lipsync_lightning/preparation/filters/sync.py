@@ -4,8 +4,7 @@ from dataclasses import InitVar, dataclass, replace
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, ClipTooShort
-from lipsync_lightning.evaluation.sync import MAX_SHIFT
-from lipsync_lightning.evaluation.sync import SyncScorer
+from lipsync_lightning.evaluation.sync import MAX_SHIFT, SyncScorer
 from lipsync_lightning.preparation.filters import AlignedClip, Rejected
 
 
@@ -37,7 +36,7 @@ class SyncFilter:
         """Return the clip with `sound_shift` set and scores `sync_confidence`, `sync_distance` and `sync_offset`.
 
         The offset counts frames by which the sound came early.
-        Raises: Rejected, with the same scores; ClipMismatch, if the faces are not what the scorer reads; MissingWeights.
+        Raises: Rejected, with the same scores; ClipMismatch, if the scorer does not read such faces; MissingWeights.
         """
         try:
             sync = self.scorer(aligned.faces, aligned.waveform)

@@ -23,7 +23,7 @@ class Sources(Protocol):
     """All sources of a data set."""
 
     def all(self) -> list[Source]:
-        """Return the sources, sorted by name. Raises: BadMedia, if the folder or its lists are missing or unreadable."""
+        """Return the sources, sorted by name. Raises: BadMedia, if folder or lists are missing or unreadable."""
         ...
 
     def missing(self) -> Collection[str]:

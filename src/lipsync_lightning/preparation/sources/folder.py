@@ -29,7 +29,8 @@ class FolderSources:
         if not root.is_dir():
             raise BadMedia(f"{self.root!r} is not a folder; give the folder that holds the videos as recipe.source")
         try:
-            os.listdir(root)
+            with os.scandir(root):
+                pass
         except OSError as error:
             raise BadMedia(f"{self.root!r} cannot be read: {error.strerror}; give a folder you may read") from error
         found = [Source(name=source_name(path.relative_to(root)), video=path) for path in _files(root)]
@@ -72,7 +73,7 @@ def _files(root: Path) -> Iterator[Path]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(path)
-            elif entry.is_symlink() and os.path.isdir(path):
+            elif entry.is_symlink() and os.path.isdir(path):  # noqa: PTH112 (False wherever one may not look)
                 links.append(path)
             elif path.suffix != ".json":
                 yield path

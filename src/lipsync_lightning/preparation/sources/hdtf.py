@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 
 class HdtfSources:
-    """One source for each interval in HDTF's lists whose video is there: `RD/Radio11_0` is the first of `RD/Radio11.mp4`.
+    """One source for each listed interval whose video is there: `RD/Radio11_0` is the first of `RD/Radio11.mp4`.
 
     The lists are those of the authors' repository, `<part>_annotion_time.txt` and so on, for the parts RD, WDA and WRA.
     Where they contradict themselves this is what is done, and logged:
 
-    - a clip without crop, or whose crop reaches below the stated height of its video (which therefore was not the height
-      of the video in which it was measured), or whose video has no stated height, has none: the whole picture is used;
+    - a clip without crop, or whose crop reaches below the stated height of its video (which therefore was not that of
+      the video in which it was measured), or whose video has no stated height, has none: the whole picture is used;
     - an interval that begins before the one before it ends begins where that one ends.
 
     `crop_ratio.txt`, the zoom of another way to crop, around detected faces, is not read.

@@ -58,8 +58,8 @@ class VoxCeleb2Sources:
             )
         if not sources:
             raise BadMedia(
-                f"no `id00012/21Uxsk56VDQ/00001.mp4` below {self.root!r}, nor below mp4, dev/mp4 or test/mp4 in it; give "
-                "the folder into which VoxCeleb2's archives were unpacked as recipe.source"
+                f"no `id00012/21Uxsk56VDQ/00001.mp4` below {self.root!r}, nor below mp4, dev/mp4 or test/mp4 in it; "
+                "give the folder into which VoxCeleb2's archives were unpacked as recipe.source"
             )
         return [sources[name] for name in sorted(sources)]
 
@@ -69,7 +69,7 @@ class VoxCeleb2Sources:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Return what lies in a folder, sorted; nothing if there is no such folder. Raises: BadMedia, if it is unreadable."""
+    """Return what lies in a folder, sorted; nothing without such a folder. Raises: BadMedia, if unreadable."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):

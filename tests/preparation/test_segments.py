@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lipsync_lightning.media.people import PeopleTracker
-from lipsync_lightning.preparation.align import Stretch, aligned_stretches
+from lipsync_lightning.preparation.segments import Stretch, aligned_stretches
 from tiny_media import POINTS, number_of, numbered_frames
 
 
