@@ -1,11 +1,9 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from lipsync_lightning.cli import build, one_sentence, quoted
-from lipsync_lightning.errors import BrokenShard, WrongWeights
+from lipsync_lightning.errors import BrokenShard
 
 
 def test_our_own_error_is_found_behind_what_wraps_it():
@@ -22,18 +20,6 @@ def test_a_misspelt_key_is_named():
     assert "ClipSpec" in message
     assert "fsp" in message
     assert "\n" not in message
-
-
-def test_a_missing_value_is_named():
-    with pytest.raises(OmegaConfBaseException) as caught:
-        _ = OmegaConf.create({"run": "???"}).run
-    assert "Missing mandatory value: run" in one_sentence(caught.value)
-
-
-def test_an_error_of_several_lines_is_told_whole_on_one():
-    assert one_sentence(WrongWeights("a.pt: wrong:\n\tMissing key 'x'.\n\tother; give another")) == (
-        "a.pt: wrong: Missing key 'x'. other; give another"
-    )
 
 
 def test_a_workers_traceback_is_left_out():

@@ -1,9 +1,8 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
-from lipsync_lightning.clip import ClipSpec, lower_half
+from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import ClipMismatch
 
 RELEASED = ClipSpec(num_frames=16, fps=25, resolution=256, sample_rate_hz=16000, mel_hz=80, num_mels=80)
@@ -18,10 +17,6 @@ def test_a_window_starts_at_the_mel_column_that_sounds_when_its_first_frame_appe
     assert RELEASED.mel_start(frame) == column
 
 
-def test_a_frame_lasts_640_samples():
-    assert RELEASED.num_samples(3) == 3 * 640
-
-
 def test_a_spec_comes_back_from_its_dict():
     assert ClipSpec.from_dict(RELEASED.as_dict(), "here") == RELEASED
 
@@ -31,10 +26,6 @@ def test_a_dict_with_other_keys_is_refused_and_its_source_named(change):
     values = {name: value for name, value in {**RELEASED.as_dict(), **change}.items() if value is not None}
     with pytest.raises(ClipMismatch, match=r"shard 7: a clip needs the keys .*fps.* found"):
         ClipSpec.from_dict(values, "shard 7")
-
-
-def test_equal_specs_are_not_refused():
-    RELEASED.require_equal(ClipSpec.from_dict(RELEASED.as_dict(), "here"), "the data", "the run")
 
 
 def test_every_difference_between_two_specs_is_named():
@@ -52,8 +43,3 @@ def test_recordings_that_differ_are_refused(name):
     other = replace(RELEASED, **{name: 3})
     with pytest.raises(ClipMismatch, match=rf"the data and the run .*: {name} {getattr(RELEASED, name)} against 3;"):
         RELEASED.require_same_recording(other, "the data", "the run")
-
-
-def test_the_lower_half_is_the_later_rows():
-    rows = torch.arange(6.0)[:, None].expand(2, 3, 6, 4)
-    assert torch.equal(lower_half(rows), rows[:, :, 3:])

@@ -138,7 +138,7 @@ def test_what_is_not_finite_on_one_rank_is_skipped_by_all(shards: Path, tmp_path
     given = arguments(shards, tmp_path / "run", *TWO, *poison, *watched, "trainer.max_steps=5")
     processes = [TrainProcess(given, tmp_path / f"{rank}.txt", own) for rank, own in enumerate(rank_environments(2))]
     assert [
-        process.ends().count("step 2: the gradient is not finite, the step is left out") for process in processes
+        process.ends().count("step 2: the gradient is not finite, the step is skipped") for process in processes
     ] == [1, 1]
     one, other = ([batch["weights"] for batch in diary(tmp_path / "notes", rank, 2)] for rank in (0, 1))
     assert one == other

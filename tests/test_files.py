@@ -90,15 +90,6 @@ def test_a_link_to_another_disk_stays_a_link(tmp_path):
     assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["empty", "new"]
 
 
-def test_neighbours_called_part_or_former_are_left_alone(tmp_path):
-    for name in ("export.part", "export.former"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "me.png").touch()
-    write(tmp_path / "export", "old")
-    write(tmp_path / "export", "new")
-    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["me.png", "me.png"]
-
-
 def test_a_process_that_died_while_it_swapped_folders_lost_nothing(tmp_path):
     write(tmp_path / "export", "old")
     (tmp_path / "export").rename(tmp_path / ".export.lipsync-former")

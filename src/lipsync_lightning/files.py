@@ -10,10 +10,9 @@ from pathlib import Path
 
 from lipsync_lightning.errors import NoSpace, WouldOverwrite
 
-_PACKAGE = Path(__file__).resolve().parent
+_HERE = Path(__file__).resolve()
+CONF_DIR = next(parent / "conf" for parent in _HERE.parents if (parent / "conf").is_dir())  # of a wheel or a checkout
 _WRITTEN_HERE = ".lipsync_lightning.json"  # in a folder that this library wrote: the files it wrote there
-
-CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # wheel, checkout
 
 
 def weights_dir() -> Path:
@@ -39,8 +38,7 @@ def write_atomically(path: Path, data: bytes) -> Path:
 def whole_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces `out` when the block ends and vanishes when it fails.
 
-    What was written is listed in the folder itself.
-    Raises: WouldOverwrite, before the block, if `out` holds anything that was not written here.
+    Raises: WouldOverwrite, before the block, if `out` holds anything that its own list of written files does not name.
     """
     out = out.resolve()  # a link to a larger disk stays a link
     part, former = (out.with_name(f".{out.name}.lipsync-{kind}") for kind in ("part", "former"))
@@ -55,10 +53,8 @@ def whole_folder(out: Path) -> Iterator[Path]:
         ours = set()
     foreign = sorted(path for path in out.rglob("*") if not path.is_dir() and path not in ours)
     if foreign:
-        example = foreign[0].relative_to(out)
-        raise WouldOverwrite(
-            f"out={out} holds files that were not written here, such as {example}; choose another name"
-        )
+        holds = f"out={out} holds files that were not written here, such as {foreign[0].relative_to(out)}"
+        raise WouldOverwrite(f"{holds}; choose another name")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:

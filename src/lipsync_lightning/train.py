@@ -5,8 +5,7 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +53,7 @@ def checkpoint_to_resume(ckpt_path: str | None, run_dir: Path) -> Path | None:
         if not Path(ckpt_path).is_file():
             raise BadConfig(f"ckpt_path={ckpt_path} is not a file; give a checkpoint of this run, or ckpt_path=last")
         return Path(ckpt_path)
-    newest = newest_checkpoint(run_dir)
-    if newest is not None:
+    if newest := newest_checkpoint(run_dir):
         way_out = "continue it with ckpt_path=last, or choose another run_dir="
         raise WouldOverwrite(f"{run_dir} already holds a run ({newest.name}); {way_out}")
     return None
@@ -65,13 +63,11 @@ def warn_if_target_differs(init_from: str, config: DictConfig) -> None:
     """Warn where a run starts from one that learned to predict something else, or with another noise schedule."""
     former = Path(init_from) / RUN_CONFIG
     before = OmegaConf.select(OmegaConf.load(former), "module.scheduler") if former.is_file() else {}
-    changes = [
-        f"{key} {before[key]} there, {here} here"
-        for key, here in (config.module.get("scheduler") or {}).items()
-        if key in (before or {}) and before[key] != here
-    ]
-    if changes:
-        told = f"init_from={init_from} was trained with another module.scheduler ({', '.join(changes)})"
+    here = config.module.get("scheduler") or {}
+    changed = [key for key in here if key in (before or {}) and before[key] != here[key]]
+    if changed:
+        changes = ", ".join(f"{key} {before[key]} there, {here[key]} here" for key in changed)
+        told = f"init_from={init_from} was trained with another module.scheduler ({changes})"
         rank_zero_warn(f"{told}: unless that is meant, give both stages the same")
 
 
@@ -107,18 +103,6 @@ def continue_sweep_after_failure(job: Callable[[DictConfig], None]) -> Callable[
     return one_of_a_sweep
 
 
-@contextmanager
-def exit_if_rank_lost() -> Iterator[None]:
-    """End the process with one sentence where a collective fails because another process, which said why, is gone."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not (isinstance(error, DistError) or "gloo/transport" in str(error)):
-            raise
-        print("error: another process of this run has ended; its own message says why", file=sys.stderr, flush=True)
-        raise SystemExit(1) from error
-
-
 @entry_point("train")
 @continue_sweep_after_failure
 def main(config: DictConfig) -> None:
@@ -151,8 +135,12 @@ def main(config: DictConfig) -> None:
         module.load_weights(init_from)
     trainer: Any = build_trainer(config)
     try:
-        with exit_if_rank_lost():
-            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except RuntimeError as error:
+        if not (isinstance(error, DistError) or "gloo/transport" in str(error)):
+            raise
+        print("error: another process of this run has ended; its own message says why", file=sys.stderr, flush=True)
+        raise SystemExit(1) from error
     finally:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):  # or the next job of a sweep would go on writing into this run

@@ -53,11 +53,6 @@ def averaged(weights: list[float]) -> float:
     return average
 
 
-def test_the_average_of_many_steps_decays_as_asked():
-    ema = TrainedWeightsEMA(decay=DECAY, update_every_n_steps=1)
-    assert float(ema._averaged(torch.zeros(()), torch.ones(()), torch.tensor(100))) == 1 - DECAY
-
-
 def test_training_ends_with_the_average_and_goes_its_own_way_before(run):
     module, _, weights, _ = run
     assert weights.seen == pytest.approx([0.9, 0.8, 0.7, 0.6])

@@ -157,11 +157,6 @@ def test_without_any_judge_the_sync_columns_are_empty_and_the_csv_logger_has_the
     assert "val/psnr_mouth" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
 
 
-def test_a_single_clip_has_no_control(train, tiny_clip, judge, tmp_path):
-    train(Painter(tiny_clip), strips(tmp_path, num_clips=1, judge=judge))
-    assert {row["sync_control"] for row in table(tmp_path)} == {""}
-
-
 def test_the_mouth_s_psnr_counts_only_made_pixels(make_clip_batch):
     batch = make_clip_batch(1)
     real, keep = batch["frames"][0], batch["keep_mask"][0]
@@ -201,19 +196,6 @@ def test_other_ranks_generate_and_write_nothing(tiny_clip, make_clip_batch, tmp_
     assert len(callback.samples) == 2
     callback.on_validation_epoch_end(trainer, module)
     assert not list(tmp_path.rglob("samples*"))
-
-
-def test_samples_are_the_first_window_of_each_clip_and_of_as_many_clips_as_wanted(tiny_clip, make_clip_batch, tmp_path):
-    ids = [["a", "a", "b"], ["b", "a"], ["a", "c", "d", "e"]]
-    batches = [make_clip_batch(len(each)) | {"id": each} for each in ids]
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    callback = strips(tmp_path, num_clips=4)
-    for number, batch in enumerate(batches):
-        callback.on_validation_batch_end(trainer, Painter(tiny_clip), None, batch, number)
-    assert [sample.id for sample in callback.samples] == ["a", "b", "c", "d"]
-    for sample, (batch, row) in zip(callback.samples, [(0, 0), (0, 2), (2, 1), (2, 2)], strict=True):
-        assert torch.equal(sample.real, batches[batch]["frames"][row])
-        assert torch.equal(sample.mel, batches[batch]["mel"][row])
 
 
 def test_a_network_in_pieces_has_no_samples_and_one_warning_says_so(make_clip_batch, tiny_clip, tmp_path, monkeypatch):

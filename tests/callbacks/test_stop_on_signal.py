@@ -47,10 +47,6 @@ def test_a_second_ctrl_c_interrupts_at_once():
     assert stop.stopped_by is None
 
 
-def test_a_second_sigterm_is_no_reason_to_hurry():
-    assert steps_of(StopOnSignal(), AtStep(1, signal.SIGTERM, signal.SIGTERM)) == 2
-
-
 def test_another_rank_that_was_asked_stops_this_one(monkeypatch: pytest.MonkeyPatch):
     stop, trainer = StopOnSignal(), Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     monkeypatch.setattr(trainer.strategy, "reduce_boolean_decision", lambda decision, all: not decision and not all)

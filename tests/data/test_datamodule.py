@@ -56,13 +56,6 @@ def test_validation_reads_the_heldout_clips_once_and_the_same_every_time(shards:
     assert trained_on == {"train/0_0", "train/0_1", "train/1_0"}
 
 
-def test_only_heldout_windows_bring_the_sound_around_them(shards: Path):
-    data = syncnet_data(shards)
-    (heldout,) = data.val_dataloader()
-    assert heldout["mel_around"].shape == (2, 5, 1, 80, CLIP.mel_columns)
-    assert "mel_around" not in next(iter(data.train_dataloader()))
-
-
 def test_a_batch_of_syncnet_holds_the_same_clip_at_other_times_and_other_clips(shards: Path):
     for batch in islice(syncnet_data(shards, batch_size=6).train_dataloader(), 3):
         windows = set(zip(batch["id"], batch["first_frame"].tolist(), strict=True))
@@ -75,11 +68,6 @@ def test_windows_of_any_length_are_cut_from_the_same_shards(shards: Path, num_fr
     batch = next(iter(syncnet_data(shards, clip).train_dataloader()))
     assert batch["frames"].shape[:2] == (2, num_frames)
     assert batch["mel"].shape == (2, 1, 80, clip.mel_columns)
-
-
-def test_a_data_set_without_heldout_clips_has_no_validation(shards: Path, tmp_path: Path):
-    (tmp_path / "train").symlink_to(shards / "train")
-    assert unet_data(tmp_path).val_dataloader() == []
 
 
 def test_a_resumed_run_reads_what_the_first_would_have_read_next(shards: Path):

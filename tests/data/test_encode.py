@@ -1,6 +1,5 @@
 """Latents and audio tokens ahead of time: what is stored is what training would compute."""
 
-import json
 import shutil
 from itertools import islice
 from pathlib import Path
@@ -155,11 +154,3 @@ def test_shards_without_latents_are_refused_and_encoded_ones_still_serve_pixels(
         first_batches(shards, from_latents(), 1)
     online, other = (first_batches(folder, from_pixels(), 1)[0] for folder in (shards, encoded))
     assert torch.equal(online["frames"], other["frames"])
-
-
-def test_what_was_done_is_told_in_each_clips_facts(encoded: Path):
-    sample = ClipIndex(find_shards(encoded, "train", CLIP), members=("json",)).read(0)
-    facts = json.loads(sample["json"])["encoded"]
-    assert facts["mask"] == "released"
-    assert facts["latents.npy"]["shape"] == [14, 2, 2, 4, 8, 8]
-    assert facts["audio.npy"]["shape"] == [14, 3, 80]

@@ -35,8 +35,3 @@ def test_a_frame_that_was_damaged_is_noticed_and_its_neighbours_are_not_suspecte
     assert read_frames(damaged, facts, 0, 4).shape == (4, 4)
     with pytest.raises(BrokenShard, match="here: frame 4 has another crc32"):
         read_frames(damaged, facts, 2, 5)
-
-
-def test_what_half_precision_cannot_hold_is_refused():
-    with pytest.raises(ValueError, match="beyond half precision"):
-        stored_array(np.full((2, 2), 1e6))

@@ -1,5 +1,5 @@
 from collections import Counter
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -37,10 +37,6 @@ def test_the_row_goes_on_with_the_next_epoch_in_another_order():
     assert Counter(window[1:] for window in first) == Counter(window[1:] for window in second)
 
 
-def test_another_seed_is_another_order_and_the_same_seed_the_same():
-    assert row(19, seed=1) == row(19, seed=1) != row(19, seed=2)
-
-
 @pytest.mark.parametrize("position", range(40))
 def test_from_any_position_the_row_is_the_same(position: int):
     assert row(30, position=position) == row(70)[position : position + 30]
@@ -51,17 +47,6 @@ def test_pieces_of_any_size_make_up_the_same_row(size: int):
     pieces = list(islice(order().pieces(7, size), 6))
     assert [len(windows(piece)) for piece in pieces] == [size] * 6
     assert [window for piece in pieces for window in windows(piece)] == row(6 * size, position=7)
-
-
-def test_windows_of_a_clip_stay_together_in_one_visit():
-    assert all(
-        visit.last - visit.first == WINDOWS[visit.clip]
-        for visit in chain.from_iterable(islice(order().pieces(0, 19), 1))
-    )
-
-
-def test_without_a_buffer_clips_keep_their_place():
-    assert order(shuffle_buffer=0).clips_of(3).tolist() == list(range(10))
 
 
 def test_clips_are_mixed_only_with_those_of_shards_that_are_read_at_the_same_time():

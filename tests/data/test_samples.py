@@ -123,18 +123,6 @@ def test_heldout_windows_are_those_of_training_with_the_sound_around_them(
     assert 0 < num_whole < 16
 
 
-def test_a_clip_too_short_for_the_sound_around_still_gives_its_windows(heldout_samples: HeldoutSyncNetSamples):
-    windows = heldout_samples(shard_sample(13), np.random.default_rng(0), range(heldout_samples.num_windows(13)))
-    assert len(windows) == 2
-    assert all(window["mel_around"].isnan().all() for window in windows)
-    assert not any(window["mel"].isnan().any() for window in windows)
-
-
-def test_clips_too_short_for_a_window_give_none(unet_samples: UNetSamples, syncnet_samples: SyncNetSamples):
-    assert [unet_samples.num_windows(num_frames) for num_frames in (0, 7, 8, 100)] == [0, 0, 6, 6]
-    assert [syncnet_samples.num_windows(num_frames) for num_frames in (0, 3, 4, 8, 9, 100)] == [0, 0, 1, 1, 2, 4]
-
-
 @pytest.mark.parametrize("num_frames", [8, 9, 23])
 def test_a_clip_gives_as_many_windows_as_it_says_and_those_that_are_wanted(
     unet_samples: UNetSamples, syncnet_samples: SyncNetSamples, num_frames: int

@@ -107,10 +107,3 @@ def test_a_shard_that_is_lost_later_is_one_bad_shard_not_many_bad_clips(
     assert opened.count(1) == 1, "a shard that proved bad is not opened again"
     with pytest.raises(BrokenShard, match=r"000001\.tar cannot be opened: .*more than data\.max_bad_shards allows"):
         windows_of(index)[Visit(0, 5, 0, 1)]
-
-
-def test_where_nothing_can_be_read_it_ends(index: ClipIndex, recwarn: pytest.WarningsRecorder):
-    for shard in index.shards:
-        shard.path.unlink()
-    with pytest.raises(BrokenShard, match="none of 12 clips can be read"):
-        windows_of(index, max_bad_shards=9)[Visit(0, 0, 0, 1)]

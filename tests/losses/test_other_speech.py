@@ -60,11 +60,6 @@ def test_each_clip_is_judged_by_the_speech_it_borrows_and_the_estimate_follows_t
     assert changed.tolist() == [True, True, False, False]
 
 
-def test_windows_without_a_lender_do_not_count(loss, step_of):
-    assert loss.clips(step_of("abaa")).tolist() == [True] * 4
-    assert loss.clips(step_of("aa")).tolist() == [False] * 2
-
-
 def test_a_batch_of_one_clip_is_refused_in_training_and_costs_nothing_in_validation(loss, step_of):
     with pytest.raises(BadConfig, match=r"all 2 windows of a batch are of a; set data\.batch_size"):
         loss.reads(step_of("aa"))

@@ -54,11 +54,6 @@ def test_the_cost_is_minus_the_logarithm_of_the_similarity(speaking):
     assert brightness_loss()(frames, mel).item() == pytest.approx(-log(0.6), abs=1e-5)
 
 
-def test_lips_that_contradict_their_sound_cost_a_finite_amount(speaking):
-    frames, mel = speaking
-    assert brightness_loss(lowest_probability=1e-3)(-frames, mel).item() == pytest.approx(-log(1e-3), abs=1e-4)
-
-
 def test_only_the_lower_half_is_looked_at(speaking):
     frames, mel = speaking
     frames[..., :16, :] = 9.0
@@ -80,11 +75,6 @@ def test_the_gradient_reaches_every_frame_and_no_parameter_of_syncnet(tiny_syncn
     assert frames.grad[..., 16:, :].abs().amax(dim=(2, 3, 4)).min() > 0
     assert frames.grad[..., :16, :].abs().max() == 0
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in loss.parameters())
-
-
-def test_a_syncnet_in_training_mode_is_put_in_eval_mode(tiny_syncnet):
-    loss = SyncLoss(syncnet=tiny_syncnet.train(), resolution=32)
-    assert not any(part.training for part in loss.syncnet.modules())
 
 
 def test_a_calibrated_network_costs_minus_the_logarithm_of_its_probability(tiny_syncnet, clip_batch):

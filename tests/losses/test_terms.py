@@ -85,12 +85,6 @@ def test_clips_that_a_loss_may_not_look_at_do_not_count(timesteps, expected):
     assert one_term(MeanDifference(of_sound=True), video_step(), timesteps=timesteps).item() == expected
 
 
-@pytest.mark.parametrize("arguments", [{"every_nth_frame": 0}, {"timesteps": [5, 3]}, {"timesteps": [5]}])
-def test_a_choice_that_means_nothing_is_refused(arguments):
-    with pytest.raises(BadConfig, match="every_nth_frame="):
-        WeightedLoss(weight=1.0, loss=NoiseLoss(), **arguments)
-
-
 @pytest.mark.parametrize("weight", ["abc", float("nan"), None])
 def test_a_weight_that_is_no_number_is_refused_before_training(weight):
     with pytest.raises(BadConfig, match="of a loss term: give a finite number"):

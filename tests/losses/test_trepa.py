@@ -43,22 +43,12 @@ def test_equal_clips_cost_nothing_and_different_ones_something(loss, clip_batch)
     assert loss(clip_batch["frames"], clip_batch["reference"]).item() > 0
 
 
-def test_the_order_of_frames_matters(loss, clip_batch):
-    assert loss(clip_batch["frames"], clip_batch["frames"].flip(1)).item() > 0
-
-
 def test_features_see_clips_of_their_size_between_zero_and_one(clip_batch):
     remembering = Remembering(16)
     TREPALoss(remembering)(clip_batch["frames"] * 3, clip_batch["frames"])
     assert remembering.video.shape == (2, 4, 3, 16, 16)
     assert remembering.video.min() == 0
     assert remembering.video.max() == 1
-
-
-def test_only_the_direction_of_the_features_counts():
-    video = torch.zeros(1, 1, 3, 4, 4)
-    brighter, darker = video + 0.8, video - 0.8
-    assert TREPALoss(Remembering(4))(brighter, darker).item() == pytest.approx(0.0, abs=1e-9)
 
 
 def test_the_gradient_reaches_generated_frames_and_neither_real_ones_nor_parameters(loss, clip_batch):

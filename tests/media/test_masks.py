@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.media.masks import keep_mask, latent_keep_mask
 
 ORACLE = np.load(Path(__file__).parents[1] / "fixtures" / "mask_oracle.npz")
@@ -40,8 +39,3 @@ def test_the_regions_are_nested_and_grow() -> None:
     holes = [keep_mask(256, region) == 0 for region in ("mouth", "released", "face")]
     assert [round(hole.float().mean().item(), 3) for hole in holes] == [0.129, 0.407, 0.848]
     assert all((large | ~small).all() for small, large in pairwise(holes))
-
-
-def test_a_region_nobody_knows_is_refused() -> None:
-    with pytest.raises(BadConfig, match="mouth"):
-        keep_mask(64, "moustache")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from face_networks import needs_networks
-from lipsync_lightning.errors import BadConfig, BadMedia, MissingWeights
+from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.media import people as people_module
 from lipsync_lightning.media.face_mesh import Detection, Rectangle, alignment_points
 from lipsync_lightning.media.people import MeshPeople, PeopleTracker, SidecarPeople
@@ -156,14 +156,6 @@ def test_one_of_two_tracks_that_come_to_lie_on_a_face_ends_and_it_is_the_one_tha
     assert places(following) == {1: 70}
 
 
-def test_of_two_that_moved_alike_the_older_stays(scene: Scene):
-    following = tracker()
-    scene.heads = [Head(0), Head(80)]
-    places(following)
-    scene.heads = [Head(40)]
-    assert places(following) == {0: 40}
-
-
 def test_the_surest_are_followed_where_there_are_too_many(scene: Scene):
     scene.heads = [Head(0, score=0.6), Head(300, score=0.9), Head(600, score=0.7)]
     assert sorted(places(tracker(most_people=2)).values()) == [300, 600]
@@ -175,17 +167,6 @@ def test_small_faces_are_passed_over_and_lost_where_they_become_small(scene: Sce
     assert list(places(following)) == [0]
     scene.heads = [Head(0, side=60)]
     assert places(following) == {}
-
-
-def test_settings_without_sense_are_refused():
-    with pytest.raises(BadConfig, match="search_every"):
-        MeshPeople(search_every=0)
-
-
-def test_missing_networks_are_named_with_the_way_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LIPSYNC_WEIGHTS", str(tmp_path))
-    with pytest.raises(MissingWeights, match="face_networks"):
-        MeshPeople().for_video(Path("video.mp4"))
 
 
 @needs_networks
@@ -223,14 +204,6 @@ def test_the_face_of_a_sidecar_is_the_first_persons_while_that_one_is_there(tmp_
     assert points_of(FRAME) is None
 
 
-def test_a_sidecar_of_several_numbers_them_as_they_appear(tmp_path: Path):
-    here, there = POINTS.tolist(), (POINTS + 9).tolist()
-    following = write_sidecar(tmp_path, {"people": [[None, here, here], [there, there]]})
-    found = [following.people(FRAME) for _ in range(4)]
-    assert [list(people) for people in found] == [[0], [0, 1], [1], []]
-    np.testing.assert_array_equal(found[1][0], POINTS + 9)
-
-
 def test_a_cut_numbers_the_people_of_a_sidecar_anew(tmp_path: Path):
     following = write_sidecar(tmp_path, {"people": [[POINTS.tolist()] * 3] * 2})
     assert list(following.people(FRAME)) == [0, 1]
@@ -245,14 +218,3 @@ def test_a_cut_numbers_the_people_of_a_sidecar_anew(tmp_path: Path):
 def test_a_broken_sidecar_is_named(tmp_path: Path, content: object):
     with pytest.raises(BadMedia, match=r"talk\.one\.json.*people"):
         write_sidecar(tmp_path, content)
-
-
-def test_a_missing_sidecar_is_named(tmp_path: Path):
-    with pytest.raises(BadMedia, match=r"talk\.json.*no such file"):
-        SidecarPeople().for_video(tmp_path / "talk.mp4")
-
-
-def test_half_a_sidecar_is_named(tmp_path: Path):
-    (tmp_path / "talk.json").write_text("{")
-    with pytest.raises(BadMedia, match=r"talk\.json.*JSONDecodeError"):
-        SidecarPeople().for_video(tmp_path / "talk.mp4")

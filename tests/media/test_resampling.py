@@ -55,11 +55,6 @@ def test_frames_of_a_part_are_those_of_the_whole_to_the_bit(tmp_path, options):
     np.testing.assert_array_equal(list(read_frames(path, start_s=1.2, stop_s=1.6)), whole[30:40])
 
 
-def test_the_grid_of_a_part_begins_with_the_part(tmp_path):
-    shown = numbers_of(read_frames(write_timed(tmp_path / "a.mkv", AT_30), fps=25, start_s=0.51, stop_s=1.13))
-    assert shown == [sum(time_ms <= 510 + 40 * k + 1 for time_ms in AT_30) - 1 for k in range(16)]
-
-
 def test_parts_that_meet_hold_every_frame_once(tmp_path):
     path = write_timed(tmp_path / "a.mkv", AT_30)
     first, middle, last = ({"stop_s": 1 / 3}, {"start_s": 1 / 3, "stop_s": 1.2}, {"start_s": 1.2})
@@ -79,11 +74,6 @@ def test_what_lies_before_a_part_is_not_decoded(tmp_path):
     with pytest.raises(BadMedia):
         list(read_frames(path))
     assert numbers_of(read_frames(path, start_s=1.0)) == list(range(25, 60))
-
-
-def test_a_part_of_a_stream_without_times_is_found_by_counting(tmp_path):
-    path = write_timed(tmp_path / "raw.h264", AT_25)
-    assert numbers_of(read_frames(path, fps=25, start_s=0.4, stop_s=0.6)) == list(range(10, 15))
 
 
 @pytest.mark.parametrize("fps", [None, 25])

@@ -98,16 +98,6 @@ def test_rotation_metadata_is_applied(tmp_path, rotation, hflip):
     assert np.abs(frame[centres].astype(int) - expected[centres]).max() < 12
 
 
-@pytest.mark.parametrize("colour", [(200, 60, 40), (30, 60, 210), (224, 172, 140), (0, 0, 0), (255, 255, 255)])
-def test_a_flat_colour_survives_writing_and_reading(tmp_path, colour):
-    frame = np.full((64, 64, 3), colour, np.uint8)
-    with VideoWriter(tmp_path / "a.mp4", width=64, height=64, fps=25) as writer:
-        writer.write(frame)
-    read = next(read_frames(tmp_path / "a.mp4"))
-    assert np.abs(read.astype(int) - frame).max() <= 3
-    assert np.abs(read.mean((0, 1)) - colour).max() <= 2
-
-
 def test_a_full_range_source_is_read_as_its_tags_say(tmp_path):
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
@@ -145,16 +135,6 @@ def test_missing_empty_and_text_files_are_bad_media_with_the_name(tmp_path, cont
         next(read_frames(path))
 
 
-def test_sound_without_picture_is_bad_media(tmp_path):
-    with av.open(str(tmp_path / "a.wav"), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 3200), np.int16), format="s16", layout="stereo")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-    with pytest.raises(BadMedia, match="no moving picture"):
-        probe(tmp_path / "a.wav")
-
-
 def test_a_truncated_file_yields_its_whole_frames_and_then_says_how_many(tmp_path):
     noise = np.random.default_rng(0)
     path = tmp_path / "a.mp4"
@@ -169,13 +149,6 @@ def test_a_truncated_file_yields_its_whole_frames_and_then_says_how_many(tmp_pat
         frames.extend(read_frames(path))
     assert 10 < len(frames) < 35
     assert f"after {len(frames)} frames" in str(caught.value)
-
-
-def test_an_index_cut_off_is_bad_media(tmp_path):
-    path = write_timed(tmp_path / "a.mp4", [40 * k for k in range(30)])
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(BadMedia, match=r"a\.mp4"):
-        probe(path)
 
 
 def moving_clip(num_frames: int = 40) -> bytes:
@@ -211,8 +184,3 @@ def test_a_window_that_leaves_the_clip_is_refused(first_frame, num_frames):
 def test_a_damaged_clip_is_bad_media(damage):
     with pytest.raises(BadMedia, match="write its shard again"):
         decode_window(damage(moving_clip()), 0, 5)
-
-
-def test_no_frames_make_no_clip():
-    with pytest.raises(ClipTooShort):
-        encode_clip([], fps=25)

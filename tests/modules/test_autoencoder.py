@@ -32,15 +32,3 @@ def test_a_fit_over_two_batches_reconstructs_as_numpys_principal_components_do(m
 
 def train_one_epoch(module, batches, train):
     return train(module, batches, steps=-1, heldout=batches[:1])
-
-
-def test_its_checkpoint_loads_into_an_unfitted_one(make_clip_batch, tiny_clip, train, tmp_path):
-    batch = make_clip_batch(1)
-    module = LinearAutoencoderModule(autoencoder=LinearAutoencoder(patch=4, latent_channels=3), clip=tiny_clip)
-    train_one_epoch(module, [batch], train).save_checkpoint(tmp_path / "fit.ckpt")
-    fresh = LinearAutoencoderModule(autoencoder=LinearAutoencoder(patch=4, latent_channels=3), clip=tiny_clip)
-    checkpoint = torch.load(tmp_path / "fit.ckpt", weights_only=True)
-    fresh.on_load_checkpoint(checkpoint)
-    fresh.load_state_dict(checkpoint["state_dict"], strict=True)
-    frames = batch["frames"][0]
-    assert torch.equal(fresh.autoencoder(frames), module.autoencoder(frames))

@@ -52,11 +52,3 @@ def test_settings_that_the_optimizer_refuses_are_the_users_to_mend():
         optimizer_with_schedule(
             torch.nn.Linear(4, 4).parameters(), partial(AdamW, lr=-1), lambda made: pytest.fail("made")
         )
-
-
-def test_only_parameters_that_learn_are_given_to_the_optimizer():
-    module = torch.nn.Linear(4, 4)
-    module.bias.requires_grad_(False)
-    made = optimizer_with_schedule(module.parameters(), AdamW, lambda made: torch.optim.lr_scheduler.ConstantLR(made))
-    assert [id(p) for group in made["optimizer"].param_groups for p in group["params"]] == [id(module.weight)]
-    assert made["lr_scheduler"]["interval"] == "step"

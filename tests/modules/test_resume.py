@@ -165,20 +165,6 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_with_another_number_o
     assert_same_weights(resumed, learned(straight))
 
 
-def test_a_broken_newest_checkpoint_costs_the_steps_since_the_one_before_and_nothing_else(
-    shards, make_module, tmp_path
-):
-    straight = make_module("syncnet")
-    trained(straight, data_of(shards, "syncnet"), tmp_path / "run")
-    newest = tmp_path / "run" / "checkpoints" / f"step_{STEPS:08d}.ckpt"
-    newest.write_bytes(newest.read_bytes()[:-100])
-    resumed = make_module("syncnet")
-    with pytest.warns(UserWarning, match=r"set aside as step_\d+\.ckpt\.broken; the checkpoint before it is taken"):
-        trained(resumed, data_of(shards, "syncnet"), tmp_path / "run")
-    assert_same_weights(resumed, learned(straight))
-    assert newest_readable_checkpoint(tmp_path / "run") == newest  # not the broken one
-
-
 def test_an_interrupted_run_without_its_data_state_would_differ(shards, make_module, tmp_path):
     """The control: what the tests above compare does depend on the order of the data."""
     straight, resumed = make_module("syncnet"), make_module("syncnet")

@@ -24,16 +24,6 @@ def test_the_published_parameter_groups_train_and_nothing_else(experiment, make_
     assert sum(trained.values()) == PUBLISHED[experiment]
 
 
-def test_parameters_outside_the_trained_groups_stay_as_they_were(make_stage2, clip_batch, train):
-    module = make_stage2(trainable=["motion_modules.", "attn2."])
-    torch.nn.init.normal_(module.unet.conv_out.weight, std=0.1)
-    before = {name: parameter.detach().clone() for name, parameter in module.unet.named_parameters()}
-    train(module, [clip_batch] * 2, steps=2)
-    moved = {name for name, parameter in module.unet.named_parameters() if not torch.equal(parameter, before[name])}
-    assert moved
-    assert all("motion_modules." in name or "attn2." in name for name in moved)
-
-
 def test_every_named_loss_is_logged_and_the_total_is_their_weighted_sum(make_stage2, clip_batch, train):
     metrics = train(make_stage2(), [clip_batch], steps=1, heldout=[clip_batch]).callback_metrics
     for split in ("train", "val"):
@@ -83,14 +73,6 @@ def test_stage_two_starts_where_stage_one_ended(make_stage1, make_stage2, clip_b
         expected = first.unet(sample, timestep, clip_batch["audio"])
         assert expected.abs().max() > 0
         torch.testing.assert_close(second.unet(sample, timestep, clip_batch["audio"]), expected)
-
-
-def test_the_loss_falls_on_one_clip(make_stage2, clip_batch, train):
-    module = make_stage2(trainable=[""])
-    trainer = train(module, [clip_batch], steps=1, heldout=[clip_batch])
-    before = trainer.callback_metrics["val/loss"].item()
-    after = train(module, [clip_batch] * 20, steps=20, heldout=[clip_batch]).callback_metrics["val/loss"].item()
-    assert after < 0.9 * before
 
 
 def test_sync_does_not_judge_clips_that_were_made_without_sound(make_stage2, make_clip_batch, monkeypatch):

@@ -26,10 +26,6 @@ def test_a_run_gives_the_weights_of_its_newest_checkpoint(run, tiny_unet):
     assert_same(network_weights(str(run), "unet"), tiny_unet)
 
 
-def test_a_checkpoint_file_gives_its_own_weights(run):
-    assert set(network_weights(str(run / "checkpoints" / "step_00000003.ckpt"), "unet")) == {"old"}
-
-
 def test_an_export_and_the_networks_own_folder_give_its_weights(tmp_path, tiny_unet):
     tiny_unet.save_pretrained(tmp_path / "export" / "unet")
     assert_same(network_weights(str(tmp_path / "export"), "unet"), tiny_unet)

@@ -2,12 +2,7 @@
 
 import torch
 
-from lipsync_lightning.pipeline.reference import REFERENCES, OwnFrames, PreviousWindow
-
-
-def test_own_frames_are_the_window_itself():
-    window = torch.rand(4, 3, 8, 8)
-    assert OwnFrames().of(window) is window
+from lipsync_lightning.pipeline.reference import REFERENCES, PreviousWindow
 
 
 def test_the_previous_window_never_overlaps_the_target_once_there_is_one():

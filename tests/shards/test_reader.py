@@ -2,7 +2,6 @@ import multiprocessing
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,19 +80,6 @@ def test_a_shard_that_was_lost_or_cut_after_it_was_indexed_is_noticed(index: Cli
     assert reason_of(lambda: index.read(2)) == "truncated"
     index.shards[0].path.unlink()
     assert reason_of(lambda: index.read(2)) == "missing"
-
-
-class Unreadable(BytesIO):
-    def read(self, size: int | None = -1) -> bytes:
-        raise OSError(5, "Input/output error")
-
-
-def test_a_disk_that_fails_is_told_read_whole_or_in_parts(index: ClipIndex):
-    index.parts = ("mp4",)
-    with pytest.raises(BrokenShard, match=r"000000\.tar.* cannot be read: Input/output error"):
-        index.read_from(Unreadable(), 0)
-    index.members = ()
-    assert reason_of(lambda: index.read_from(Unreadable(), 0)["mp4"](0, 10)) == "unreachable"
 
 
 class Flaky(MemoryFileSystem):

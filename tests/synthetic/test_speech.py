@@ -38,29 +38,6 @@ def test_same_seed_gives_the_same_sound_and_mouth():
     assert not np.array_equal(first.opening, other.opening)
 
 
-def test_lengths_and_ranges(utterances: list[Utterance]):
-    for utterance in utterances:
-        assert utterance.waveform.shape == (80000,)
-        assert utterance.waveform.dtype == np.float32
-        assert np.abs(utterance.waveform).max() <= 1
-        for track in (utterance.opening, utterance.width):
-            assert track.shape == (125,)
-            assert track.min() >= 0
-            assert track.max() <= 1
-
-
-def test_speakers_differ_in_pitch():
-    def measured_pitch_hz(seed: int) -> float:
-        wave = speak(Speaker.from_seed(seed), 4.0, 1).waveform
-        echo = np.fft.irfft(np.abs(np.fft.rfft(wave, 2 * len(wave))) ** 2)[:400]
-        return 16000 / (50 + int(np.argmax(echo[50:])))
-
-    speakers = [Speaker.from_seed(i) for i in range(12)]
-    low, high = min(speakers, key=lambda s: s.pitch_hz), max(speakers, key=lambda s: s.pitch_hz)
-    assert high.pitch_hz > 1.5 * low.pitch_hz
-    assert measured_pitch_hz(speakers.index(high)) > 1.3 * measured_pitch_hz(speakers.index(low))
-
-
 def test_the_mouth_is_shut_wherever_it_is_silent(utterances: list[Utterance]):
     silent = [frame_energy(u) < 0.002 for u in utterances]
     assert sum(s.sum() for s in silent) > 200
@@ -76,10 +53,6 @@ def test_every_utterance_begins_shut_and_shuts_between_syllables(utterances: lis
 
 def test_loudness_follows_the_opening(utterances: list[Utterance]):
     assert all(correlation(frame_energy(u), u.opening) > 0.6 for u in utterances)
-
-
-def test_opening_moves_fast_enough_to_tell_two_frames_of_delay(utterances: list[Utterance]):
-    assert np.mean([correlation(u.opening[3:], u.opening[:-3]) for u in utterances]) < 0.4
 
 
 def test_a_linear_listener_reads_the_opening_of_speakers_it_never_heard(utterances: list[Utterance]):

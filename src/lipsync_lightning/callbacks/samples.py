@@ -17,7 +17,6 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from lipsync_lightning.clip import ClipBatch
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.files import write_atomically
 from lipsync_lightning.losses.sync import SyncLoss
@@ -74,8 +73,7 @@ class SampleWriter(Callback):
         if isinstance(trainer.strategy, FSDPStrategy) and trainer.is_global_zero:
             warnings.warn(
                 "no samples of held-out clips will be written: under FSDPStrategy parameters are whole only while the "
-                "strategy calls the module, which it does not for samples; train with trainer=ddp to see them, or take "
-                "them out of the callbacks (~callbacks.film_strips)",
+                "strategy calls the module; train with trainer=ddp to see them, or drop ~callbacks.film_strips",
                 stacklevel=2,
             )
         if self.judge is not None:
@@ -85,13 +83,7 @@ class SampleWriter(Callback):
         self.samples = []
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: ClipBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if trainer.sanity_checking or isinstance(trainer.strategy, FSDPStrategy):
             return
@@ -101,55 +93,51 @@ class SampleWriter(Callback):
         if not rows:
             return
         chosen: Any = {
-            key: values[rows] if isinstance(values, Tensor) else [values[row] for row in rows]  # pyright: ignore[reportIndexIssue]
+            key: values[rows] if isinstance(values, Tensor) else [values[row] for row in rows]
             for key, values in batch.items()
         }
         # On all ranks: they read the same held-out clips, and would only wait for the first one meanwhile.
         with isolate_rng(), trainer.precision_plugin.val_step_context():
-            generated = pl_module.generate(chosen)  # pyright: ignore[reportCallIssue]
+            generated = pl_module.generate(chosen)
         columns = (chosen["id"], chosen["frames"], generated, chosen["keep_mask"], chosen["mel"])
         self.samples += [Sample(*values) for values in zip(*columns, strict=True)]
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not self.samples or not trainer.is_global_zero:
             return
         own = next((part for part in pl_module.modules() if isinstance(part, SyncLoss)), None)
         judge = own if self.judge is None else self.judge
-        fps: int = pl_module.clip.fps  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
         folder = self.run_dir / "samples"
         rows: list[dict[str, Any]] = []
         for number, (sample, other) in enumerate(zip(self.samples, [*self.samples[1:], self.samples[0]], strict=True)):
             name = folder / f"step_{trainer.global_step:06d}" / f"{sample.id.replace('/', '_')}_{number}"
-            strip, video = write_pictures(sample, name, fps)
+            strip, video = write_pictures(sample, name, pl_module.clip.fps)
+            scores: dict[str, float | None] = dict.fromkeys(SCORES)
             with isolate_rng(), trainer.precision_plugin.val_step_context():
-                scores = {"psnr_mouth": sample.psnr_mouth()}
+                scores["psnr_mouth"] = sample.psnr_mouth()
                 if judge is not None:
                     scores["sync_real"] = in_sync(judge, sample.real, sample.mel)
                     scores["sync_generated"] = in_sync(judge, sample.generated, sample.mel)
                 if judge is not None and other is not sample:
                     scores["sync_control"] = in_sync(judge, sample.generated, other.mel)
             files = {"strip": str(strip.relative_to(self.run_dir)), "video": str(video.relative_to(self.run_dir))}
-            rows.append({"number": number, "id": sample.id, **files} | {score: scores.get(score) for score in SCORES})
+            rows.append({"number": number, "id": sample.id, **files, **scores})
         put_rows(folder / "samples.csv", trainer.global_step, rows)
         for score in SCORES:
             values = [row[score] for row in rows if row[score] is not None]
             if values:
                 pl_module.log(f"val/{score}", sum(values) / len(values), rank_zero_only=True)
-        self._log_table(trainer, rows)
-        self.samples = []
-
-    def _log_table(self, trainer: Trainer, rows: Sequence[Mapping[str, Any]]) -> None:
         for logger in trainer.loggers:
             if hasattr(logger, "log_table"):  # wandb's logger; csv cannot hold pictures
                 import wandb  # which takes a second, and nobody else needs
 
-                def shown(row: Mapping[str, Any]) -> list[Any]:
-                    strip, video = str(self.run_dir / row["strip"]), str(self.run_dir / row["video"])
-                    pictures = [wandb.Image(strip), wandb.Video(video, format="mp4")]
-                    return [row["id"], *pictures, *(row[score] for score in SCORES)]
-
-                columns, data = ["id", "strip", "video", *SCORES], [shown(row) for row in rows]
-                logger.log_table("val/film_strips", columns=columns, data=data, step=trainer.global_step)  # pyright: ignore[reportAttributeAccessIssue]
+                shown = {"strip": wandb.Image, "video": lambda path: wandb.Video(path, format="mp4")}
+                pictures = [{key: show(str(self.run_dir / row[key])) for key, show in shown.items()} for row in rows]
+                columns = ["id", *shown, *SCORES]
+                data = [[(row | own)[key] for key in columns] for row, own in zip(rows, pictures, strict=True)]
+                table: Any = logger
+                table.log_table("val/film_strips", columns=columns, data=data, step=trainer.global_step)
+        self.samples = []
 
 
 def write_pictures(sample: Sample, name: Path, fps: int) -> tuple[Path, Path]:

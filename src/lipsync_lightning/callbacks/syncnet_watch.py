@@ -2,7 +2,6 @@
 
 import warnings
 from collections import Counter
-from hashlib import sha256
 from math import nan, sqrt
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from lipsync_lightning.callbacks.samples import put_rows
 from lipsync_lightning.clip import ClipSpec, WindowBatch
-from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.errors import BadConfig, BadMedia, BrokenShard, ClipTooShort, LipSyncError
 from lipsync_lightning.media.audio import decode_flac
 from lipsync_lightning.media.masks import keep_mask
@@ -26,14 +24,14 @@ _NUM_CLIPS, _NUM_SHARDS = 64, 16  # looked at: opening all shards of a large dat
 _MOST_FRAMES, _FEWEST_FRAMES = 250, 3 * MAX_LAG  # of a clip; two thirds of it still overlap at the largest lag
 _NUM_FOREIGN = 16  # other clips' sounds that each clip's lips are compared with
 _ENOUGH_CLIPS = 32  # for "the sound fits no lips" to mean anything; on 13 real clips in step it said so wrongly
-_SILENT_DBFS = -50.0  # root mean square; real and made-up speech here lies between -30 and -18
+_SILENT_POWER = 1e-5  # -50 dBFS; real and made-up speech here lies between -30 and -18
 _TOLERATED_SHARE = 0.1  # of clips without a sound of their own
 _TOLERATED_OFFSET = 2  # frames; a network-free estimate on real faces is no better
 _CHANCE_AUC, _GOOD_AUC = 0.6, 0.75  # held out; that of a handful of clips scatters by 0.1 around 0.5
 _ABOVE_CHANCE = 5  # margins above chance where a loss still learns nothing: similarities that mean nothing cost more
 _PUBLISHED_PAIRS = 1024  # LatentSync (arXiv 2412.09262): 1024 was best, 128 stayed at chance with cross-entropy
 _EDGES = (np.arange(42) - 20.5) / 20  # of 41 bins of similarity, centred at -1.00, -0.95, ... 1.00
-_STATE = ("told", "verdict", "since", "was_elsewhere", "looked_at_clips")
+_STATE = ("told", "verdict", "since", "was_off", "looked_at_clips")
 _MEMORISES, _LEARNS_NOTHING = "memorises its training clips", "learns nothing"
 _SHIFT = "shift the sound of the raw videos until it is in step and run `prepare` again"
 
@@ -41,14 +39,14 @@ _SHIFT = "shift the sound of the raw videos until it is in step and run `prepare
 class SyncNetWatch(Callback):
     """Warns at validations, on rank zero and once of each, when a SyncNet
 
-    - learns nothing: training loss and held-out AUC have stayed at what guessing gives for `patience_steps`;
-    - memorises: as long, the training loss has been below chance and the held-out AUC has not;
-    - learns from an offset: its AUC is good, but in two validations in a row `val/offset_frames` lies 2 frames or more
-      away, or the training clips are clearly out of step all together, which SyncNet takes for sync.
+    - memorises: for `patience_steps` the training loss has been below chance and the held-out AUC still at chance;
+    - learns nothing: as long, both have stayed at chance;
+    - learns an offset: its AUC is good, but in two validations in a row `val/offset_frames` is 2 frames or more, or
+      all training clips are out of step by the same number of frames, which SyncNet takes for sync.
 
-    They come with what is wrong with 64 training clips, which takes seconds to find, while other ranks wait. Each
-    validation also writes `<run_dir>/similarities.csv`: how many held-out windows have which similarity with their own
-    sound (`matching`) and with their neighbour's (`foreign`); columns are named after the centres of the bins.
+    The first two come with what is wrong with 64 training clips, which takes seconds to find. Each validation also
+    writes `<run_dir>/similarities.csv`: how many held-out windows have which similarity with their own sound
+    (`matching`) and with their neighbour's (`foreign`); columns are named after the centres of the bins.
     """
 
     def __init__(self, *, run_dir: str, patience_steps: int, margin: float) -> None:
@@ -59,7 +57,7 @@ class SyncNetWatch(Callback):
         self.told: list[str] = []
         self.verdict: str | None = None
         self.since = 0  # step of the first validation in a row with this verdict
-        self.was_elsewhere = self.looked_at_clips = False
+        self.was_off = self.looked_at_clips = False
         self.num_pairs = 0
         # Since the last validation; tensors on the device, since reading them would wait for it.
         self.loss_sum: Tensor | float = 0.0
@@ -84,26 +82,25 @@ class SyncNetWatch(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        similarities: tuple[Tensor, Tensor] | None = pl_module.last_similarities  # pyright: ignore[reportAssignmentType]
-        if similarities is not None:
-            kinds = zip(("matching", "foreign"), similarities, strict=True)
+        module: Any = pl_module
+        if module.last_similarities is not None:
+            kinds = zip(("matching", "foreign"), module.last_similarities, strict=True)
             put_rows(self.table, trainer.global_step, [{"kind": kind} | histogram(values) for kind, values in kinds])
         auc, offset = (float(trainer.callback_metrics.get(f"val/{key}", nan)) for key in ("auc", "offset_frames"))
         if self.num_losses:
-            chance = pl_module.objective.chance(self.num_pairs)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-            self._judge(trainer, float(self.loss_sum / self.num_losses), chance, auc)
+            loss = float(self.loss_sum / self.num_losses)
+            self._warn_if_it_does_not_generalise(trainer, loss, module.objective.chance(self.num_pairs), auc)
         self.loss_sum, self.num_losses = 0.0, 0
         if auc >= _GOOD_AUC:
-            self._look_for_offset(trainer, auc, offset)
+            self._warn_of_offset(trainer, auc, offset)
 
     def state_dict(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in _STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for key in _STATE:
-            setattr(self, key, state_dict[key])
+        vars(self).update(state_dict)
 
-    def _judge(self, trainer: Trainer, loss: float, chance: float, auc: float) -> None:
+    def _warn_if_it_does_not_generalise(self, trainer: Trainer, loss: float, chance: float, auc: float) -> None:
         verdict = None
         if abs(auc - 0.5) < _CHANCE_AUC - 0.5 and loss <= (1 + _ABOVE_CHANCE * self.margin) * chance:
             verdict = _MEMORISES if loss < (1 - self.margin) * chance else _LEARNS_NOTHING
@@ -120,25 +117,22 @@ class SyncNetWatch(Callback):
                 "at chance): raise data.batch_size or trainer.devices; accumulated gradients add no pairs"
             )
         seen = f"training loss {loss:.2f} (guessing: {chance:.2f}), held-out AUC {auc:.2f} (guessing: 0.50)"
-        self._tell(trainer, verdict, "\n- ".join([f"SyncNet {verdict}: {seen}", *reasons]))
+        self._warn_once(trainer, verdict, "\n- ".join([f"SyncNet {verdict}: {seen}", *reasons]))
 
-    def _look_for_offset(self, trainer: Trainer, auc: float, offset: float) -> None:
-        learns, is_elsewhere = f"SyncNet learns (held-out AUC {auc:.2f}), but", abs(offset) >= _TOLERATED_OFFSET
-        if is_elsewhere and self.was_elsewhere:
-            self._tell(
-                trainer, "offset", f"{learns} in the held-out clips {_by_frames(round(offset))} (median); {_SHIFT}"
-            )
+    def _warn_of_offset(self, trainer: Trainer, auc: float, offset: float) -> None:
+        learns, is_off, found = f"SyncNet learns (held-out AUC {auc:.2f}), but", abs(offset) >= _TOLERATED_OFFSET, None
+        if is_off and self.was_off:
+            found = f"in the held-out clips {_offset_sentence(round(offset))} (median)"
         elif not self.looked_at_clips:
             self.looked_at_clips = True
             _, common = faults_of_training_clips(trainer)
-            if abs(common or 0) > _TOLERATED_OFFSET:
-                told = (
-                    f"{learns} it has learned a constant audio offset: in the training clips {_by_frames(common or 0)}"
-                )
-                self._tell(trainer, "offset", f"{told}; {_SHIFT}")
-        self.was_elsewhere = is_elsewhere
+            if common is not None and abs(common) > _TOLERATED_OFFSET:
+                found = f"it has learned a constant audio offset: in the training clips {_offset_sentence(common)}"
+        if found is not None:
+            self._warn_once(trainer, "offset", f"{learns} {found}; {_SHIFT}")
+        self.was_off = is_off
 
-    def _tell(self, trainer: Trainer, what: str, message: str) -> None:
+    def _warn_once(self, trainer: Trainer, what: str, message: str) -> None:
         if what not in self.told:
             self.told = [*self.told, what]
             warnings.warn(f"step {trainer.global_step}: {message}", stacklevel=2)
@@ -152,8 +146,8 @@ def histogram(similarities: Tensor) -> dict[str, int]:
 
 def faults_of_training_clips(trainer: Trainer) -> tuple[list[str], int | None]:
     """Return what `faults_of` returns for a trainer's clips, or the reason why they were not looked at."""
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, ClipDataModule):
+    data: Any = getattr(trainer, "datamodule", None)
+    if not hasattr(data, "clip_index"):
         return ["the clips were not looked at: they do not come from a ClipDataModule"], None
     try:
         return faults_of(data.clip_index("train", _NUM_SHARDS), data.clip)
@@ -175,8 +169,8 @@ def faults_of(index: ClipIndex, clip: ClipSpec) -> tuple[list[str], int | None]:
         try:
             members = index.read(number)
             sound = decode_flac(members["flac"])
-            heard = int(len(sound) * clip.fps / clip.sample_rate_hz)
-            num_frames = min(int(index.num_frames[number]), heard, _MOST_FRAMES)
+            with_sound = int(len(sound) * clip.fps / clip.sample_rate_hz)
+            num_frames = min(int(index.num_frames[number]), with_sound, _MOST_FRAMES)
             if num_frames >= _FEWEST_FRAMES:
                 lips.append(_mouth_motion(decode_window(members["mp4"], 0, num_frames)))
                 edges = [clip.num_samples(frame) for frame in range(num_frames + 1)]
@@ -186,37 +180,31 @@ def faults_of(index: ClipIndex, clip: ClipSpec) -> tuple[list[str], int | None]:
             continue
         sounds[str(index.keys[number])] = sound
     faults = []
-    silent = [key for key, sound in sounds.items() if np.square(sound).mean() < 10 ** (_SILENT_DBFS / 10)]
-    hashes = {key: sha256(sound.tobytes()).digest() for key, sound in sounds.items() if key not in silent}
-    counts = Counter(hashes.values())
-    shared = [key for key, content in hashes.items() if counts[content] > 1]
+    silent = [key for key, sound in sounds.items() if np.square(sound).mean() < _SILENT_POWER]
+    content = {key: sound.tobytes() for key, sound in sounds.items() if key not in silent}
+    counts = Counter(content.values())
+    shared = [key for key in content if counts[content[key]] > 1]
     if len(shared) + len(silent) > _TOLERATED_SHARE * len(sounds):
         faults.append(
             f"of {len(sounds)} clips {len(shared)} hold the same sound as another and {len(silent)} are silent "
             f"({', '.join([*shared[:3], *silent[:3]])}): compare them with the raw videos and run `prepare` again"
         )
-    more, common = _offset_faults(lips, loudness, clip.fps)
-    return faults + more, common
-
-
-def _offset_faults(lips: list[np.ndarray], loudness: list[np.ndarray], fps: int) -> tuple[list[str], int | None]:
-    """Return what is wrong with how lips and loudness of clips fit, and the offset they have in common, if any."""
-    num_clips, faults = len(lips), []
+    num_clips = len(lips)
     if num_clips < 4:
         return faults, None
     curves = np.empty(
         (1 + min(_NUM_FOREIGN, num_clips - 1), num_clips, 2 * MAX_LAG + 1)
     )  # own sound, then foreign ones
     for step, row in np.ndindex(curves.shape[:2]):
-        curves[step, row] = _agreement(lips[row], loudness[(row + step) % num_clips], fps)
+        curves[step, row] = _agreement(lips[row], loudness[(row + step) % num_clips], clip.fps)
     means, peaks = curves.mean(axis=1), curves.max(axis=2)
-    own_fits = float(np.where(peaks[:1] == peaks[1:], 0.5, peaks[:1] > peaks[1:]).mean())
     if means[0].max() > 2 * means[1:].max():
         common = int(means[0].argmax()) - MAX_LAG
         if abs(common) > _TOLERATED_OFFSET:
-            faults.append(f"{_by_frames(common)} in {num_clips} clips together: {_SHIFT}")
+            faults.append(f"{_offset_sentence(common)} in {num_clips} clips together: {_SHIFT}")
         return faults, common
     # By chance a clip's rank among others is uniform in [0, 1], whose variance is 1/12: three standard deviations.
+    own_fits = float(np.where(peaks[:1] == peaks[1:], 0.5, peaks[:1] > peaks[1:]).mean())
     if num_clips >= _ENOUGH_CLIPS and own_fits < 0.5 + 3 * sqrt(1 / (12 * num_clips)):
         faults.append(
             f"in {num_clips} clips the sound fits the lips hardly better than another clip's ({own_fits:.0%} of "
@@ -241,12 +229,12 @@ def _agreement(lips: np.ndarray, loudness: np.ndarray, fps: int) -> np.ndarray:
         quick = series - uniform_filter1d(series, fps, mode="nearest")
         return (quick - quick.mean()) / max(float(quick.std()), 1e-9)
 
-    heard = np.resize(loudness, len(lips))  # a sound of another length is repeated or cut
-    both = (standardised(heard) + standardised(np.abs(np.gradient(heard)))) / 2
+    sound = np.resize(loudness, len(lips))  # one of another length is repeated or cut
+    both = (standardised(sound) + standardised(np.abs(np.gradient(sound)))) / 2
     overlap = len(lips) - np.abs(np.arange(-MAX_LAG, MAX_LAG + 1))
     first = len(lips) - 1 - MAX_LAG
     return np.correlate(standardised(lips), both, "full")[first : first + len(overlap)] / overlap
 
 
-def _by_frames(offset: int) -> str:
+def _offset_sentence(offset: int) -> str:
     return f"the sound comes {abs(offset)} frames {'early' if offset > 0 else 'late'}"
