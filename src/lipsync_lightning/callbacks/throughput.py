@@ -49,12 +49,13 @@ class ThroughputLog(Callback):
         """Args: peak_tflops: 10^12 operations a second of one device at the run's precision; None: ask Lightning."""
         self.every_num_batches = every_num_batches
         self.peak_tflops = peak_tflops
+        self.counter: CountingOperations | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         device, dtype = trainer.strategy.root_device, _COMPUTED_IN.get(str(trainer.precision).split("-")[0])
         known = get_available_flops(device, dtype) if dtype and device.type != "cpu" else None
         self.peak_flops = known if self.peak_tflops is None else self.peak_tflops * _TERA
-        self.counter: CountingOperations | None = CountingOperations()
+        self.counter = CountingOperations()
         self.flops_per_batch = 0
         self.ended: float | None = None  # when the batch before did, if nothing but waiting for data followed
         self.waited = self.computed = 0.0
