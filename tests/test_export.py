@@ -47,7 +47,7 @@ def test_what_is_no_run_of_a_unet_is_refused_in_one_sentence(run: Path, command_
     config.write_text(text.replace("unet:", "syncnet:"))
     assert "trained no U-Net but UNetStage1Module" in command_line.refusal(main, f"run={run}", "out=x")
     config.write_text("steps: []")
-    assert "configures something else" in command_line.refusal(main, f"run={run}", "out=x")
+    assert "holds no training run" in command_line.refusal(main, f"run={run}", "out=x")
     config.write_text(text)
     (run / "checkpoints" / "step_00000002.ckpt").unlink()
     assert "no checkpoint" in command_line.refusal(main, f"run={run}", "out=x")

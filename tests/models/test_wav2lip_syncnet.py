@@ -17,7 +17,7 @@ LATENTSYNC_FRAMES = 5  # of LatentSync's variant of the network, whose names and
 
 def layers(name: str) -> dict[str, list[dict[str, Any]]]:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        config = compose(f"models/syncnet/{name}").network.syncnet
+        config = compose(f"models/syncnet/{name}").models.syncnet
     return {encoder: OmegaConf.to_container(config[encoder]) for encoder in ("audio_encoder", "visual_encoder")}  # pyright: ignore[reportReturnType]
 
 
