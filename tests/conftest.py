@@ -48,10 +48,8 @@ def make_clip_batch(tiny_clip: ClipSpec) -> Callable[[int], ClipBatch]:
     """A function of a number of clips: a batch of noise pictures and noise sound."""
 
     def make(num_clips: int) -> ClipBatch:
-        side, frames = (
-            tiny_clip.resolution,
-            (num_clips, tiny_clip.num_frames, 3, tiny_clip.resolution, tiny_clip.resolution),
-        )
+        side = tiny_clip.resolution
+        frames = (num_clips, tiny_clip.num_frames, 3, side, side)
         return ClipBatch(
             frames=torch.rand(frames) * 2 - 1,
             reference=torch.rand(frames) * 2 - 1,
@@ -76,21 +74,11 @@ def make_syncnet(tiny_clip: ClipSpec) -> Callable[[], StableSyncNet]:
     common: dict[str, Any] = {"dropout": 0.0, "norm_num_groups": 4}
 
     def make() -> StableSyncNet:
+        sound = {"in_channels": 1, "block_out_channels": [8, 8, 16, 32], "downsample_factors": [2, 2, 2, [10, 1]]}
+        lips = {"block_out_channels": [8, 16, 32], "downsample_factors": [2, 2, [4, 8]], "attn_blocks": [0] * 3}
         return StableSyncNet(
-            audio_encoder={
-                "in_channels": 1,
-                "block_out_channels": [8, 8, 16, 32],
-                "downsample_factors": [2, 2, 2, [10, 1]],
-                "attn_blocks": [0] * 4,
-                **common,
-            },
-            visual_encoder={
-                "in_channels": 3 * tiny_clip.num_frames,
-                "block_out_channels": [8, 16, 32],
-                "downsample_factors": [2, 2, [4, 8]],
-                "attn_blocks": [0] * 3,
-                **common,
-            },
+            audio_encoder={**sound, "attn_blocks": [0] * 4, **common},
+            visual_encoder={"in_channels": 3 * tiny_clip.num_frames, **lips, **common},
         )
 
     return make

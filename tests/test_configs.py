@@ -99,11 +99,6 @@ def test_an_experiment_is_named_after_its_file_and_gives_constructors_exactly_th
         assert config.module.unet.in_channels == 3 * config.module.unet.out_channels + 1
 
 
-def test_a_misspelt_key_is_found():
-    config = OmegaConf.to_container(composed("stage1", "+module.unet.layers_per_blok=3"), resolve=True)
-    assert len([reason for node in targets(config) if (reason := refusal(node))]) == 1
-
-
 @pytest.mark.parametrize(
     ("experiment", "batch_size", "resolution"),
     [
@@ -285,22 +280,6 @@ def test_a_demo_experiment_takes_a_training_step_on_what_the_earlier_ones_left(e
     config = composed(experiment)
     config.demo_dir = str(tmp_path)
     take_a_step(config)
-
-
-@pytest.mark.parametrize(
-    ("experiment", "part", "command"),
-    [
-        ("stage1", "module", "python -m lipsync_lightning.export fetch=latentsync-1.6"),
-        ("stage1", "audio_encoder", "python -m lipsync_lightning.export fetch=latentsync-1.6"),
-        ("demo/stage1", "module", "python -m lipsync_lightning.train +experiment=demo/autoencoder demo_dir="),
-    ],
-)
-def test_missing_weights_name_the_command_that_gets_them(experiment, part, command, tmp_path, monkeypatch):
-    monkeypatch.setenv("LIPSYNC_WEIGHTS", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(Exception, match="no ") as caught:
-        build(composed(experiment)[part])
-    assert command in one_sentence(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -32,15 +32,6 @@ def test_mixed_noise_is_that_of_the_reference(reference):
     torch.testing.assert_close(mixed, reference["mixed_alpha_2_first_clip"], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("alpha", "shared_variance"), [(0.0, 0.0), (1.0, 0.5), (2.0, 0.8)])
-def test_frames_share_the_stated_part_of_a_variance_of_one(alpha, shared_variance):
-    noise = diffusion.mix_noise(torch.randn(4, 2, 4, 64, 64), torch.randn(4, 2, 4, 64, 64), alpha)
-    first, second = noise.unbind(1)
-    assert noise.var().item() == pytest.approx(1.0, abs=0.02)
-    assert (first * second).mean().item() == pytest.approx(shared_variance, abs=0.02)
-    assert (noise[0] * noise[1]).mean().item() == pytest.approx(0.0, abs=0.02)
-
-
 def test_noising_and_the_one_step_estimate_are_those_of_the_reference(reference, ddim_epsilon):
     noisy = ddim_epsilon.add_noise(reference["clean"], reference["mixed_alpha_1"], reference["timesteps"])
     torch.testing.assert_close(noisy, reference["noisy"], rtol=0, atol=1e-6)

@@ -1,16 +1,9 @@
-from pathlib import Path
-
 import pytest
 import torch
 
 from command_line import CommandLine
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.infer import device_and_dtype, main
-
-
-@pytest.fixture
-def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(tmp_path, monkeypatch, capfd)
 
 
 def test_a_folder_that_is_no_export_is_refused_with_the_command_that_makes_one(command_line: CommandLine):

@@ -30,11 +30,6 @@ COMMAND = (
 
 
 @pytest.fixture
-def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(tmp_path, monkeypatch, capfd)
-
-
-@pytest.fixture
 def demo_dir(tmp_path: Path) -> Path:
     """What the demo leaves: shards and a fitted autoencoder."""
     for split in ("train", "heldout"):

@@ -39,16 +39,9 @@ def small_shards(folder: Path) -> Path:
 
 
 def arguments(shards: Path, run_dir: Path, *more: str) -> list[str]:
-    return [
-        *(
-            "+experiment=demo/syncnet",
-            f"data.shards={shards}",
-            f"run_dir={run_dir}",
-            "logger=csv",
-            "trainer.log_every_n_steps=1",
-        ),
-        *("data.num_workers=0", "data.batch_size=2", "trainer.val_check_interval=null", *more),
-    ]
+    given = ["+experiment=demo/syncnet", f"data.shards={shards}", f"run_dir={run_dir}", "logger=csv"]
+    given += ["data.num_workers=0", "data.batch_size=2", "trainer.val_check_interval=null"]
+    return [*given, "trainer.log_every_n_steps=1", *more]
 
 
 class TrainProcess:
@@ -103,30 +96,16 @@ def _train(arguments: list[str], output: Path, environment: dict[str, str]) -> N
 
 def rank_environments(num_ranks: int, **common: str) -> list[dict[str, str]]:
     """What torchrun tells the processes of one node."""
-    common |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": _free_port(),
-        "WORLD_SIZE": str(num_ranks),
-        "LOCAL_WORLD_SIZE": str(num_ranks),
-    }
-    common |= {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "WORLD_SIZE": str(num_ranks)}
+    common |= {"LOCAL_WORLD_SIZE": str(num_ranks), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
     return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
 
 
 def task_environments(num_tasks: int, **common: str) -> list[dict[str, str]]:
     """What srun tells the tasks of one node."""
-    common |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": _free_port(),
-        "SLURM_JOB_ID": "12345",
-        "SLURM_JOB_NAME": "lipsync",
-    }
-    common |= {
-        "SLURM_NTASKS": str(num_tasks),
-        "SLURM_NTASKS_PER_NODE": str(num_tasks),
-        "SLURM_NNODES": "1",
-        "SLURM_NODEID": "0",
-    }
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "SLURM_JOB_ID": "12345"}
+    common |= {"SLURM_JOB_NAME": "lipsync", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+    common |= {"SLURM_NTASKS": str(num_tasks), "SLURM_NTASKS_PER_NODE": str(num_tasks)}
     return [{**common, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(num_tasks)]
 
 
@@ -148,10 +127,8 @@ class Diary(Callback):
     ) -> None:
         weights = sum(float(parameter.detach().double().sum()) for parameter in pl_module.parameters())
         with (self.folder / f"rank_{trainer.global_rank}_of_{trainer.world_size}.jsonl").open("a") as file:
-            print(
-                json.dumps({"step": trainer.global_step, "seeds": batch["seed"].tolist(), "weights": weights}),
-                file=file,
-            )
+            note = {"step": trainer.global_step, "seeds": batch["seed"].tolist(), "weights": weights}
+            print(json.dumps(note), file=file)
 
 
 class Poison(Callback):

@@ -31,11 +31,6 @@ def test_the_optimizer_goes_on_as_if_the_step_had_not_been():
     assert torch.equal(with_bad.layer.weight, without.layer.weight)
 
 
-def test_all_clips_of_an_accumulated_step_are_named():
-    with pytest.warns(UserWarning, match=r"\(clips clip 0, clip 1 on rank 0\)"):
-        trained(1.0, nan, 1.0, 1.0, accumulate_grad_batches=2)
-
-
 def test_too_many_such_steps_in_a_row_end_the_run_with_the_way_out():
     with pytest.warns(UserWarning, match="not finite"):
         assert trained(nan, nan, 1.0, nan, nan)[1].skipped == 4

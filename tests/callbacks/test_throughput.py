@@ -6,7 +6,6 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,18 +29,6 @@ class Learner(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=0.1)
-
-
-class Checkpointed(Learner):
-    """The same, computed twice, with a product in front that needs a gradient as well."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(IN, IN)
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        squares: Any = checkpoint(lambda x: self.layer(x).square(), self.first(batch["x"]), use_reentrant=False)
-        return squares.mean()
 
 
 class Activated(Learner):
@@ -93,7 +80,6 @@ def test_the_share_of_waiting_tells_a_slow_reader_from_one_that_is_always_ready(
     ("module", "num_batches", "changes", "operations"),
     [
         (Learner, 9, {}, 2 * PRODUCT),  # forward, and the weight's gradient: the input needs none
-        (Checkpointed, 9, {}, 4 * PRODUCT + 2 * 2 * BATCH * IN * IN),  # forward twice, both gradients
         (Learner, 17, {"accumulate_grad_batches": 2}, 4 * PRODUCT),
     ],
 )
@@ -107,7 +93,7 @@ def test_the_share_of_the_peak_follows_from_speed_and_operations_where_the_peak_
     assert "mfu" not in logged(Learner(), vectors(9))
 
 
-@pytest.mark.parametrize("learner", [Learner, Checkpointed, Activated])
+@pytest.mark.parametrize("learner", [Learner, Activated])
 def test_counting_changes_neither_weights_nor_random_numbers_to_the_bit(learner):
     ends = []
     for callbacks in ([], [ThroughputLog(every_num_batches=4, peak_tflops=None)]):

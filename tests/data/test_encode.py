@@ -12,7 +12,7 @@ from filelock import FileLock
 from lipsync_lightning.data.encode import ClipEncoder, encode_shards
 from lipsync_lightning.data.latent_samples import LatentSamples
 from lipsync_lightning.data.samples import Samples, UNetSamples
-from lipsync_lightning.errors import BadConfig, BrokenShard, ClipMismatch, WouldOverwrite
+from lipsync_lightning.errors import BadConfig, BrokenShard, WouldOverwrite
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
 from lipsync_lightning.shards.format import FinishedClip, find_shards, read_sidecar, write_shard
@@ -140,13 +140,6 @@ def test_a_shard_whose_source_was_remade_is_encoded_anew_and_no_other(shards: Pa
     encode_shards(str(source), out, encoder())
     assert read_sidecar(out / "train" / "000001.tar").keys.tolist() == ["remade/0"]
     assert written_at(out / "train")["000000.tar"] == untouched
-
-
-def test_training_with_another_mask_or_audio_encoder_is_refused(encoded: Path):
-    with pytest.raises(ClipMismatch, match="encoded with mask=released, this run wants face"):
-        first_batches(encoded, from_latents("face"), 1)
-    with pytest.raises(ClipMismatch, match="were made by another audio encoder, or other settings"):
-        first_batches(encoded, from_latents(audio_encoder=OTHER_AUDIO_ENCODER), 1)
 
 
 def test_shards_without_latents_are_refused_and_encoded_ones_still_serve_pixels(shards: Path, encoded: Path):

@@ -1,5 +1,5 @@
 from collections import Counter
-from itertools import islice, pairwise
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -47,12 +47,6 @@ def test_pieces_of_any_size_make_up_the_same_row(size: int):
     pieces = list(islice(order().pieces(7, size), 6))
     assert [len(windows(piece)) for piece in pieces] == [size] * 6
     assert [window for piece in pieces for window in windows(piece)] == row(6 * size, position=7)
-
-
-def test_clips_are_mixed_only_with_those_of_shards_that_are_read_at_the_same_time():
-    shards = SHARD_OF[order(shuffle_buffer=1).clips_of(0)]
-    assert len([1 for one, other in pairwise(shards) if one != other]) == 3
-    assert len(set(map(tuple, (order(seed=seed, shuffle_buffer=1).clips_of(0) for seed in range(20))))) > 10
 
 
 def test_one_pass_holds_every_window_once_and_the_last_piece_is_shorter():

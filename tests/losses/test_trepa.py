@@ -72,14 +72,6 @@ def test_the_value_is_the_references():
     assert TREPALoss(network)(generated, real).item() == pytest.approx(REFERENCE_VALUE, abs=1e-9)
 
 
-def test_features_that_do_not_say_what_they_read_are_shown_224_pixels(clip_batch):
-    features = nn.Flatten()
-    seen = []
-    features.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
-    TREPALoss(features)(clip_batch["frames"], clip_batch["frames"])
-    assert seen[0] == (2, 4, 3, 224, 224)
-
-
 @pytest.fixture(scope="module")
 def perceptual() -> PerceptualLoss:
     torch.manual_seed(0)
@@ -90,14 +82,6 @@ def test_lpips_is_zero_for_equal_frames_and_grows_with_the_change(perceptual, cl
     frames, noise = clip_batch["frames"] * 0.5, clip_batch["reference"]
     assert perceptual(frames, frames).item() == pytest.approx(0.0, abs=1e-7)
     assert 0 < perceptual(frames + 0.05 * noise, frames) < perceptual(frames + 0.5 * noise, frames)
-
-
-def test_the_gradient_of_lpips_reaches_every_generated_frame_and_no_parameter(perceptual, clip_batch):
-    frames = clip_batch["frames"].requires_grad_()
-    perceptual(frames, clip_batch["reference"]).backward()
-    assert frames.grad is not None
-    assert frames.grad.abs().amax(dim=(2, 3, 4)).min() > 0
-    assert not any(parameter.requires_grad for parameter in perceptual.parameters())
 
 
 def test_lpips_reads_the_lower_halves(perceptual, clip_batch):

@@ -64,12 +64,6 @@ def test_probe_states_size_rate_and_length(tmp_path):
     assert info.duration_s == pytest.approx(30 * 1001 / 30000)
 
 
-def test_probe_measures_the_length_that_a_streamed_file_does_not_state(tmp_path):
-    path = tmp_path / "raw.h264"
-    write_timed(path, [40 * k for k in range(20)])
-    assert probe(path).duration_s == pytest.approx(0.8)
-
-
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
 @pytest.mark.parametrize("source_fps", [24, 30, 30000 / 1001, 50])
 def test_resampling_shows_the_latest_frame_that_has_begun(tmp_path, name, source_fps):

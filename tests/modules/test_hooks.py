@@ -2,12 +2,13 @@ from functools import partial
 
 import pytest
 import torch
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 from torch import Tensor
 from torch.optim import AdamW
 
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.modules.hooks import FusedAdamW, optimizer_with_schedule
+from small_training import fit
 
 
 class Line(LightningModule):
@@ -28,15 +29,8 @@ class Line(LightningModule):
 def trained(optimizer, precision: str, tmp_path) -> Tensor:
     torch.manual_seed(1)
     module = Line(lambda parameters: optimizer(parameters, lr=1e-2))
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    clipped = {"precision": precision, "gradient_clip_val": 1.0}
-    trainer = Trainer(max_steps=5, accelerator="cpu", default_root_dir=tmp_path, **clipped, **quiet)
-    trainer.fit(module, torch.utils.data.DataLoader(torch.randn(20, 4), batch_size=4))
+    batches = torch.utils.data.DataLoader(torch.randn(20, 4), batch_size=4)
+    fit(module, batches, precision=precision, gradient_clip_val=1.0, default_root_dir=tmp_path)
     return module.layer.weight.detach()
 
 
