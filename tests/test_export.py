@@ -1,17 +1,94 @@
+import hashlib
+import pickle
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from command_line import CommandLine
+from fake_hub import FakeHub
+from lipsync_lightning import infer
 from lipsync_lightning.export import main
-from lipsync_lightning.pipeline.lipsync import load_pipeline
+from lipsync_lightning.media.audio import encode_flac
+from lipsync_lightning.media.video import read_frames
+from lipsync_lightning.models.audio_encoder import WhisperAudioEncoder
+from lipsync_lightning.models.hyperiqa import HyperIQA
+from lipsync_lightning.models.judge_syncnet import JudgeSyncNet
+from lipsync_lightning.models.latentsync import unet_to_reference
+from lipsync_lightning.models.reference_names import renamed, unet_arguments_from_reference, whisper_names
+from lipsync_lightning.models.released import unet_config
+from lipsync_lightning.models.syncnet import StableSyncNet
+from lipsync_lightning.models.unet import LipSyncUNet
+from lipsync_lightning.models.videomae import VideoMAEFeatures
+from lipsync_lightning.modules.weights import network_weights
+from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
+from oracle import fill_state_dict
+from tiny_media import sound_of, write_video
+
+NUM_FRAMES = 5
+CLIP = ["clip.num_frames=4", "clip.resolution=32"]
+DIMS = {"n_mels": 80, "n_audio_ctx": 50, "n_audio_state": 8, "n_audio_head": 2, "n_audio_layer": 1}
+ENCODER = {"block_out_channels": [32, 32], "attn_blocks": [0, 1], "dropout": 0.0}
+SYNCNET = {
+    "audio_encoder": {"in_channels": 1, "downsample_factors": [4, [20, 3]], **ENCODER},
+    "visual_encoder": {"in_channels": 12, "downsample_factors": [4, [4, 8]], **ENCODER},
+}
+VIDEOMAE = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "tubelet_size": 2}
+
+
+def tiny_config(motion: Any) -> dict[str, Any]:
+    """The `model` section of a small U-Net."""
+    sizes = {"block_out_channels": [32, 32], "layers_per_block": 1, "attention_head_dim": 2}
+    blocks = {
+        "down_block_types": ["CrossAttnDownBlock3D", "DownBlock3D"],
+        "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D"],
+    }
+    return {**unet_config(motion), **sizes, **blocks, "cross_attention_dim": 8, "norm_num_groups": 8}
+
+
+def tiny_weights(motion: str) -> dict[str, Tensor]:
+    return fill_state_dict(unet_to_reference(LipSyncUNet(**unet_arguments_from_reference(tiny_config(motion)))))
+
+
+def tiny_whisper() -> dict[str, Any]:
+    return {"dims": DIMS, "model_state_dict": renamed(WhisperAudioEncoder(**DIMS).state_dict(), whisper_names)}
+
+
+def content_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
 def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
+    monkeypatch.setenv("LIPSYNC_WEIGHTS", "weights")
     return CommandLine(tmp_path, monkeypatch, capfd)
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    """A folder with small networks in the files and formats of the released ones."""
+    folder = tmp_path / "weights"
+    (folder / "latentsync-1.6" / "whisper").mkdir(parents=True)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+    )
+    vae.save_pretrained(folder / "sd-vae-ft-mse")
+    torch.save(tiny_whisper(), folder / "latentsync-1.6" / "whisper" / "tiny.pt")
+    torch.save({"global_step": 9, "state_dict": tiny_weights("all")}, folder / "latentsync-1.6" / "latentsync_unet.pt")
+    OmegaConf.save({"model": tiny_config("all")}, tmp_path / "stage2.yaml")
+    return folder
+
+
+def exporting(*more: str, source: str = "weights/latentsync-1.6/latentsync_unet.pt") -> list[str]:
+    return [f"source={source}", "kind=latentsync", "out=exports/x", "model_config=stage2.yaml", *CLIP, *more]
 
 
 def test_an_export_holds_the_runs_newest_weights_and_its_clip(run: Path, command_line: CommandLine):
@@ -52,3 +129,169 @@ def test_what_is_no_run_of_a_unet_is_refused_in_one_sentence(run: Path, command_
     (run / "checkpoints" / "step_00000002.ckpt").unlink()
     assert "no checkpoint" in command_line.refusal(main, f"run={run}", "out=x")
     assert not Path("x").exists()
+
+
+def test_a_released_unet_becomes_an_export_that_lip_syncs_a_video(released, command_line, tmp_path):
+    printed = command_line.run(main, *exporting("num_inference_steps=7"))
+    assert "exports/x: LipSyncUNet" in printed
+    assert "for faces of 32x32 pixels" in printed
+    pipeline = LipSyncPipeline.from_pretrained("exports/x", low_cpu_mem_usage=False)
+    assert (pipeline.scheduler.config["beta_end"], pipeline.scheduler.config["prediction_type"]) == (0.012, "epsilon")
+    assert (pipeline.clip.resolution, pipeline.config["num_inference_steps"]) == (32, 7)
+    write_video(tmp_path / "talk.mp4", NUM_FRAMES, sound_of(NUM_FRAMES))
+    (tmp_path / "speech.flac").write_bytes(encode_flac(sound_of(NUM_FRAMES, range(2, 4)), 16000))
+    arguments = ["model=exports/x", "video=talk.mp4", "audio=speech.flac", "out=result.mp4", "faces=sidecar"]
+    said = command_line.run(infer.main, *arguments, "num_inference_steps=2", "device=cpu", "dtype=float32")
+    assert f"{NUM_FRAMES} of {NUM_FRAMES} frames lip-synced" in said
+    assert len(list(read_frames(tmp_path / "result.mp4"))) == NUM_FRAMES
+
+
+@pytest.mark.parametrize("motion", ["none", "all", "up"])
+def test_a_released_unet_comes_back_bit_for_bit_and_a_training_can_start_from_its_export(
+    motion, released, command_line, tmp_path
+):
+    weights = tiny_weights(motion)
+    torch.save(weights if motion == "up" else {"state_dict": weights}, tmp_path / "mine.pt")
+    OmegaConf.save(tiny_config(motion), tmp_path / "stage2.yaml")
+    command_line.run(main, *exporting(source="mine.pt"))
+    unet = LipSyncUNet(**unet_arguments_from_reference(tiny_config(motion)))
+    unet.load_state_dict(network_weights("exports/x", "unet"))
+    back_again = ["source=exports/x", "kind=latentsync", "to=latentsync", "out=back.pt"]
+    command_line.run(main, *back_again)
+    back = torch.load("back.pt", weights_only=True)
+    assert set(back) == {"global_step", "state_dict"}
+    for found in (unet_to_reference(unet), back["state_dict"]):
+        assert set(found) == set(weights)
+        assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+    assert "back.pt exists" in command_line.refusal(main, *back_again)
+
+
+def test_a_syncnet_and_the_unet_of_a_run_go_back_as_well(make_unet, command_line, tmp_path):
+    weights = fill_state_dict(StableSyncNet(**SYNCNET).state_dict())
+    torch.save({"state_dict": weights}, tmp_path / "stable_syncnet.pt")
+    OmegaConf.save({"model": SYNCNET}, tmp_path / "syncnet.yaml")
+    command_line.run(main, "source=stable_syncnet.pt", "kind=syncnet", "out=syncnet", "model_config=syncnet.yaml")
+    command_line.run(main, "source=syncnet", "kind=syncnet", "to=latentsync", "out=back/stable_syncnet.pt")
+    back = torch.load("back/stable_syncnet.pt", weights_only=True)["state_dict"]
+    assert all(torch.equal(back[name], tensor) for name, tensor in weights.items())
+    unet = make_unet("none")
+    unet.save_pretrained(tmp_path / "runs" / "stage1" / "unet")
+    command_line.run(main, "source=runs/stage1", "kind=latentsync", "to=latentsync", "out=unet.pt")
+    assert torch.equal(torch.load("unet.pt", weights_only=True)["state_dict"]["conv_in.weight"], unet.conv_in.weight)
+
+
+@pytest.mark.parametrize(
+    ("kind", "network", "content"),
+    [
+        ("whisper", WhisperAudioEncoder, tiny_whisper),
+        ("judge_syncnet", JudgeSyncNet, lambda: JudgeSyncNet().state_dict()),
+        ("hyperiqa", HyperIQA, lambda: HyperIQA().state_dict()),
+    ],
+)
+def test_other_networks_become_folders_of_their_own(kind, network, content, command_line, tmp_path):
+    given = content()
+    torch.save(given, tmp_path / "released.pt")
+    command_line.run(main, "source=released.pt", f"kind={kind}", "out=made")
+    found = network.from_pretrained("made").state_dict()
+    if kind == "whisper":
+        found, given = renamed(found, whisper_names), given["model_state_dict"]
+    assert set(found) == set(given)
+    assert all(torch.equal(tensor, given[name]) for name, tensor in found.items())
+
+
+def test_a_videomae_becomes_a_folder_without_its_classifier(command_line, tmp_path):
+    network = VideoMAEFeatures(image_size=16, num_frames=4, mlp_width=32, **VIDEOMAE)
+    classifier = {"head.weight": torch.zeros(3, 16), "head.bias": torch.zeros(3)}
+    torch.save({"module": {**network.state_dict(), **classifier}}, tmp_path / "vit.pth")
+    OmegaConf.save({"img_size": 16, "all_frames": 4, "mlp_ratio": 2, **VIDEOMAE}, tmp_path / "vit.yaml")
+    command_line.run(main, "source=vit.pth", "kind=videomae", "out=made", "model_config=vit.yaml")
+    found = VideoMAEFeatures.from_pretrained("made").state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in network.state_dict().items())
+
+
+class RunsCode:
+    def __reduce__(self):
+        return Path.touch, (Path("touched"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (lambda: b"<!DOCTYPE html><title>Sign in</title>", "begins with b'<!DOCTYPE"),
+        (lambda: pickle.dumps({"state_dict": RunsCode()}, protocol=2), "could run code"),
+        (lambda: Path("weights/latentsync-1.6/latentsync_unet.pt").read_bytes()[:-5000], "is not a whole checkpoint"),
+    ],
+)
+def test_a_bad_file_is_refused_and_a_former_export_stays(content, reason, released, command_line, tmp_path):
+    command_line.run(main, *exporting())
+    before = content_of(tmp_path / "exports")
+    (tmp_path / "bad.pt").write_bytes(content())
+    assert reason in command_line.refusal(main, *exporting(source="bad.pt"))
+    assert content_of(tmp_path / "exports") == before
+    assert not Path("touched").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["kind=latentsync", "out=x"], "give one of run=, fetch= and source="),
+        (["source=a.pt", "kind=latentsync"], "give out=<folder>"),
+        (["source=a.pt", "kind=unet", "out=x"], "kind=unet is none of"),
+        (["source=a.pt", "kind=latentsync", "out=x", "to=onnx"], "to=onnx is neither"),
+        (["source=nowhere.pt", "kind=syncnet", "out=x"], "no weights at nowhere.pt"),
+        (["source=stage2.yaml", "kind=syncnet", "out=weights"], "not written here"),
+        (["source=stage2.yaml", "kind=syncnet", "out=a.pt"], "a.pt is a file"),
+        (["source=weights", "kind=latentsync", "to=latentsync", "out=folder"], "out=<file.pt>"),
+        (["source=a.pt", "kind=latentsync", "out=x", "model_config=no.yaml"], "model_config=no.yaml is no YAML file"),
+        (["source=a.pt", "kind=whisper", "out=x", "model_config=stage2.yaml"], "leave it out for kind=whisper"),
+        (["source=a.pt", "kind=latentsync", "out=x"], "misshapen"),
+        (["source=x", "kind=whisper", "to=latentsync", "out=y.pt"], "kind=latentsync or syncnet"),
+        (["source=weights/sd-vae-ft-mse", "kind=latentsync", "to=latentsync", "out=y.pt"], "does not hold a"),
+        (["fetch=latentsync-2"], "fetch one of ['latentsync-1.5', 'latentsync-1.6']"),
+        (exporting("guidance_scale=-3"), "must be a"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence_and_writes_nothing(
+    arguments, reason, released, command_line, tmp_path
+):
+    (tmp_path / "a.pt").write_bytes((released / "latentsync-1.6" / "latentsync_unet.pt").read_bytes())
+    before = content_of(tmp_path)
+    assert reason in command_line.refusal(main, *arguments)
+    assert content_of(tmp_path) == before
+
+
+def test_missing_parts_are_named_with_the_command_that_gets_them(released, command_line):
+    (released / "latentsync-1.6" / "whisper" / "tiny.pt").unlink()
+    assert "python -m lipsync_lightning.export fetch=latentsync-1.6" in command_line.refusal(main, *exporting())
+
+
+def test_a_full_disk_is_told_before_anything_is_written(released, command_line, monkeypatch):
+    monkeypatch.setattr("lipsync_lightning.files.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    assert "GB free; make room" in command_line.refusal(main, *exporting())
+    assert not Path("exports/x").exists()
+
+
+def test_one_command_fetches_a_release_checks_it_and_makes_its_export(released, command_line, monkeypatch):
+    files = {str(path.relative_to(released)): data for path, data in content_of(released).items()}
+    served = {path.partition("/")[2]: data for path, data in files.items()}
+    hub = FakeHub(repo="owner/name", revision="0" * 40, files=served)
+
+    def pins(changed: str = "") -> str:
+        listed = []
+        for path, data in files.items():
+            sha256 = "f" * 64 if path.endswith(changed or "?") else hashlib.sha256(data).hexdigest()
+            folder, _, name = path.partition("/")
+            place = f"path:{name},sha256:'{sha256}',folder:{folder}"
+            listed.append(f"{{{place},repo:owner/name,revision:'{'0' * 40}'}}")
+        return f"releases={{latentsync-1.6:{{resolution:32,inference:[{','.join(listed)}]}}}}"
+
+    arguments = ["fetch=latentsync-1.6", "out=exports/x", "model_config=stage2.yaml", "clip.num_frames=4"]
+    monkeypatch.setenv("LIPSYNC_WEIGHTS", "fetched")
+    with hub.serving():
+        hub.stand_in(monkeypatch)
+        refused = command_line.refusal(main, *arguments, pins(changed="latentsync_unet.pt"))
+        assert f"expected sha256 {'f' * 64}, found" in refused
+        assert not Path("exports/x").exists()
+        printed = command_line.run(main, *arguments, pins())
+    assert "were there, all as pinned" in printed
+    assert load_pipeline("exports/x").clip.resolution == 32

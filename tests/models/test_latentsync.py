@@ -385,7 +385,9 @@ LOADERS = {
 
 @pytest.mark.parametrize("network", LOADERS)
 def test_every_network_refuses_a_unets_weights(network):
-    with pytest.raises(WrongWeights, match=rf"do not fit {network}, \d+ entries expected.*missing.*unexpected: conv_in"):
+    with pytest.raises(
+        WrongWeights, match=rf"do not fit {network}, \d+ entries expected.*missing.*unexpected: conv_in"
+    ):
         LOADERS[network](reference_weights("none"))
 
 
@@ -397,7 +399,10 @@ def test_every_network_refuses_a_unets_weights(network):
         (lambda: videomae_from_reference({}, {**VIDEOMAE_CONFIG, "qkv_bias": False}), "False, must be True"),
         (lambda: videomae_from_reference({}, {**VIDEOMAE_CONFIG, "depht": 3}), "depht is unknown"),
         (lambda: videomae_from_reference({}, {"depth": 3}), "embed_dim is missing"),
-        (lambda: syncnet_from_reference({}, {"audio_encoder": {}, "visual_encoder": {}}), "no StableSyncNet can be made"),
+        (
+            lambda: syncnet_from_reference({}, {"audio_encoder": {}, "visual_encoder": {}}),
+            "no StableSyncNet can be made",
+        ),
         (lambda: unet_from_reference({}, {**reference_config("all"), "attention_head_dim": [4]}), "U-Net can be made"),
         (lambda: whisper_encoder_from_reference({}, {**WHISPER_TINY, "n_audio_head": 5}), "encoder can be made"),
     ],

@@ -47,7 +47,7 @@ def test_every_usual_format_is_read_and_a_cut_file_refused(tmp_path, save):
         read_file(tmp_path / "a.pt")
 
 
-@pytest.mark.parametrize("content", [b"", b"hello\n", b"<html>Sign in</html>", b'{"error": 1}', b"\x80\x02abc", b"\x89PNG"])
+@pytest.mark.parametrize("content", [b"", b"hello\n", b"<html>", b'{"error": 1}', b"\x80\x02abc", b"\x89PNG"])
 def test_a_file_that_is_something_else_is_refused_with_its_beginning(tmp_path, content):
     (tmp_path / "unet.pt").write_bytes(content)
     with pytest.raises(WrongWeights, match=r"unet\.pt is .*(begins?) with b.*get it again"):
@@ -82,7 +82,7 @@ def test_weights_are_found_bare_and_in_the_usual_wrappings(content):
     ("content", "message"),
     [
         ({"state_dict": WEIGHTS, "model": WEIGHTS}, r"several sets of weights, \['state_dict', 'model'\]"),
-        ({"pytorch-lightning_version": "2.6", "state_dict": WEIGHTS}, r"a training run.*lipsync_lightning\.export run="),
+        ({"pytorch-lightning_version": "2.6", "state_dict": WEIGHTS}, r"a training run.*export run="),
         ({"epoch": 3}, r"a\.pt holds no weights, only \['epoch'\]"),
     ],
 )
@@ -97,7 +97,8 @@ def test_a_wrappers_prefix_before_every_name_is_left_out(prefix):
 
 
 @pytest.mark.parametrize(
-    ("given", "becomes"), [("float16", "float32"), ("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")]
+    ("given", "becomes"),
+    [("float16", "float32"), ("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")],
 )
 def test_half_precision_becomes_single_without_a_change_of_value_and_double_stays(given, becomes):
     tensor = torch.tensor([0.1, -3.0, 60000.0]).to(getattr(torch, given))
@@ -141,7 +142,9 @@ def test_load_matching_copies_the_weights_and_names_those_it_keeps(make_unet):
     assert unet.conv_in.weight.data_ptr() != weights["conv_in.weight"].data_ptr()
 
 
-@pytest.mark.parametrize("change", [{"conv_out.bias": None}, {"extra": torch.zeros(1)}, {"conv_out.bias": torch.zeros(9)}])
+@pytest.mark.parametrize(
+    "change", [{"conv_out.bias": None}, {"extra": torch.zeros(1)}, {"conv_out.bias": torch.zeros(9)}]
+)
 def test_load_matching_refuses_what_it_was_not_told_to_allow_and_loads_nothing(make_unet, change):
     unet = make_unet("up")
     before = unet.conv_in.weight.clone()
