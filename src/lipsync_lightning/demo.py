@@ -12,24 +12,17 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lipsync_lightning.cli import entry_point
-from lipsync_lightning.errors import WouldOverwrite
+from lipsync_lightning.errors import StepFailed, WouldOverwrite
 from lipsync_lightning.files import write_atomically
 
-STEPS_FILE = "steps.json"  # what was done, how long it took, what it needed
+STEPS_FILE = "steps.json"  # in the demo's folder: what was done, how long it took, what it needed
 
 
-def finished_steps(out: Path) -> list[dict[str, Any]]:
-    """Return what an earlier demo in this folder finished, in order."""
-    path = out / STEPS_FILE
-    return json.loads(path.read_text()) if path.is_file() else []
-
-
-def run_step(name: str, arguments: list[str], leaves: Path | None) -> dict[str, Any]:
+def run_step(name: str, arguments: list[str], leaves: str | None) -> dict[str, Any]:
     """Run one command, and return its name, command line, seconds, and the memory of its largest process.
 
-    Args: leaves: what is there once the step is done. A training that a signal ended has status 0, but has left no network.
-
-    Raises: SystemExit with the command's status if it fails, or 1 if it did not end its work.
+    Args: leaves: what is there once the step is done. A training that a signal stopped ends with status 0 without it.
+    Raises: StepFailed, if the command fails or was stopped.
     """
     command = ["python", "-m", *arguments]
     print(f"\n[{name}] {shlex.join(command)}", flush=True)
@@ -38,50 +31,38 @@ def run_step(name: str, arguments: list[str], leaves: Path | None) -> dict[str, 
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except KeyboardInterrupt:
-        process.wait()
-        raise SystemExit(130) from None
-    if status != 0:
-        print(
-            f"error: step {name} failed; the same command goes on from here once the cause is mended", file=sys.stderr
-        )
-        raise SystemExit(os.waitstatus_to_exitcode(status))
-    if leaves is not None and not leaves.exists():
-        print(
-            f"error: step {name} was stopped before it left {leaves}; the same command goes on from here",
-            file=sys.stderr,
-        )
-        raise SystemExit(1)
-    # Linux counts kilobytes, macOS bytes.
-    peak_memory_mb = usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+        process.wait()  # it was interrupted too, and ends its work first
+        raise
+    if status != 0 or (leaves is not None and not Path(leaves).exists()):
+        how = f"failed with status {os.waitstatus_to_exitcode(status)}" if status else f"was stopped before {leaves}"
+        raise StepFailed(f"step {name} {how}; see above, and run the same command again to go on from here")
     return {
         "step": name,
         "command": shlex.join(command),
         "seconds": time.monotonic() - started,
-        "peak_memory_mb": peak_memory_mb,
+        # Linux counts kilobytes, macOS bytes.
+        "peak_memory_mb": usage.ru_maxrss / (1024 if sys.platform == "linux" else 1024**2),
     }
 
 
 @entry_point("demo")
 def main(config: DictConfig) -> None:
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    done = {step["step"]: step for step in finished_steps(out)}
+    log = out / STEPS_FILE
+    done = {step["step"]: step for step in json.loads(log.read_text())} if log.is_file() else {}
     record: list[dict[str, Any]] = []
-    steps = {str(name): [str(argument) for argument in arguments] for name, arguments in config.steps.items()}
-    for name, arguments in steps.items():
+    for name, arguments in config.steps.items():
         command = shlex.join(["python", "-m", *arguments])
-        if name in done:
-            if done[name]["command"] != command:
-                raise WouldOverwrite(
-                    f"{out} holds a demo whose step {name} was another: {done[name]['command']}; choose another out=, or delete {out}"
-                )
-            print(f"[{name}] already done", flush=True)
-            record.append(done[name])
+        if name not in done:
+            done = {}  # what follows rests on this step
+            record.append(run_step(name, list(arguments), config.leaves.get(name)))
+            write_atomically(log, json.dumps(record, indent=1).encode())
             continue
-        done = {}  # what follows rests on this step
-        leaves = config.leaves.get(name)
-        record.append(run_step(name, arguments, leaves and Path(leaves)))
-        write_atomically(out / STEPS_FILE, json.dumps(record, indent=1).encode())
+        if done[name]["command"] != command:
+            before = f"{out} holds a demo whose step {name} was another: {done[name]['command']}"
+            raise WouldOverwrite(f"{before}; choose another out=, or delete {out}")
+        print(f"[{name}] already done", flush=True)
+        record.append(done[name])
     print(f"\n{sum(step['seconds'] for step in record):.0f} s in all; look at {out / 'report' / 'index.html'}")
 
 

@@ -3,6 +3,7 @@
 import json
 from itertools import product
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from omegaconf import DictConfig
@@ -11,18 +12,9 @@ from lipsync_lightning.cli import build, entry_point
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.errors import BadConfig, BadMedia
+from lipsync_lightning.evaluation import suite
 from lipsync_lightning.evaluation.metrics import REAL, comparison
-from lipsync_lightning.evaluation.suite import (
-    CONDITIONS,
-    OWN,
-    SHUFFLED,
-    Judge,
-    Row,
-    TestVideo,
-    aligned_faces,
-    figures_of,
-    test_videos,
-)
+from lipsync_lightning.evaluation.suite import CONDITIONS, OWN, SHUFFLED, Row, aligned_faces
 from lipsync_lightning.evaluation.sync import OwnSyncScorer, pair_accuracy
 from lipsync_lightning.export import pipeline_of_run
 from lipsync_lightning.files import write_atomically
@@ -34,53 +26,13 @@ from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
 from lipsync_lightning.report import write_report
 
 
-def judged_real(judge: Judge, tests: list[TestVideo], faces: FacePoints) -> list[Row]:
-    """Return the scores of the untouched videos with their own speech: the ceiling of every measure."""
-    rows = []
-    for test in tests:
-        real, own = aligned_faces(test.path, test.path, faces, judge.clip), test.speech[OWN]
-        names = {"system": REAL, "condition": OWN, "person": test.path.stem, "speech": own.name}
-        rows.append(names | judge.following(real, own, own))
-    return rows
-
-
-def judged_system(
-    name: str,
-    pipeline: LipSyncPipeline,
-    judge: Judge,
-    tests: list[TestVideo],
-    faces: FacePoints,
-    config: DictConfig,
-) -> list[Row]:
-    """Return the scores of every test video under every condition; videos and film strips go to `out/evaluation`."""
-    out, rows, mask = Path(config.out), [], pipeline.config["mask"]
-    conditions = CONDITIONS if name == list(config.models)[-1] else [each for each in CONDITIONS if each != SHUFFLED]
-    for condition, test in product(conditions, tests):
-        said, own = test.speech[condition], test.speech[OWN]
-        video = out / "evaluation" / f"{name}_{condition.split()[0]}_{test.path.stem}.mp4"
-        pipeline(video=test.path, audio=said.sound, out=video, faces=faces, seed=config.seed)
-        made, real = (aligned_faces(path, test.path, faces, judge.clip) for path in (video, test.path))
-        scores = judge.following(made, said, own)
-        if condition == OWN:  # there is no real video of other words to compare with
-            scores |= judge.closeness(made, real, config.compared_region or mask)
-        keep = keep_mask(real.shape[1], mask).numpy()[None, :, :, None]
-        masked = (real * keep + 127.5 * (1 - keep)).astype(np.uint8)
-        strip = video.with_suffix(".png")
-        save_png(strip, film_strip([real, masked, made]))
-        names = {"system": name, "condition": condition, "person": test.path.stem, "speech": said.name}
-        files = {"video": str(video.relative_to(out)), "strip": str(strip.relative_to(out))}
-        rows.append(names | scores | files)
-    return rows
-
-
 def chosen_videos(folder: Path, num_videos: int) -> list[Path]:
-    """Return `num_videos` videos of a folder, evenly spread over their sorted names."""
+    """Return `num_videos` videos of a folder, evenly spread over their sorted names. Raises: BadMedia."""
     videos = sorted(folder.glob("*.mp4"))
     if len(videos) < num_videos:
-        raise BadMedia(
-            f"videos={folder}: {num_videos} mp4 files wanted, {len(videos)} there; give another folder or num_videos="
-        )
-    return [videos[int(position)] for position in np.linspace(0, len(videos), num_videos, endpoint=False)]
+        found = f"{num_videos} mp4 files wanted, {len(videos)} there"
+        raise BadMedia(f"videos={folder}: {found}; give another folder or num_videos=")
+    return [videos[int(place)] for place in np.linspace(0, len(videos), num_videos, endpoint=False)]
 
 
 def loaded(folder: str, clip: ClipSpec, config: DictConfig) -> LipSyncPipeline:
@@ -95,26 +47,66 @@ def loaded(folder: str, clip: ClipSpec, config: DictConfig) -> LipSyncPipeline:
     return pipeline.to(config.device)
 
 
+def scores_of_real(judge: suite.Judge, test: suite.TestVideo, faces: FacePoints) -> Row:
+    """Return how well an untouched video follows its own speech: the ceiling of every score."""
+    real, own = aligned_faces(test.path, test.path, faces, judge.clip), test.speech[OWN]
+    names = {"system": REAL, "condition": OWN, "person": test.path.stem, "speech": own.name}
+    return names | judge.following(real, own, own)
+
+
+def scores_of_system(
+    name: str,
+    pipeline: LipSyncPipeline,
+    judge: suite.Judge,
+    tests: list[suite.TestVideo],
+    faces: FacePoints,
+    config: DictConfig,
+) -> list[Row]:
+    """Return the scores of every test video under every condition; videos and film strips go to `out/evaluation`."""
+    out, rows, mask = Path(config.out), [], pipeline.config["mask"]
+    keep_THWC = keep_mask(judge.clip.resolution, mask).numpy()[None, :, :, None]
+    is_under_test = name == list(config.models)[-1]
+    for condition, test in product(CONDITIONS, tests):
+        if condition == SHUFFLED and not is_under_test:
+            continue
+        said, own = test.speech[condition], test.speech[OWN]
+        video = out / "evaluation" / f"{name}_{condition.split()[0]}_{test.path.stem}.mp4"
+        pipeline(video=test.path, audio=said.sound, out=video, faces=faces, seed=config.seed)
+        made, real = (aligned_faces(path, test.path, faces, judge.clip) for path in (video, test.path))
+        scores = judge.following(made, said, own)
+        if condition == OWN:  # there is no real video of other words to compare with
+            scores |= judge.closeness(made, real, config.compared_region or mask)
+        masked = (real * keep_THWC + 127.5 * (1 - keep_THWC)).astype(np.uint8)
+        strip = video.with_suffix(".png")
+        save_png(strip, film_strip([real, masked, made]))
+        names = {"system": name, "condition": condition, "person": test.path.stem, "speech": said.name}
+        files = {"video": str(video.relative_to(out)), "strip": str(strip.relative_to(out))}
+        rows.append(names | scores | files)
+    return rows
+
+
 @entry_point("evaluate")
 def main(config: DictConfig) -> None:
     if not config.models:
         raise BadConfig("models is empty: name at least one export or run, such as +models.mine=<folder>")
-    out, clip, faces = Path(config.out), build(config.clip), build(config.faces)
-    judge = Judge(scorer=build(config.syncnet), lpips_network=build(config.lpips), clip=clip)
+    out, clip, faces, scorer = Path(config.out), build(config.clip), build(config.faces), build(config.syncnet)
+    judge = suite.Judge(scorer=scorer, lpips_network=build(config.lpips), clip=clip)
     pipelines = {str(name): loaded(path, clip, config) for name, path in config.models.items()}
-    tests = test_videos(chosen_videos(Path(config.videos), config.num_videos), out / "evaluation", clip.sample_rate_hz)
-    rows = judged_real(judge, tests, faces)
-    for name, pipeline in pipelines.items():
-        rows += judged_system(name, pipeline, judge, tests, faces, config)
-    figures = figures_of(rows)
-    if isinstance(judge.scorer, OwnSyncScorer) and config.data.shards is not None:
-        data: ClipDataModule = build(config.data)
+    videos = chosen_videos(Path(config.videos), config.num_videos)
+    data: ClipDataModule | None = None
+    if isinstance(scorer, OwnSyncScorer) and config.data.shards is not None:
+        data = cast(ClipDataModule, build(config.data))
         data.require_shards("heldout")
-        heldout = (data.on_after_batch_transfer(batch, 0) for batch in data.val_dataloader())
-        figures[REAL] |= pair_accuracy(judge.scorer.network, heldout)
-    metrics = {"figures": figures, "bars": dict(config.bars), "rows": rows}
-    write_atomically(out / "metrics.json", json.dumps(metrics, indent=1).encode())
-    print(*comparison(figures, dict(config.bars)).lines(), sep="\n")
+    tests = suite.test_videos(videos, out / "evaluation", clip.sample_rate_hz)
+    rows = [scores_of_real(judge, test, faces) for test in tests]
+    for name, pipeline in pipelines.items():
+        rows += scores_of_system(name, pipeline, judge, tests, faces, config)
+    figures, bars = suite.figures_of(rows), dict(config.bars or {})
+    if data is not None:
+        heldout: Any = (data.on_after_batch_transfer(batch, 0) for batch in data.val_dataloader())
+        figures[REAL] |= pair_accuracy(scorer.network, heldout)
+    write_atomically(out / "metrics.json", json.dumps({"figures": figures, "bars": bars, "rows": rows}).encode())
+    print(*comparison(figures, bars).lines(), sep="\n")
     print(write_report(out))
 
 

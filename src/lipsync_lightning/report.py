@@ -29,47 +29,52 @@ def write_report(run: Path) -> Path:
     evaluation and `steps.json` of a demo where there are any.
     Raises: BadConfig, if there is nothing to report; BadMedia, if a file is not what its name says.
     """
-    is_one = (run / RUN_CONFIG).is_file() or bool(log_files(run))
-    folders = [run] if is_one else sorted(folder for folder in run.glob("*") if log_files(folder))
-    logs = {folder.resolve().name: whole_log(folder) for folder in folders}
     evaluation = _read_json(run / "metrics.json", {"figures": {}, "bars": {}, "rows": []})
     steps = _read_json(run / "steps.json", [])
-    if not (logs or steps or evaluation["figures"]):
+    is_one = (run / RUN_CONFIG).is_file() or bool(log_files(run))
+    folders = [run] if is_one else sorted(folder for folder in run.glob("*") if log_files(folder))
+    if not (folders or steps or evaluation["figures"]):
         raise BadConfig(f"run={run} holds nothing to report: no training run, no metrics.json; give a run's folder")
+    logs = {folder.name: whole_log(folder) for folder in folders}
     pictures = evaluation_pictures(evaluation["rows"], run)
     curves: list[Curve] = []
     details: list[Detail] = []
-    for folder, (name, log) in zip(folders, logs.items(), strict=True):
-        drawn = drawn_log(log, "" if is_one else name)
-        curves += [curve for title, curve in drawn.items() if title in _watched(log)]
-        samples = sample_pictures(folder, run / "report", "" if is_one else f"{name}_")
+    for folder, log in zip(folders, logs.values(), strict=True):
+        name = "" if is_one else folder.name
+        samples = sample_pictures(folder, run / "report", name)
         if not evaluation["rows"]:
             pictures += samples[: MOST_PICTURES if is_one else 1]
-        prefix = "" if is_one else f"{name}: "
+        important, other = drawn_log(log, name)
+        curves += important
         config = folder / RUN_CONFIG
-        details += [
-            (f"{prefix}samples of held-out clips", samples),
-            (f"{prefix}similarities of held-out lips and sound", similarities(folder, prefix)),
-            (f"{prefix}all other curves", [curve for title, curve in drawn.items() if title not in _watched(log)]),
-            (f"{prefix}configuration", config.read_text(encoding="utf-8") if config.is_file() else ""),
+        of_run: list[Detail] = [
+            ("samples of held-out clips", samples),
+            ("similarities of held-out lips and sound", similarities(folder, name)),
+            ("all other curves", other),
+            ("configuration", config.read_text(encoding="utf-8") if config.is_file() else ""),
         ]
+        details += [(f"{name}: {heading}" if name else heading, content) for heading, content in of_run]
     newest = progress(*logs.values()) if is_one else {name: values_at(log) for name, log in logs.items()}
     table = comparison(evaluation["figures"] or newest, evaluation["bars"])
     if evaluation["figures"]:
-        details = [("newest values of each training", comparison(newest)), *details] if logs else details
-        details = [("all generated clips", clips_table(evaluation["rows"], run)), *details]
-    details += [("steps", steps_table(steps))] if steps else []
-    details += [("what the metrics mean", Table(columns=["metric", "meaning"], rows=_meanings(table), num_labels=2))]
-    resumed = max(len(log_files(run)) - 1, 0) if is_one else 0
+        details.insert(0, ("all generated clips", clips_table(evaluation["rows"])))
+        details.insert(1, ("newest values of each training", comparison(newest)))
+    titles = {row[0] for row in table.rows}
+    meanings = [[each.label, each.meaning] for each in METRICS.values() if each.title in titles]
+    details += [
+        ("steps", steps_table(steps) if steps else ""),
+        ("what the metrics mean", Table(columns=["metric", "meaning"], rows=meanings, num_labels=2)),
+    ]
+    resumed = len(log_files(run)) - 1 if is_one else 0
     return write_page(
         run / "report" / "index.html",
         title=run.resolve().name,
-        intro="Arrows say which way is better, the best is marked. Videos lie beside this page."
-        + (f" This run was resumed {resumed} time{'s' if resumed > 1 else ''}." if resumed else ""),
+        intro="Arrows say which way is better; the best is marked. Videos lie beside this page."
+        + (f" This run was resumed {resumed} time{'s' if resumed > 1 else ''}." if resumed > 0 else ""),
         table=table,
         pictures=pictures,
         curves=curves,
-        details=[(heading, content) for heading, content in details if content],
+        details=[each for each in details if (each[1].rows if isinstance(each[1], Table) else each[1])],
     )
 
 
@@ -85,10 +90,9 @@ def values_at(log: Mapping[str, Series], step: float = np.inf) -> dict[str, floa
 def progress(log: Mapping[str, Series]) -> dict[str, dict[str, float]]:
     """Return the values at the first, the middle and the last validation, and the newest ones."""
     steps = sorted({int(step) for name in log if name.startswith("val/") for step in log[name][0]})
-    last = int(max((steps[-1] for steps, _ in log.values()), default=0))
-    return {f"step {step}": values_at(log, step) for step in _first_middle_last(steps)[:-1]} | {
-        f"step {last}": values_at(log)
-    }
+    last = max((int(steps[-1]) for steps, _ in log.values()), default=0)
+    earlier = {f"step {step}": values_at(log, step) for step in _first_middle_last(steps) if step < last}
+    return earlier | {f"step {last}": values_at(log)}
 
 
 def evaluation_pictures(rows: Sequence[Row], run: Path) -> list[Picture]:
@@ -103,23 +107,24 @@ def evaluation_pictures(rows: Sequence[Row], run: Path) -> list[Picture]:
     return pictures
 
 
-def sample_pictures(run: Path, out: Path, prefix: str) -> list[Picture]:
-    """Return what validation made of each held-out clip: first, in the middle and last, and the last video."""
+def sample_pictures(run: Path, out: Path, name: str) -> list[Picture]:
+    """Return what validation made of each held-out clip: first, in the middle and last, and the last video.
+
+    Args: out: folder for the pictures; name: of the run, where several stand on one page, or nothing.
+    """
     rows = _read_table(run / "samples" / "samples.csv")
     shown = _first_middle_last(sorted({int(row["step"]) for row in rows}))
     pictures = []
     for last in [row for row in rows if int(row["step"]) == shown[-1]]:
         same_clip = [row for row in rows if (row["number"], row["id"]) == (last["number"], last["id"])]
         mine = sorted((row for row in same_clip if int(row["step"]) in shown), key=lambda row: int(row["step"]))
-        image = stack([run / row["strip"] for row in mine], out / f"{prefix}sample_{last['number']}.png")
-        scores = [
-            f"{metric(name).label} {metric(name).shown(float(value))}"
-            for name, value in last.items()
-            if name in METRICS and value
-        ]
+        image = stack([run / row["strip"] for row in mine], out / f"{name}_sample_{last['number']}.png")
+        found = [(METRICS[key], float(value)) for key, value in last.items() if key in METRICS and value]
+        scores = ", ".join(f"{each.label} {each.shown(value)}" for each, value in found)
         made = ", ".join(f"after step {row['step']}" for row in mine)
-        caption = f"From top to bottom: real, {made}. {', '.join(scores)}."
-        pictures.append(Picture(title=last["id"], image=image, video=run / last["video"], caption=caption))
+        caption = f"From top to bottom: real, {made}. {scores}."
+        title = f"{name}: {last['id']}" if name else last["id"]
+        pictures.append(Picture(title=title, image=image, video=run / last["video"], caption=caption))
     return pictures
 
 
@@ -137,63 +142,38 @@ def stack(strips: Sequence[Path], out: Path) -> Path | None:
     return out
 
 
-def similarities(run: Path, prefix: str) -> list[Curve]:
+def similarities(run: Path, name: str) -> list[Curve]:
     """Return histograms of the similarities of lips and sound at the first, the middle and the last validation."""
     rows = _read_table(run / "similarities.csv")
     curves = []
     for step in _first_middle_last(sorted({int(row["step"]) for row in rows})):
-        values = {}
-        for row in (row for row in rows if int(row["step"]) == step):
-            bins = {float(centre): int(count) for centre, count in row.items() if centre not in ("step", "kind")}
-            centres = np.array(list(bins))
-            width = (centres[-1] - centres[0]) / (len(centres) - 1)
-            values[row["kind"]] = (
-                np.append(centres - width / 2, centres[-1] + width / 2),
-                np.array(list(bins.values())),
-            )
-        curves.append(histogram(f"{prefix}step {step}", values, "similarity"))
+        counts: dict[str, dict[float, int]] = {
+            row["kind"]: {float(key): int(value) for key, value in row.items() if key not in ("step", "kind")}
+            for row in rows
+            if int(row["step"]) == step
+        }
+        curves.append(histogram(f"{name}: step {step}" if name else f"step {step}", counts, "similarity"))
     return curves
 
 
-def clips_table(rows: Sequence[Row], run: Path) -> Table:
-    """Return every judged clip with its metrics and its video."""
-    words = ("system", "condition", "person", "speech")
+def clips_table(rows: Sequence[Row]) -> Table:
+    """Return every judged clip with its scores and the name of its video."""
+    words = ("system", "condition", "person", "speech", "video")
     names = [name for name in METRICS if any(name in row for row in rows)]
     cells = [
-        [
-            *(row[word] for word in words),
-            *(metric(name).shown(row.get(name)) for name in names),
-            run / row["video"] if "video" in row else "",
-        ]
-        for row in rows
+        [*(row.get(word, "") for word in words), *(metric(name).shown(row.get(name)) for name in names)] for row in rows
     ]
-    return Table(columns=[*words, *(metric(name).label for name in names), "video"], rows=cells, num_labels=4)
+    return Table(columns=[*words, *(metric(name).label for name in names)], rows=cells, num_labels=len(words))
 
 
 def steps_table(steps: Sequence[Row]) -> Table:
     """Return what was run, how long it took and how much memory it needed at most."""
-    rows = [
-        [step["step"], step["command"], f"{step['seconds']:.0f} s", f"{step['peak_memory_mb']:.0f} MB"]
-        for step in steps
-    ]
-    total = ["all", "", f"{sum(step['seconds'] for step in steps):.0f} s"]
-    most = f"{max(step['peak_memory_mb'] for step in steps):.0f} MB"
-    return Table(columns=["step", "command", "time", "peak memory"], rows=rows, num_labels=2, total=[*total, most])
-
-
-def _watched(log: Mapping[str, Series]) -> set[str]:
-    """Return the titles of the drawings that are not folded: the loss and what validation measures, without terms."""
-    names = {name for name in log if name.startswith("val/") and not name.startswith("val/loss_")} | {"train/loss"}
-    return {
-        metric(name).panel or metric(name).label
-        for name in names
-        if name.rpartition("/")[2] in METRICS or name.endswith("/loss")
-    }
-
-
-def _meanings(table: Table) -> list[list[str]]:
-    titles = {row[0] for row in table.rows}
-    return [[found.label, found.meaning] for found in METRICS.values() if found.title in titles]
+    needed = [(step["seconds"], step["peak_memory_mb"]) for step in steps]
+    totals = [*needed, (sum(seconds for seconds, _ in needed), max(memory for _, memory in needed))]
+    cells = [[f"{seconds:.0f} s", f"{memory:.0f} MB"] for seconds, memory in totals]
+    rows = [[step["step"], step["command"], *each] for step, each in zip(steps, cells, strict=False)]
+    columns = ["step", "command", "time", "peak memory"]
+    return Table(columns=columns, rows=rows, num_labels=2, total=["all", "", *cells[-1]])
 
 
 def _first_middle_last(steps: Sequence[int]) -> list[int]:
@@ -201,10 +181,8 @@ def _first_middle_last(steps: Sequence[int]) -> list[int]:
 
 
 def _read_table(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return list(csv.DictReader(lines))
 
 
 def _read_json(path: Path, nothing: Any) -> Any:

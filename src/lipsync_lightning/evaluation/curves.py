@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
 from lipsync_lightning.errors import BadMedia
-from lipsync_lightning.evaluation.metrics import metric, place
+from lipsync_lightning.evaluation.metrics import WATCHED, metric, place
 from lipsync_lightning.evaluation.page import Curve
 
 Series = tuple[np.ndarray, np.ndarray]  # steps and values, (P,) each
@@ -73,16 +73,16 @@ def whole_log(run: Path) -> dict[str, Series]:
     return {name: (np.array(each)[:, 0], np.array(each)[:, 1]) for name, each in points.items()}
 
 
-def drawn_log(log: Mapping[str, Series], run: str = "") -> dict[str, Curve]:
-    """Return a drawing for each group of logged values by its title, so that none is left out.
+def drawn_log(log: Mapping[str, Series], run: str = "") -> tuple[list[Curve], list[Curve]]:
+    """Return a drawing for each panel of logged values, so that none is left out: those to watch, and the others.
 
     Args: run: goes in front of the titles, which must differ on one page.
     """
-    groups: dict[str, list[str]] = defaultdict(list)
+    panels: dict[str, list[str]] = defaultdict(list)
     for name in sorted(log, key=lambda name: (place(name), name)):
-        groups[metric(name).panel or metric(name).label].append(name)
-    curves = {}
-    for title, names in groups.items():
+        panels[metric(name).panel or metric(name).label].append(name)
+    watched, others = [], []
+    for title, names in panels.items():
 
         def draw(axes: Axes, names: list[str] = names) -> None:
             for name, colour in zip(names, COLOURS * len(names), strict=False):
@@ -96,8 +96,9 @@ def drawn_log(log: Mapping[str, Series], run: str = "") -> dict[str, Curve]:
                 axes.set_yscale("log")
 
         svg = panel(f"{run}: {title}" if run else title, draw)
-        curves[title] = Curve(svg=svg, caption=" ".join(dict.fromkeys(metric(name).meaning for name in names)))
-    return curves
+        curve = Curve(svg=svg, caption=" ".join(dict.fromkeys(metric(name).meaning for name in names)))
+        (watched if title in WATCHED else others).append(curve)
+    return watched, others
 
 
 def _draw_series(axes: Axes, label: str, steps: np.ndarray, values: np.ndarray, colour: str) -> None:
@@ -115,19 +116,20 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
 
 
-def histogram(title: str, values: Mapping[str, tuple[np.ndarray, np.ndarray]], along: str, caption: str = "") -> Curve:
+def histogram(title: str, counts: Mapping[str, Mapping[float, int]], along: str) -> Curve:
     """Return one drawing of several histograms, each of which adds up to 1.
 
-    Args: values: name -> borders of the bins (N + 1,) and counts (N,).
+    Args: counts: name -> centre of each bin -> how many; bins are equally wide.
     """
 
     def draw(axes: Axes) -> None:
-        for (name, (edges, counts)), colour in zip(values.items(), (COLOURS[2], COLOURS[4], *COLOURS), strict=False):
-            shares = counts / max(counts.sum(), 1)
-            axes.bar(edges[:-1], shares, np.diff(edges), align="edge", color=colour, alpha=0.55, label=name)
+        for (name, bins), colour in zip(counts.items(), (COLOURS[2], COLOURS[4], *COLOURS), strict=False):
+            centres, numbers = np.array(list(bins)), np.array(list(bins.values()))
+            shares = numbers / max(numbers.sum(), 1)
+            axes.bar(centres, shares, np.diff(centres).mean(), color=colour, alpha=0.55, label=name)
         axes.set_ylabel("share")
 
-    return Curve(svg=panel(title, draw, along), caption=caption)
+    return Curve(svg=panel(title, draw, along))
 
 
 def panel(title: str, draw: Callable[[Axes], None], along: str = "step") -> Markup:

@@ -36,6 +36,7 @@ class Metric:
 _TOLD = "Own sound told from foreign"
 _SIMILARITY = "Similarity of lips and sound"
 _SAMPLES = "Sync score of samples"
+WATCHED = ("Loss", _TOLD, _SAMPLES, "PSNR of samples")  # panels that a page shows first
 
 METRICS = {
     each.name: each

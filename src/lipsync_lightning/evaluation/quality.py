@@ -1,4 +1,4 @@
-"""How good a clip looks, without a better one to compare it with."""
+"""How good a clip looks, with no real one to compare it with."""
 
 from typing import Protocol
 
@@ -18,11 +18,11 @@ _SIDE = IMAGE_SHAPE[1]
 
 
 class QualityScorer(Protocol):
-    """Says how good the pictures of one clip look."""
+    """Scores how good the pictures of one clip look."""
 
     @property
     def version(self) -> str:
-        """Another one where its judgement may differ; no spaces."""
+        """Another one where its scores may differ; no spaces."""
         ...
 
     def __call__(self, faces: np.ndarray) -> float:
@@ -30,15 +30,16 @@ class QualityScorer(Protocol):
         ...
 
 
-class HyperIQAJudge(LazyNetwork[HyperIQA]):
+class HyperIQAScorer(LazyNetwork[HyperIQA]):
     """HyperIQA with the released weights, `koniq_pretrained.pkl`: about 0 to 100.
 
-    Source: LatentSync (arXiv 2412.09262), whose data preparation drops clips below 40. As its public code does it: the mean over the first,
-        the middle (T // 2) and the last frame, of each the 224x224 pixels in the middle of the aligned face, not resized.
+    Source: LatentSync (arXiv 2412.09262), whose data preparation drops clips below 40. As its public code does it: the
+        mean over the first, the middle (T // 2) and the last frame, of each the 224x224 pixels in the middle of the
+        aligned face, not resized.
     """
 
     def __init__(self, *, path: str, device: str) -> None:
-        """Args: path: the file its authors released; read at the first judgement."""
+        """Args: path: the file its authors released; read when it first scores."""
         super().__init__(device=device)
         self.path = path
 
@@ -57,13 +58,11 @@ class HyperIQAJudge(LazyNetwork[HyperIQA]):
         Raises: BadConfig, if the faces are smaller than 224 pixels; ClipMismatch, if they are no faces or none.
         """
         if faces.ndim != 4 or len(faces) == 0 or faces.shape[3] != 3 or faces.dtype != np.uint8:
-            raise ClipMismatch(
-                f"HyperIQA reads faces (T, R, R, 3) in uint8, at least one, got {faces.shape} in {faces.dtype}"
-            )
+            raise ClipMismatch(f"HyperIQA reads faces (T, R, R, 3) in uint8, got {faces.shape} in {faces.dtype}")
         if min(faces.shape[1:3]) < _SIDE:
             raise BadConfig(
-                f"HyperIQA judges the middle {_SIDE}x{_SIDE} pixels of a face, got faces of {faces.shape[1]}x{faces.shape[2]}; "
-                "prepare faces of 256 pixels (clip=256px_25fps), or leave the judge out (quality_filter=none)"
+                f"HyperIQA scores the middle {_SIDE}x{_SIDE} pixels of a face, got faces of {faces.shape[1]}x"
+                f"{faces.shape[2]}; prepare faces of 256 pixels (clip=256px_25fps), or set recipe.quality=null"
             )
         chosen_THWC = torch.from_numpy(faces[[0, len(faces) // 2, -1]])
         images_BCHW = center_crop(rearrange(chosen_THWC, "t h w c -> t c h w"), [_SIDE, _SIDE])

@@ -25,26 +25,16 @@ from lipsync_lightning.synthetic.opening import correlation, mouth_opening
 
 SHUFFLED_CHUNK_SECONDS = 0.2  # about one syllable
 OWN, OTHER, SHUFFLED = CONDITIONS = ("own speech", "other speech", "shuffled speech")
-Row = dict[str, Any]  # of one judged video: system, condition, person, speech, and its metrics
+Row = dict[str, Any]  # of one judged video: system, condition, person, speech, and its scores
 
-# Name of a metric of a system -> column of the rows, and the condition over whose rows it is the mean.
-_MEANS = {
-    "sync_confidence": ("sync_confidence", OTHER),
-    "sync_distance": ("sync_distance", OTHER),
-    "sync_offset": ("sync_offset", OTHER),
-    "mouth_correlation": ("mouth_correlation", OTHER),
-    "mouth_correlation_old": ("mouth_correlation_old", OTHER),
-    "mouth_correlation_chance": ("mouth_correlation_chance", OTHER),
-    "mouth_correlation_shuffled": ("mouth_correlation", SHUFFLED),
-    "sync_confidence_shuffled": ("sync_confidence", SHUFFLED),
-    "mouth_correlation_own": ("mouth_correlation", OWN),
-    "sync_confidence_own": ("sync_confidence", OWN),
-    "psnr": ("psnr", OWN),
-    "ssim": ("ssim", OWN),
-    "lpips": ("lpips", OWN),
-    "temporal_error": ("temporal_error", OWN),
+_SYNC = ("sync_confidence", "sync_distance", "sync_offset", "mouth_correlation")
+_MEANS = {  # condition and score of rows -> the metric that their mean is
+    **{(OTHER, score): score for score in (*_SYNC, "mouth_correlation_old", "mouth_correlation_chance")},
+    **{(OWN, score): score for score in ("psnr", "ssim", "lpips", "temporal_error")},
+    **{(OWN, score): f"{score}_own" for score in ("mouth_correlation", "sync_confidence")},
+    **{(SHUFFLED, score): f"{score}_shuffled" for score in ("mouth_correlation", "sync_confidence")},
 }
-_OF_REAL = ("sync_confidence", "sync_distance", "sync_offset", "mouth_correlation")  # with their own speech
+_MEANS_OF_REAL = {(OWN, score): score for score in _SYNC}
 
 
 @dataclass(frozen=True)
@@ -74,17 +64,16 @@ def test_videos(videos: Sequence[Path], sounds: Path, sample_rate_hz: int) -> li
     Raises: BadMedia, if there are fewer than two videos.
     """
     if len(videos) < 2:
-        raise BadMedia(
-            f"need two videos or more to exchange speech between, found {[str(v) for v in videos]}; add some"
-        )
+        found = [str(video) for video in videos]
+        raise BadMedia(f"need two videos or more to exchange speech between, found {found}; add some")
     own = [Speech(path, path.stem, true_opening(path)) for path in videos]
     tests = []
+    sounds.mkdir(parents=True, exist_ok=True)
     for index, path in enumerate(videos):
         other = own[(index + 1) % len(videos)]
         chunk = round(SHUFFLED_CHUNK_SECONDS * sample_rate_hz)
         waveform = shuffled(read_audio(other.sound, sample_rate_hz), chunk, seed=index)
         sound = sounds / f"{other.name}_shuffled.flac"
-        sound.parent.mkdir(parents=True, exist_ok=True)
         sound.write_bytes(encode_flac(waveform, sample_rate_hz))
         mixed = Speech(sound, f"{other.name}, shuffled", other.opening)
         tests.append(TestVideo(path, {OWN: own[index], OTHER: other, SHUFFLED: mixed}))
@@ -114,7 +103,7 @@ def aligned_faces(video: Path, placed_as: Path, faces: FacePoints, clip: ClipSpe
     for frame, original in zip(read_frames(video, fps=clip.fps), read_frames(placed_as, fps=clip.fps), strict=False):
         points = points_of(original)
         if points is None:
-            raise NoFace(f"{placed_as}: no face on frame {len(aligned)}; judge videos that always show one")
+            raise NoFace(f"{placed_as}: no face on frame {len(aligned)}; use videos that show one on every frame")
         aligned.append(align(frame, aligner.matrix(points), clip.resolution))
     return np.stack(aligned)
 
@@ -153,8 +142,9 @@ class Judge:
         Args: region: one of `media.masks.REGIONS`, of which every pixel was generated: copied ones would flatter.
         """
         real = real[: len(made)]
-        frames = (rearrange(to_float(faces), "t h w c -> t c h w") for faces in (made, real))
-        quality = mouth_quality(*frames, keep_mask(self.clip.resolution, region), self.lpips_network)
+        generated, original = (rearrange(to_float(faces), "t h w c -> t c h w") for faces in (made, real))
+        mask = keep_mask(self.clip.resolution, region)
+        quality = mouth_quality(generated, original, mask, self.lpips_network)
         return quality | {"temporal_error": temporal_error(made, real, region)}
 
 
@@ -175,14 +165,13 @@ def figures_of(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     figures: dict[str, dict[str, float]] = {}
     for system in dict.fromkeys(row["system"] for row in rows):
         figures[system] = {}
-        for name, (column, condition) in _MEANS.items():
-            if system == REAL and name not in _OF_REAL:
-                continue
-            wanted = OWN if system == REAL else condition
-            of_system = [row for row in rows if (row["system"], row["condition"]) == (system, wanted) and column in row]
-            if of_system:
-                figures[system][name] = float(np.mean([row[column] for row in of_system]))
-        ceiling = figures.get(REAL, {}).get("mouth_correlation")
-        if system != REAL and ceiling and "mouth_correlation" in figures[system]:
-            figures[system]["mouth_correlation_share"] = figures[system]["mouth_correlation"] / ceiling
+        for (condition, score), name in (_MEANS_OF_REAL if system == REAL else _MEANS).items():
+            under = [row for row in rows if (row["system"], row["condition"]) == (system, condition)]
+            values = [row[score] for row in under if score in row]
+            if values:
+                figures[system][name] = float(np.mean(values))
+    ceiling = figures.get(REAL, {}).get("mouth_correlation")
+    for system, found in figures.items():
+        if ceiling and system != REAL and "mouth_correlation" in found:
+            found["mouth_correlation_share"] = found["mouth_correlation"] / ceiling
     return figures

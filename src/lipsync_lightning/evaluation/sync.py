@@ -1,4 +1,4 @@
-"""How well lips and sound fit, by the released evaluation SyncNet or one trained with this library: the one definition."""
+"""How well lips and sound fit: the one definition, for the released evaluation SyncNet and for our own."""
 
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol, Self
@@ -55,11 +55,9 @@ def offset_and_confidence(vision: Tensor, audio: Tensor, max_shift: int = MAX_SH
         raise ValueError(f"lips and sound must be embeddings of the same windows (T, D), got {shapes}")
     padded = F.pad(audio.float(), (0, 0, max_shift, max_shift))
     candidates = padded.unfold(0, 2 * max_shift + 1, 1).transpose(1, 2)  # (T, shifts, D)
-    mean_distances = F.pairwise_distance(vision.float()[:, None], candidates).mean(dim=0)
-    closest = int(mean_distances.argmin())
-    distance = mean_distances[closest]
-    confidence = torch.median(mean_distances) - distance
-    return SyncScore(offset=max_shift - closest, distance=float(distance), confidence=float(confidence))
+    distances = F.pairwise_distance(vision.float()[:, None], candidates).mean(dim=0)
+    closest = int(distances.argmin())
+    return SyncScore(max_shift - closest, float(distances[closest]), float(distances.median() - distances[closest]))
 
 
 class SyncScorer(Protocol):
@@ -79,7 +77,7 @@ class SyncScorer(Protocol):
         Args:
             faces: (T, R, R, 3), uint8 RGB, aligned.
             waveform: (N,), float32 mono sound that begins with the first face.
-        Raises: ClipTooShort, if faces or sound end before one window does; ClipMismatch, if they are not what it reads.
+        Raises: ClipTooShort, if faces or sound end before one window does; ClipMismatch, if it does not read them.
         """
         ...
 
@@ -117,9 +115,9 @@ class EvaluationSyncScorer(LazyNetwork[JudgeSyncNet]):
         _require_faces(faces)
         num_windows = min(len(faces), len(waveform) // (SAMPLE_RATE_HZ // _FPS)) - _WINDOW_FRAMES
         if num_windows < 1:
+            got = f"{len(faces)} frames and {len(waveform) / SAMPLE_RATE_HZ:.2f} s"
             raise ClipTooShort(
-                f"the evaluation SyncNet needs {_WINDOW_FRAMES + 1} frames and their sound, got {len(faces)} frames and "
-                f"{len(waveform) / SAMPLE_RATE_HZ:.2f} s; leave the clip out"
+                f"the evaluation SyncNet needs {_WINDOW_FRAMES + 1} frames and their sound, got {got}; leave it out"
             )
         # Bilinear and BGR, as the public code resizes its crops.
         resized = [cv2.resize(face, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)[..., ::-1] for face in faces]
@@ -182,12 +180,10 @@ class OwnSyncScorer(LazyNetwork[StableSyncNet]):
     def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
         """As `SyncScorer` says, for faces and sound of its clip."""
         _require_faces(faces)
-        clip = self.clip
-        mel = log_mel(
-            torch.from_numpy(waveform), sample_rate_hz=clip.sample_rate_hz, mel_hz=clip.mel_hz, num_mels=clip.num_mels
-        )
+        columns = {name: getattr(self.clip, name) for name in ("sample_rate_hz", "mel_hz", "num_mels")}
+        mel = log_mel(torch.from_numpy(waveform), **columns)
         faces_TCHW = rearrange(torch.from_numpy(faces), "t h w c -> t c h w")
-        return offset_and_confidence(*syncnet_embeddings(self.network, faces_TCHW, mel, clip))
+        return offset_and_confidence(*syncnet_embeddings(self.network, faces_TCHW, mel, self.clip))
 
 
 @torch.no_grad()
@@ -241,18 +237,14 @@ def pair_accuracy(syncnet: StableSyncNet, batches: Iterable[WindowBatch]) -> dic
     Pairs are as `matching_and_foreign` makes them when all batches stand in one row, so that the figure does not
     depend on the batch size. A pair counts as matching from a probability of one half, by the network's calibration.
     """
-    embeddings = [
-        syncnet(
-            lower_half(rearrange(batch["frames"], "b t c h w -> b (t c) h w")).to(syncnet.device),
-            batch["mel"].to(syncnet.device),
-        )
-        for batch in batches
-    ]
-    vision, audio = (torch.cat(part) for part in zip(*embeddings, strict=True))
-    matching, foreign = matching_and_foreign(vision, audio)
-    similarity = torch.cat([matching, foreign])
-    is_matching = torch.cat([torch.ones_like(matching), torch.zeros_like(foreign)]).long()
-    is_right = (syncnet.probability(similarity) >= 0.5).long() == is_matching
+    embeddings = []
+    for batch in batches:
+        lips_BCHW = rearrange(lower_half(batch["frames"]), "b t c h w -> b (t c) h w")
+        embeddings.append(syncnet(lips_BCHW.to(syncnet.device), batch["mel"].to(syncnet.device)))
+    similarities = matching_and_foreign(*(torch.cat(part) for part in zip(*embeddings, strict=True)))
+    is_matching = torch.tensor([1, 0], device=syncnet.device).repeat_interleave(len(similarities[0]))
+    similarity = torch.cat(similarities)
+    is_right = (syncnet.probability(similarity) >= 0.5) == is_matching.bool()
     return {
         "syncnet_accuracy": float(is_right.float().mean()),
         "syncnet_auc": float(binary_auroc(similarity, is_matching)),
@@ -261,6 +253,4 @@ def pair_accuracy(syncnet: StableSyncNet, batches: Iterable[WindowBatch]) -> dic
 
 def _require_faces(faces: np.ndarray) -> None:
     if faces.ndim != 4 or faces.shape[3] != 3 or faces.dtype != np.uint8:
-        raise ClipMismatch(
-            f"a sync scorer reads aligned faces (T, R, R, 3) in uint8, got {faces.shape} in {faces.dtype}"
-        )
+        raise ClipMismatch(f"a sync scorer reads faces (T, R, R, 3) in uint8, got {faces.shape} in {faces.dtype}")
