@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lipsync_lightning.errors import BadConfig, ClipMismatch, MissingWeights
-from lipsync_lightning.evaluation.quality import HyperIQAJudge
+from lipsync_lightning.evaluation.quality import HyperIQAScorer
 from lipsync_lightning.models.hyperiqa import HyperIQA
 from oracle import fill_state_dict, uniform
 
@@ -23,7 +23,7 @@ class Marks(nn.Module):
         return images[:, 0, 0, 0] * 255
 
 
-class MarkJudge(HyperIQAJudge):
+class MarkScorer(HyperIQAScorer):
     def load(self) -> nn.Module:  # pyright: ignore[reportIncompatibleMethodOverride]
         return Marks()
 
@@ -42,27 +42,27 @@ def reference_frames() -> np.ndarray:
 def test_the_score_is_the_mean_of_the_reference_networks(tmp_path: Path):
     network = HyperIQA()
     torch.save(fill_state_dict(network.state_dict()), tmp_path / "koniq_pretrained.pkl")
-    judge = HyperIQAJudge(path=str(tmp_path / "koniq_pretrained.pkl"), device="cpu")
-    assert re.fullmatch("hyperiqa:[0-9a-f]{16}", judge.version)
-    assert judge(reference_frames()) == pytest.approx(float(EXPECTED["scores"].mean()), rel=1e-5)
+    scorer = HyperIQAScorer(path=str(tmp_path / "koniq_pretrained.pkl"), device="cpu")
+    assert re.fullmatch("hyperiqa:[0-9a-f]{16}", scorer.version)
+    assert scorer(reference_frames()) == pytest.approx(float(EXPECTED["scores"].mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize(("num_frames", "chosen"), [(1, [0, 0, 0]), (2, [0, 1, 1]), (5, [0, 2, 4]), (10, [0, 5, 9])])
-def test_first_middle_and_last_frame_are_judged(num_frames: int, chosen: list[int]):
+def test_first_middle_and_last_frame_are_scored(num_frames: int, chosen: list[int]):
     faces = np.arange(num_frames, dtype=np.uint8)[:, None, None, None].repeat(224, 1).repeat(224, 2).repeat(3, 3)
-    assert MarkJudge(path="none", device="cpu")(faces) == pytest.approx(np.mean(chosen), abs=1e-5)
+    assert MarkScorer(path="none", device="cpu")(faces) == pytest.approx(np.mean(chosen), abs=1e-5)
 
 
 @pytest.mark.parametrize("side", [224, 256, 512])
-def test_the_middle_of_the_face_is_judged_unresized(side: int):
+def test_the_middle_of_the_face_is_scored_unresized(side: int):
     faces = np.zeros((3, side, side, 3), np.uint8)
     faces[:, (side - 224) // 2, (side - 224) // 2, 0] = 77
-    assert MarkJudge(path="none", device="cpu")(faces) == pytest.approx(77, abs=1e-4)
+    assert MarkScorer(path="none", device="cpu")(faces) == pytest.approx(77, abs=1e-4)
 
 
-def test_faces_too_small_for_the_judge_are_refused_with_the_way_out():
+def test_faces_too_small_are_refused_with_the_way_out():
     with pytest.raises(BadConfig, match=r"224x224 pixels of a face, got faces of 64x64; prepare faces of 256 pixels"):
-        MarkJudge(path="none", device="cpu")(np.zeros((3, 64, 64, 3), np.uint8))
+        MarkScorer(path="none", device="cpu")(np.zeros((3, 64, 64, 3), np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_faces_too_small_for_the_judge_are_refused_with_the_way_out():
     [np.zeros((0, 256, 256, 3), np.uint8), np.zeros((3, 256, 256, 3), np.float32), np.zeros((3, 256, 256), np.uint8)],
 )
 def test_what_is_no_face_is_refused(faces: np.ndarray):
-    with pytest.raises(ClipMismatch, match="at least one, got"):
-        MarkJudge(path="none", device="cpu")(faces)
+    with pytest.raises(ClipMismatch, match=r"reads faces .* got"):
+        MarkScorer(path="none", device="cpu")(faces)
 
 
-def test_missing_weights_are_found_at_the_first_judgement():
-    judge = HyperIQAJudge(path="nowhere/koniq_pretrained.pkl", device="cpu")
-    assert judge.version == "hyperiqa:missing"
+def test_missing_weights_are_found_when_it_first_scores():
+    scorer = HyperIQAScorer(path="nowhere/koniq_pretrained.pkl", device="cpu")
+    assert scorer.version == "hyperiqa:missing"
     with pytest.raises(MissingWeights, match="needs=training"):
-        judge(np.zeros((3, 256, 256, 3), np.uint8))
+        scorer(np.zeros((3, 256, 256, 3), np.uint8))

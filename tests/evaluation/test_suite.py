@@ -3,37 +3,59 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from einops import rearrange
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadMedia, NoFace
-from lipsync_lightning.evaluation.suite import aligned_faces, mean_of, shuffled, test_videos, true_opening
+from lipsync_lightning.evaluation.metrics import METRICS, REAL
+from lipsync_lightning.evaluation.suite import (
+    OTHER,
+    OWN,
+    SHUFFLED,
+    Judge,
+    Speech,
+    aligned_faces,
+    figures_of,
+    shuffled,
+    temporal_error,
+    test_videos,
+    true_opening,
+)
+from lipsync_lightning.evaluation.sync import SyncScore
 from lipsync_lightning.media.audio import read_audio
+from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.people import SidecarPeople
 from tiny_media import number_of, sound_of, write_video
 
 test_videos.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]
 
 
-@pytest.fixture
-def videos(tmp_path: Path) -> list[Path]:
+class InStep:
+    """Finds every clip in step."""
+
+    version, fps, sample_rate_hz = "in_step", 25, 16000
+
+    def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
+        return SyncScore(offset=0, distance=0.0, confidence=float(len(faces)))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("videos")
     return [
-        write_video(tmp_path / f"person {index}.mp4", 12, sound_of(12, loud=range(3 * index, 3 * index + 3)))
+        write_video(folder / f"person {index}.mp4", 12, sound_of(12, loud=range(3 * index, 3 * index + 3)))
         for index in range(3)
     ]
 
 
-def test_everyone_says_the_next_ones_words_and_no_one_their_own(videos: list[Path], tmp_path: Path):
+def test_everyone_says_the_next_ones_words_and_then_the_same_sound_in_another_order(videos: list[Path], tmp_path: Path):
     tests = test_videos(videos, tmp_path / "sounds", 16000)
-    assert [test.own.sound for test in tests] == videos
-    assert [test.other.sound for test in tests] == [videos[1], videos[2], videos[0]]
-
-
-def test_shuffled_speech_has_the_same_sound_in_another_order(videos: list[Path], tmp_path: Path):
-    for test in test_videos(videos, tmp_path / "sounds", 16000):
-        other, mixed = (read_audio(speech.sound, 16000) for speech in (test.other, test.shuffled))
+    assert [test.speech[OWN].sound for test in tests] == videos
+    assert [test.speech[OTHER].sound for test in tests] == [videos[1], videos[2], videos[0]]
+    for test in tests:
+        other, mixed = (read_audio(test.speech[condition].sound, 16000) for condition in (OTHER, SHUFFLED))
         assert len(other) == len(mixed)
         np.testing.assert_allclose(np.sort(other), np.sort(mixed), atol=1e-4)
-        assert test.shuffled.opening is test.other.opening
 
 
 def test_shuffling_moves_whole_chunks_keeps_the_rest_and_repeats_itself():
@@ -46,19 +68,17 @@ def test_shuffling_moves_whole_chunks_keeps_the_rest_and_repeats_itself():
     assert list(mixed) == list(shuffled(waveform, 10, seed=1))
 
 
-def test_one_video_has_no_one_to_exchange_speech_with(videos: list[Path], tmp_path: Path):
-    with pytest.raises(BadMedia, match="at least two videos"):
-        test_videos(videos[:1], tmp_path, 16000)
+def test_one_video_has_no_one_to_exchange_speech_with(tmp_path: Path):
+    with pytest.raises(BadMedia, match="need two videos or more"):
+        test_videos([tmp_path / "a.mp4"], tmp_path, 16000)
 
 
-def test_the_true_opening_is_read_where_there_is_one(videos: list[Path]):
-    assert true_opening(videos[0]) is None
-    videos[0].with_suffix(".json").write_text(json.dumps({"opening": [0, 0.5]}))
-    opening = true_opening(videos[0])
+def test_the_true_opening_is_read_where_there_is_one(tmp_path: Path):
+    assert true_opening(tmp_path / "a.mp4") is None
+    (tmp_path / "a.json").write_text(json.dumps({"opening": [0, 0.5]}))
+    opening = true_opening(tmp_path / "a.mp4")
     assert opening is not None
     assert opening.tolist() == [0, 0.5]
-    videos[0].with_suffix(".json").unlink()
-    assert true_opening(videos[0]) is None
 
 
 def test_faces_are_cut_out_frame_by_frame_where_the_original_has_them(videos: list[Path], tiny_clip: ClipSpec):
@@ -73,7 +93,53 @@ def test_a_frame_without_a_face_cannot_be_judged(tmp_path: Path, tiny_clip: Clip
         aligned_faces(video, video, SidecarPeople(), tiny_clip)
 
 
-def test_means_are_over_the_rows_that_have_the_figure():
-    rows = [{"a": 1.0, "system": "x"}, {"a": 3.0, "system": "x"}, {"system": "x"}, {"a": 9.0, "system": "y"}]
-    assert mean_of(rows, "a", system="x") == 2
-    assert mean_of(rows, "b", system="x") is None
+def test_a_mouth_follows_the_speech_whose_opening_it_has(videos: list[Path], tiny_clip: ClipSpec, tiny_syncnet):
+    opening = np.linspace(0, 1, 12)
+    old = Speech(videos[0], "old", np.roll(opening, 5))
+    faces = np.full((12, 32, 32, 3), 200, np.uint8)
+    for face, share in zip(faces, opening, strict=True):
+        face[20 : 20 + round(8 * share)] = 0
+    judge = Judge(scorer=InStep(), lpips_network=tiny_syncnet, clip=tiny_clip)
+    row = judge.following(faces, Speech(videos[1], "said", opening), old)
+    assert (row["sync_offset"], row["sync_confidence"]) == (0, 12)
+    assert row["mouth_correlation"] > 0.98
+    assert row["mouth_correlation_old"] == pytest.approx(row["mouth_correlation_chance"], abs=0.1)
+    unknown = judge.following(faces, Speech(videos[1], "said", None), old)
+    assert [name for name in unknown if name.startswith("mouth")] == ["mouth_correlation_old"]
+
+
+def test_the_temporal_error_sees_flicker_and_stillness_and_no_constant_error():
+    real = rearrange(np.arange(0, 80, 10, dtype=np.uint8), "t -> t 1 1 1") + np.zeros((8, 64, 64, 3), np.uint8)
+    flicker = real.copy()
+    flicker[::2] += 20
+    assert temporal_error(real, real, "released") == 0
+    assert temporal_error(real + 30, real, "released") == 0
+    assert temporal_error(np.zeros_like(real), real, "released") == 10
+    assert temporal_error(flicker, real, "released") == 20
+    flicker[:, keep_mask(64, "mouth").numpy() == 0] = real[:, keep_mask(64, "mouth").numpy() == 0]
+    assert temporal_error(flicker, real, "mouth") == 0
+
+
+def test_figures_are_means_over_the_rows_of_a_condition_that_have_the_score():
+    rows = [
+        {"system": REAL, "condition": OWN, "mouth_correlation": 0.8},
+        {"system": "a", "condition": OTHER, "mouth_correlation": 0.2, "sync_distance": 1.0},
+        {"system": "a", "condition": OTHER, "mouth_correlation": 0.6},
+        {"system": "a", "condition": OWN, "psnr": 20.0, "mouth_correlation": 1.0, "sync_distance": 9.0},
+        {"system": "a", "condition": SHUFFLED, "sync_confidence": 0.5},
+        {"system": "b", "condition": OTHER, "sync_offset": 1},
+    ]
+    figures = figures_of(rows)
+    assert figures == {
+        REAL: {"mouth_correlation": 0.8},
+        "a": {
+            "mouth_correlation": pytest.approx(0.4),
+            "mouth_correlation_share": pytest.approx(0.5),
+            "sync_distance": 1.0,
+            "psnr": 20.0,
+            "mouth_correlation_own": 1.0,
+            "sync_confidence_shuffled": 0.5,
+        },
+        "b": {"sync_offset": 1},
+    }
+    assert all(name in METRICS for found in figures.values() for name in found)

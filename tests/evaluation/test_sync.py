@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lipsync_lightning.clip import ClipSpec, lower_half
@@ -15,6 +16,7 @@ from lipsync_lightning.evaluation.sync import (
     EvaluationSyncScorer,
     OwnSyncScorer,
     offset_and_confidence,
+    pair_accuracy,
     syncnet_embeddings,
 )
 from lipsync_lightning.media.mel import log_mel, mel_window
@@ -24,6 +26,46 @@ from lipsync_lightning.models.syncnet import StableSyncNet
 from oracle import fill_state_dict, uniform
 
 CLIP = ClipSpec(num_frames=4, fps=25, resolution=16, sample_rate_hz=16000, mel_hz=100, num_mels=8)
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "av_sync.safetensors"
+REFERENCE = {  # what the evaluation SyncNet's public code says of the fixture
+    "offset0": (0, 0.9787424802780151, 3.475274085998535),
+    "shift_plus3": (3, 1.1702054738998413, 3.269526958465576),
+    "shift_minus4": (-4, 1.2208950519561768, 3.1875035762786865),
+}
+
+
+def embeddings(name: str, num_windows: int = 60, width: int = 16) -> Tensor:
+    return torch.from_numpy(uniform(name, (num_windows, width))).float()
+
+
+@pytest.mark.parametrize("case", REFERENCE)
+def test_the_offset_is_what_the_evaluation_syncnet_s_public_code_says(case: str):
+    fixture = load_file(FIXTURE)
+    offset, distance, confidence = REFERENCE[case]
+    found = offset_and_confidence(fixture["vision"], fixture[f"{case}.audio"])
+    assert found.offset == offset
+    assert found.distance == pytest.approx(distance, abs=1e-5)
+    assert found.confidence == pytest.approx(confidence, abs=1e-5)
+
+
+@pytest.mark.parametrize("shift", [-15, -4, 0, 1, 15])
+def test_sound_that_comes_k_windows_early_has_the_offset_k(shift: int):
+    vision = embeddings("lips")
+    assert offset_and_confidence(vision, vision.roll(-shift, dims=0)).offset == shift
+
+
+def test_identical_embeddings_are_at_no_distance_and_surer_than_foreign_ones():
+    vision = embeddings("lips")
+    same, foreign = (offset_and_confidence(vision, each) for each in (vision, embeddings("somebody else")))
+    assert same.distance == pytest.approx(0, abs=1e-5)
+    assert same.confidence > 3 * foreign.confidence
+
+
+def test_a_clip_shorter_than_the_largest_shift_can_be_scored_and_one_of_another_length_is_refused():
+    vision = embeddings("lips", num_windows=4)
+    assert offset_and_confidence(vision, vision.roll(-1, dims=0), max_shift=3).offset == 1
+    with pytest.raises(ValueError, match=r"same windows.*\(4, 16\).*\(3, 16\)"):
+        offset_and_confidence(vision, vision[1:])
 
 
 def face_pixels(num_frames: int, side: int = 256) -> np.ndarray:
@@ -36,16 +78,16 @@ def noise(num_frames: float) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def judge_network() -> JudgeSyncNet:
+def released_network() -> JudgeSyncNet:
     network = JudgeSyncNet().requires_grad_(False)
     network.load_state_dict(fill_state_dict(network.state_dict()))
     return network
 
 
 @pytest.fixture(scope="module")
-def judge(judge_network: JudgeSyncNet, tmp_path_factory: pytest.TempPathFactory) -> EvaluationSyncScorer:
+def released(released_network: JudgeSyncNet, tmp_path_factory: pytest.TempPathFactory) -> EvaluationSyncScorer:
     path = tmp_path_factory.mktemp("weights") / "syncnet_v2.model"
-    torch.save(judge_network.state_dict(), path)
+    torch.save(released_network.state_dict(), path)
     return EvaluationSyncScorer(path=str(path), device="cpu")
 
 
@@ -61,7 +103,7 @@ class Levels(nn.Module):
         return levels - levels.mean(dim=1, keepdim=True)
 
 
-class LevelJudge(EvaluationSyncScorer):
+class LevelScorer(EvaluationSyncScorer):
     def load(self) -> Any:
         return Levels()
 
@@ -74,17 +116,17 @@ def flickering(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_the_evaluation_syncnet_says_what_its_network_says_of_single_windows(
-    judge: EvaluationSyncScorer, judge_network: JudgeSyncNet
+    released: EvaluationSyncScorer, released_network: JudgeSyncNet
 ):
     faces, waveform = face_pixels(24), noise(24)
     bgr = np.stack([cv2.cvtColor(cv2.resize(face, (224, 224)), cv2.COLOR_RGB2BGR) for face in faces])
     lips = rearrange(torch.from_numpy(bgr).float(), "t h w c -> c t h w")
     sound = mfcc(torch.from_numpy(waveform))
     windows = [
-        judge_network(lips[None, :, start : start + 5], mfcc_window(sound, start)[None]) for start in range(24 - 5)
+        released_network(lips[None, :, start : start + 5], mfcc_window(sound, start)[None]) for start in range(24 - 5)
     ]
     vision, audio = (torch.cat(part) for part in zip(*windows, strict=True))
-    assert judge(faces, waveform) == pytest.approx(offset_and_confidence(vision, audio), rel=1e-4, abs=1e-3)
+    assert released(faces, waveform) == pytest.approx(offset_and_confidence(vision, audio), rel=1e-4, abs=1e-3)
 
 
 @pytest.mark.parametrize("early", [-6, -1, 0, 3])
@@ -93,55 +135,49 @@ def test_sound_that_comes_early_has_a_positive_offset(early: int):
     faces, waveform = flickering(levels)
     shown = faces[10:50]
     heard = waveform[640 * (10 + early) : 640 * (50 + early)]
-    assert LevelJudge(path="none", device="cpu")(shown, heard).offset == early
+    assert LevelScorer(path="none", device="cpu")(shown, heard).offset == early
 
 
-def test_the_same_clip_gets_the_same_score_and_longer_sound_changes_nothing(judge: EvaluationSyncScorer):
+def test_the_same_clip_gets_the_same_score_and_longer_sound_changes_nothing(released: EvaluationSyncScorer):
     faces, waveform = face_pixels(8), noise(20)
-    first = judge(faces, waveform[: 640 * 8])
-    assert judge(faces, waveform[: 640 * 8]) == first
-    assert judge(faces, waveform)[1:] == pytest.approx(first[1:], abs=1e-6)
+    first = released(faces, waveform[: 640 * 8])
+    assert released(faces, waveform[: 640 * 8]) == first
+    assert released(faces, waveform)[1:] == pytest.approx(first[1:], abs=1e-6)
 
 
 @pytest.mark.parametrize(("num_frames", "num_heard"), [(5, 30), (30, 5.9), (0, 30), (30, 0)])
 def test_the_evaluation_syncnet_refuses_clips_of_less_than_six_frames(num_frames: int, num_heard: float):
-    with pytest.raises(ClipTooShort, match=r"needs 6 frames and their sound, 0\.24 s, got"):
-        LevelJudge(path="none", device="cpu")(face_pixels(30, 32)[:num_frames], noise(num_heard))
+    with pytest.raises(ClipTooShort, match="needs 6 frames and their sound, got"):
+        LevelScorer(path="none", device="cpu")(face_pixels(30, 32)[:num_frames], noise(num_heard))
 
 
 @pytest.mark.parametrize(
     "faces", [np.zeros((9, 32, 32, 3), np.float32), np.zeros((9, 3, 32, 32), np.uint8), np.zeros((32, 32, 3), np.uint8)]
 )
 def test_what_is_no_stack_of_pictures_is_refused(faces: np.ndarray, own: OwnSyncScorer):
-    for judge in (LevelJudge(path="none", device="cpu"), own):
+    for scorer in (LevelScorer(path="none", device="cpu"), own):
         with pytest.raises(ClipMismatch, match=r"\(T, R, R, 3\) in uint8, got"):
-            judge(faces, noise(9))
+            released(faces, noise(9))
 
 
-def test_missing_weights_are_found_at_the_first_judgement_and_named_with_the_way_out(tmp_path: Path):
-    judge = EvaluationSyncScorer(path=str(tmp_path / "syncnet_v2.model"), device="cpu")
-    assert judge.version == "evaluation_syncnet:missing"
+def test_missing_weights_are_found_when_it_first_scores_and_other_ones_are_another_version(tmp_path: Path):
+    scorer = EvaluationSyncScorer(path=str(tmp_path / "syncnet_v2.model"), device="cpu")
+    assert scorer.version == "evaluation_syncnet:missing"
     with pytest.raises(MissingWeights, match=r"syncnet_v2\.model; get them with: .*needs=training"):
-        judge(face_pixels(6, 32), noise(6))
+        scorer(face_pixels(6, 32), noise(6))
+    versions = [scorer.version]
+    for content in (b"released", b"retrained"):
+        Path(scorer.path).write_bytes(content)
+        versions.append(scorer.version)
+    assert len(set(versions)) == 3
 
 
 def tiny_syncnet(seed: int = 1) -> StableSyncNet:
     torch.manual_seed(seed)
     shared: dict[str, Any] = {"attn_blocks": [0, 0, 0], "dropout": 0.5, "norm_num_groups": 4}
-    return StableSyncNet(
-        audio_encoder={
-            "in_channels": 1,
-            "block_out_channels": [8, 8, 16],
-            "downsample_factors": [2, 2, [2, 4]],
-            **shared,
-        },
-        visual_encoder={
-            "in_channels": 12,
-            "block_out_channels": [8, 8, 16],
-            "downsample_factors": [2, 2, [2, 4]],
-            **shared,
-        },
-    ).eval()
+    shared |= {"block_out_channels": [8, 8, 16], "downsample_factors": [2, 2, [2, 4]]}
+    encoders = {f"{name}_encoder": {"in_channels": n, **shared} for name, n in (("audio", 1), ("visual", 12))}
+    return StableSyncNet(**encoders).eval()
 
 
 @pytest.fixture(scope="module")
@@ -179,15 +215,6 @@ def test_another_training_is_another_version_and_a_copy_is_not(
         none(face_pixels(20, 16), noise(20))
 
 
-def test_other_weights_in_the_place_of_the_evaluation_syncnet_are_another_version(tmp_path: Path):
-    judge = EvaluationSyncScorer(path=str(tmp_path / "syncnet_v2.model"), device="cpu")
-    versions = [judge.version]
-    for content in (b"released", b"retrained"):
-        Path(judge.path).write_bytes(content)
-        versions.append(judge.version)
-    assert len(set(versions)) == 3
-
-
 def test_an_own_syncnet_refuses_faces_and_clips_it_was_not_trained_for(own: OwnSyncScorer):
     with pytest.raises(ClipMismatch, match="16x16"):
         own(face_pixels(20, 32), noise(20))
@@ -218,9 +245,53 @@ def test_each_window_is_embedded_as_if_it_were_alone(syncnet: StableSyncNet):
     torch.testing.assert_close((vision[3:4], audio[3:4]), alone)
 
 
-def test_a_syncnet_in_training_is_judged_without_dropout_and_stays_in_training(syncnet: StableSyncNet):
+@pytest.mark.parametrize(("num_frames", "num_columns"), [(3, 100), (9, 15)])
+def test_a_video_shorter_than_one_clip_is_refused(syncnet: StableSyncNet, num_frames: int, num_columns: int):
+    with pytest.raises(ClipTooShort, match=f"needs 4 frames and 16 mel columns, got {num_frames} and {num_columns}"):
+        syncnet_embeddings(syncnet, faces(num_frames), mel(num_columns), CLIP)
+
+
+def test_a_syncnet_in_training_is_asked_without_dropout_and_stays_in_training(syncnet: StableSyncNet):
     expected = syncnet_embeddings(syncnet, faces(), mel(40), CLIP)
     found = syncnet_embeddings(syncnet.train(), faces(), mel(40), CLIP)
     torch.testing.assert_close(found, expected)
     assert syncnet.training
     syncnet.eval()
+
+
+def test_a_network_in_memory_scores_as_its_folder_does(own: OwnSyncScorer, syncnet: StableSyncNet):
+    pixels, waveform = face_pixels(20, 16), noise(20)
+    assert OwnSyncScorer.of(syncnet, CLIP)(pixels, waveform) == pytest.approx(own(pixels, waveform), abs=1e-6)
+
+
+class Known(nn.Module):
+    """Embeds lips and sound by the angle that the test wrote into them, so that it is known which fit."""
+
+    device = torch.device("cpu")
+
+    def forward(self, lips: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        return self.embed(lips), self.embed(mel)
+
+    def embed(self, tensor: Tensor) -> Tensor:
+        angle = tensor.flatten(1).mean(dim=1)
+        return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+    def probability(self, similarity: Tensor) -> Tensor:
+        return similarity - 0.4
+
+
+def batch_of(lips: list[float], sound: list[float]) -> Any:
+    frames = torch.tensor(lips).float()[:, None, None, None, None].expand(-1, 4, 3, 8, 8)
+    return {"frames": frames, "mel": torch.tensor(sound).float()[:, None, None, None].expand(-1, 1, 80, 13)}
+
+
+@pytest.mark.parametrize(
+    ("sound", "accuracy", "auc"), [([0.0, 1, 2, 3], 1.0, 1.0), ([0.0, 0, 0, 0], 0.5, 0.5), ([1.0, 2, 3, 0], 0.0, 0.0)]
+)
+def test_own_and_foreign_sound_are_told_apart_by_who_knows_in_any_batch_size(sound, accuracy: float, auc: float):
+    lips = [0.0, 1.0, 2.0, 3.0]
+    whole = [batch_of(lips, sound)]
+    halves = [batch_of(lips[:2], sound[:2]), batch_of(lips[2:], sound[2:])]
+    for batches in (whole, halves):
+        found = pair_accuracy(Known(), batches)  # pyright: ignore[reportArgumentType]
+        assert found == {"syncnet_accuracy": accuracy, "syncnet_auc": auc}
