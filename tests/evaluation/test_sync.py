@@ -157,7 +157,7 @@ def test_the_evaluation_syncnet_refuses_clips_of_less_than_six_frames(num_frames
 def test_what_is_no_stack_of_pictures_is_refused(faces: np.ndarray, own: OwnSyncScorer):
     for scorer in (LevelScorer(path="none", device="cpu"), own):
         with pytest.raises(ClipMismatch, match=r"\(T, R, R, 3\) in uint8, got"):
-            released(faces, noise(9))
+            scorer(faces, noise(9))
 
 
 def test_missing_weights_are_found_when_it_first_scores_and_other_ones_are_another_version(tmp_path: Path):
