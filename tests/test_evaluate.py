@@ -4,16 +4,24 @@ from pathlib import Path
 import pytest
 
 from command_line import CommandLine
-from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadMedia
-from lipsync_lightning.evaluate import chosen_videos, headline, main
+from lipsync_lightning.evaluate import chosen_videos, main
+from lipsync_lightning.export import main as export
+from lipsync_lightning.media.video import probe
 from tiny_media import sound_of, write_video
-from tiny_recipe import prepared
+from tiny_shards import CLIP, write_real_shards
+
+CLIP_VALUES = [f"clip.{name}={value}" for name, value in CLIP.as_dict().items()]
 
 
 @pytest.fixture
-def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
-    return CommandLine(tmp_path, monkeypatch, capfd)
+def settings(run: Path, tmp_path: Path, make_syncnet) -> list[str]:
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / "unseen" / name, 45, sound_of(45))
+    make_syncnet().save_pretrained(tmp_path / "syncnet")
+    networks = ["faces=sidecar", "models/features@lpips=lpips_untrained", "syncnet.path=syncnet", "device=cpu"]
+    sampling = ["of_runs.num_inference_steps=1", "data.batch_size=2", "data.num_workers=0"]
+    return ["videos=unseen", "num_videos=2", "out=judged", *CLIP_VALUES, *networks, *sampling]
 
 
 def test_videos_are_spread_evenly_and_too_few_are_refused(tmp_path: Path):
@@ -25,26 +33,31 @@ def test_videos_are_spread_evenly_and_too_few_are_refused(tmp_path: Path):
         chosen_videos(tmp_path, 7)
 
 
-def test_the_last_system_has_the_plain_names():
-    rows = [
-        {"system": name, "condition": "other speech", "mouth_correlation": value}
-        for name, value in (("a", 0.1), ("b", 0.9))
-    ]
-    assert headline(rows, ["a", "b"]) == {"mouth_correlation_cross": 0.9, "mouth_correlation_cross_a": 0.1}
+def test_an_export_and_its_run_are_judged_alike_beside_the_real_videos(settings, run: Path, command_line: CommandLine):
+    command_line.run(export, f"run={run}", "out=mine", "num_inference_steps=1", "reference=previous_window")
+    write_real_shards(Path("shards"), "heldout", [[9, 12], [8]])
+    models = ["+models.before=mine", f"+models.after={run}"]
+    said = command_line.run(main, *models, *settings, "data.shards=shards", "bars={psnr: 99}")
+    metrics = json.loads(Path("judged/metrics.json").read_text())
+    figures = metrics["figures"]
+    assert list(figures) == ["real video", "before", "after"]
+    assert {"sync_confidence", "sync_distance", "sync_offset", "syncnet_accuracy", "syncnet_auc"} == set(
+        figures["real video"]
+    )
+    assert figures["before"].items() < figures["after"].items()
+    assert {"psnr", "ssim", "lpips", "temporal_error", "sync_confidence"} < set(figures["before"])
+    assert set(figures["after"]) - set(figures["before"]) == {"sync_confidence_shuffled"}
+    assert len(metrics["rows"]) == 2 * (1 + 2 + 3)
+    assert probe(Path("judged") / metrics["rows"][-1]["video"]).width == 64
+    assert "≥ 99.0 dB missed" in said
+    assert "a says the words of b" in Path("judged/report/index.html").read_text()
 
 
-def test_an_export_for_other_clips_is_refused(command_line: CommandLine, tmp_path: Path):
-    clip = ClipSpec(num_frames=16, fps=25, resolution=64, sample_rate_hz=16000, mel_hz=80, num_mels=80)
-    for number, name in enumerate(("seen.mp4", "unseen.mp4")):
-        write_video(tmp_path / "raw" / name, 40 + number, sound_of(40))
-    prepared(tmp_path / "raw", tmp_path / "demo" / "shards", clip, sources_per_shard=1, max_seconds=2, num_heldout=1)
-    settings = ("+evaluation=demo", "demo_dir=demo")
-    assert "no export at demo/export_stage1" in command_line.refusal(main, *settings)
-    assert "no shards at elsewhere" in command_line.refusal(main, *settings, "data.shards=elsewhere")
-    refused = command_line.refusal(main, *settings, "clip=256px_25fps")
-    assert "resolution 64 against 256" in refused
-    assert not (tmp_path / "demo" / "metrics.json").exists()
-
-
-def test_metrics_are_plain_json_keys():
-    assert json.loads(json.dumps(headline([], ["a"]))) == {}
+def test_what_cannot_be_judged_is_refused_before_any_work(settings, run: Path, command_line: CommandLine):
+    mine = f"+models.mine={run}"
+    assert "name at least one export or run" in command_line.refusal(main, *settings)
+    assert "no export at nowhere" in command_line.refusal(main, "+models.mine=nowhere", *settings)
+    assert "9 mp4 files wanted, 2 there" in command_line.refusal(main, mine, *settings, "num_videos=9")
+    assert "no shards at elsewhere" in command_line.refusal(main, mine, *settings, "data.shards=elsewhere")
+    assert "resolution 32 against 64" in command_line.refusal(main, mine, *settings, "clip.resolution=64")
+    assert not Path("judged").exists()

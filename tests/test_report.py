@@ -1,74 +1,69 @@
 import json
 import re
-import subprocess
-import sys
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from command_line import CommandLine
+from lipsync_lightning.callbacks.samples import put_rows
 from lipsync_lightning.errors import BadConfig, BadMedia
-from lipsync_lightning.evaluation.curves import read_csv_log, smoothed
-from lipsync_lightning.evaluation.headlines import number
-from lipsync_lightning.evaluation.old_page import duration, means_table
-from lipsync_lightning.evaluation.run_folder import read_run
-from lipsync_lightning.media.strips import save_png
-from lipsync_lightning.report import main, write_report
+from lipsync_lightning.media.strips import film_strip, read_png, save_png, strip_rows
+from lipsync_lightning.report import main, stack, write_report
 
-CSV_LOG = """epoch,step,train/loss,train/loss_noise,train/loss_sync,val/accuracy,val/loss
-0,0,3.0,1.0,2.0,,
-0,10,2.0,0.5,1.5,,
-0,10,,,,0.75,2.5
-1,20,1.0,0.4,0.6,,
-1,20,,,,0.9,1.5
-"""
-ROWS: list[dict[str, Any]] = [
-    {"system": "stage2", "condition": "own speech", "person": "ann", "speech": "ann", "psnr": 20.0, "av_offset": 1},
-    {"system": "stage2", "condition": "own speech", "person": "bob", "speech": "bob", "psnr": 24.0, "av_offset": 0},
-    {"system": "real", "condition": "real", "person": "<ann>", "speech": "ann", "psnr": float("inf")},
-]
+COLUMNS = (
+    *("lr-AdamW", "train/loss", "train/loss_noise", "train/skipped_steps", "val/loss", "val/sync_generated"),
+    *("val/psnr_mouth", "val/similarity_matching_mean", "vitals/mfu", "something/else"),
+)
+STEPS = (10, 20, 30, 40)
+SCORES = {"sync_real": 0.9, "sync_generated": 0.5, "sync_control": None, "psnr_mouth": 21.5}
 
 
-class Addresses(HTMLParser):
-    """Collects what a browser would fetch, and tags left open."""
+def shade(level: int) -> np.ndarray:
+    return np.full((4, 8, 8, 3), level, np.uint8)
 
-    void = ("meta", "link", "img", "br", "input", "path", "use", "rect")
 
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [
-            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "poster", "srcset")
-        ]
-        self.tags.append(tag)
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.void:
-            assert self.open.pop() == tag
+def write_run(folder: Path) -> Path:
+    """Write what a training leaves that was resumed once."""
+    folder.mkdir(parents=True)
+    lines = [",".join([*(f"{step + place}" for place, _ in enumerate(COLUMNS)), str(step)]) for step in STEPS]
+    (folder / "metrics.000.csv").write_text("\n".join([",".join([*COLUMNS, "step"]), *lines[:2], ""]))
+    (folder / "metrics.csv").write_text("\n".join([",".join([*COLUMNS, "step"]), *lines[2:], ""]))
+    (folder / "config.yaml").write_text("name: <stage1>\nsource: https://example.org\n")
+    for step in STEPS:
+        strip, video = f"samples/step_{step}.png", f"samples/step_{step}.mp4"
+        save_png(folder / strip, film_strip([shade(200), shade(128), shade(step)]))
+        row = {"number": 0, "id": "a <b>", "strip": strip, "video": video, **SCORES}
+        put_rows(folder / "samples" / "samples.csv", step, [row])
+        counts = {"-0.05": 0, "0.00": step, "0.05": 2}
+        put_rows(folder / "similarities.csv", step, [{"kind": "matching", **counts}, {"kind": "foreign", **counts}])
+    return folder
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "demo"
+    return write_run(tmp_path_factory.mktemp("runs") / "stage1")
+
+
+@pytest.fixture(scope="module")
+def html(run: Path) -> str:
+    return write_report(run).read_text()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a demo leaves: several trainings, an evaluation, and the steps that were done."""
+    folder = tmp_path_factory.mktemp("demo")
     for stage in ("stage2", "syncnet"):
-        (folder / stage).mkdir(parents=True)
-        (folder / stage / "metrics.csv").write_text(CSV_LOG)
-    (folder / "clip.mp4").write_bytes(b"film")
-    save_png(folder / "clip.png", np.zeros((4, 4, 3), np.uint8))
-    rows = [{**ROWS[0], "video": "clip.mp4", "strip": "clip.png"}, {**ROWS[1], "video": "gone.mp4"}, ROWS[2]]
-    bars = {"syncnet_accuracy": 0.9, "mouth_correlation_cross": 0.8, "never_measured": 1}
-    figures = {"syncnet_accuracy": 0.95, "mouth_correlation_cross": 0.7, "something_new": 3}
-    (folder / "metrics.json").write_text(json.dumps({**figures, "bars": bars, "rows": rows}))
+        write_run(folder / stage)
+    save_png(folder / "clip.png", film_strip([shade(200), shade(128), shade(7)]))
+    files = {"video": "clip.mp4", "strip": "clip.png"}
+    names = {"condition": "other speech", "person": "<ann>", "speech": "bob"}
+    figures = {"real video": {"syncnet_accuracy": 0.95}, "stage2": {"mouth_correlation": 0.7, "something_new": 3}}
+    rows = [{"system": "stage2", **names, "mouth_correlation": 0.7, **files}]
+    bars = {"syncnet_accuracy": 0.9, "mouth_correlation": 0.8}
+    (folder / "metrics.json").write_text(json.dumps({"figures": figures, "bars": bars, "rows": rows}))
     steps = [
         {"step": "prepare", "command": "make a > b", "seconds": 65.0, "peak_memory_mb": 500},
         {"step": "train", "command": "train", "seconds": 3600, "peak_memory_mb": 900.4},
@@ -77,125 +72,73 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def html(run: Path) -> str:
-    return page(run)
-
-
-def page(run: Path) -> str:
-    return write_report(run, run / "report" / "index.html").read_text()
-
-
 def text_of(html: str) -> str:
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", re.sub(r"(?s)<style.*?</style>", "", html))).split())
 
 
-def test_the_page_fetches_nothing_and_runs_nothing(html: str):
-    addresses = Addresses(html)
-    assert not [each for each in addresses.found if not each.startswith(("data:", "#"))]
-    assert "://" not in html
-    assert "script" not in addresses.tags
-    assert addresses.open == []
+def test_the_page_of_a_run_compares_its_first_middle_and_last_validation(html: str):
+    text = text_of(html)
+    assert "metric step 10 step 20 step 40" in text
+    assert "PSNR of samples ↑ 16.0 dB 26.0 dB 46.0 dB" in text
+    assert "resumed 1 time." in text
 
 
-def test_ids_on_the_page_are_unique(html: str):
+def test_every_logged_name_is_drawn_and_few_of_them_unfolded(html: str):
+    assert html.count("<svg") == 9 + 3  # both losses share a panel; three histograms
+    assert html[: html.index("<h2>Details</h2>")].count("<svg") == 3
+
+
+def test_samples_show_real_frames_then_what_was_made_at_first_in_the_middle_and_last(run: Path, html: str):
+    assert "From top to bottom: real, after step 10, after step 20, after step 40." in html
+    assert "Sync score, real 0.900, Sync score, generated 0.500, PSNR of samples 21.5 dB" in html
+    assert '"../samples/step_40.mp4"' in html
+    picture = read_png(run / "report" / "_sample_0.png")
+    assert [int(row[0, 0, 0]) for row in strip_rows(picture, 4)] == [200, 10, 20, 40]
+
+
+def test_a_strip_that_is_gone_is_left_out_and_without_the_last_there_is_no_picture(tmp_path: Path):
+    for level in (10, 40):
+        save_png(tmp_path / f"{level}.png", film_strip([shade(200), shade(128), shade(level)]))
+    strips = [tmp_path / f"{level}.png" for level in (10, 20, 40)]
+    assert stack(strips, tmp_path / "out.png") == tmp_path / "out.png"
+    assert [int(row[0, 0, 0]) for row in strip_rows(read_png(tmp_path / "out.png"), 3)] == [200, 10, 40]
+    assert stack(strips[:2], tmp_path / "out.png") is None
+
+
+def test_names_and_configuration_cannot_become_markup_and_nothing_is_fetched(html: str):
+    assert "a &lt;b&gt;" in html
+    assert "name: &lt;stage1&gt;" in html
+    addresses = re.findall(r'(?:src|href|poster|srcset|xlink:href)="([^"]*)"', html)
+    assert all(address.startswith(("data:", "#", "../samples/")) for address in addresses)
+    assert "<script" not in html
+
+
+def test_the_page_of_a_demo_has_the_evaluation_first_and_all_runs_and_steps_folded(demo: Path):
+    html = write_report(demo).read_text()
+    text = text_of(html)
+    assert "metric real video stage2 asked" in text
+    assert "SyncNet tells own from foreign sound ↑ 0.950 ≥ 0.900 reached" in text
+    assert "Mouth follows the speech ↑ 0.700 ≥ 0.800 missed" in text
+    assert "something_new 3.000" in text
+    assert "&lt;ann&gt; says the words of bob" in html
+    for heading in ("stage2: configuration", "syncnet: samples of held-out clips", "newest values of each training"):
+        assert heading in html
+    assert "make a > b 65 s 500 MB" in text
+    assert "all 3665 s 900 MB" in text
     ids = re.findall(r'\bid="([^"]*)"', html)
     assert len(ids) == len(set(ids)) > 50
+    assert write_report(demo).read_text() == html
 
 
-def test_the_same_run_gives_the_same_page(run: Path, html: str):
-    assert page(run) == html
-
-
-def test_figures_say_whether_they_reached_what_was_asked(html: str):
-    text = text_of(html)
-    assert re.search(r"SyncNet accuracy reached 0\.950 asked: at least 0\.900", text)
-    assert re.search(r"Mouth follows new speech not reached 0\.700 asked: at least 0\.800", text)
-    assert re.search(r"something new 3 Recorded", text)
-    assert re.search(r"never measured not reached – asked: at least 1", text)
-
-
-def test_videos_and_strips_are_inlined_and_missing_ones_named(html: str):
-    assert html.count('src="data:video/mp4;base64,ZmlsbQ=="') == 1
-    assert html.count('src="data:image/png;base64,') == 1
-    assert "Face of ann, speech of ann." in html
-    assert "not in the run folder: gone.mp4" in html
-
-
-def test_names_from_the_run_cannot_become_markup(html: str):
-    assert "&lt;ann&gt;" in html
-    assert "<ann>" not in html
-
-
-def test_every_stage_shows_its_panels_in_the_order_of_training(html: str):
-    assert html.count("<svg") == 6
-    assert html.index("<h3>syncnet</h3>") < html.index("<h3>stage2</h3>")
-
-
-def test_steps_are_added_up(html: str):
-    text = text_of(html)
-    assert "make a > b 1 min 5 s 500" in text
-    assert "total 1 h 1 min 900" in text
-
-
-def test_a_page_of_steps_alone_says_what_is_missing(tmp_path: Path):
-    (tmp_path / "steps.json").write_text('[{"step": "prepare", "seconds": 1.0}]')
-    text = text_of(page(tmp_path))
-    for sentence in ("no overall figures", "No single clips", "no videos or film strips", "no training logs"):
-        assert sentence in text
-
-
-def test_the_folder_of_one_training_run_has_a_page_of_its_own(tmp_path: Path):
-    (tmp_path / "metrics.csv").write_text(CSV_LOG)
-    text = text_of(page(tmp_path))
-    assert text.startswith(f"{tmp_path.name} · lip-sync report {tmp_path.name} Training report")
-    assert "Accuracy and AUC" in text
-
-
-def test_means_are_taken_over_what_was_measured():
-    table = means_table([*ROWS, {"system": "real", "condition": "real", "psnr": None}])
-    assert table is not None
-    assert table.columns == ["system", "condition", "clips", "PSNR (dB)", "offset (frames)"]
-    assert table.rows == [["stage2", "own speech", "2", "22.000", "0.500"], ["real", "real", "2", "∞", "–"]]
-
-
-def test_sparse_rows_of_the_csv_belong_to_the_column_that_has_a_value(tmp_path: Path):
-    (tmp_path / "metrics.csv").write_text(CSV_LOG)
-    log = read_csv_log(tmp_path / "metrics.csv")
-    assert [each.tolist() for each in log["val/accuracy"]] == [[10, 20], [0.75, 0.9]]
-    assert [each.tolist() for each in log["train/loss"]] == [[0, 10, 20], [3, 2, 1]]
-
-
-def test_a_line_that_is_being_written_is_left_out(tmp_path: Path):
-    log = tmp_path / "metrics.csv"
-    log.write_text("step,train/loss\r\n0,3\r\n1,2")
-    assert read_csv_log(log)["train/loss"][1].tolist() == [3]
-    log.write_text("")
-    assert read_csv_log(log) == {}
-
-
-def test_smoothing_keeps_a_constant_and_calms_noise():
-    np.testing.assert_allclose(smoothed(np.full(100, 3.0)), 3.0)
-    noise = np.random.default_rng(1).normal(size=400)
-    assert smoothed(noise).std() < 0.4 * noise.std()
-    assert len(smoothed(np.ones(1))) == 1
-
-
-def test_numbers_are_short():
-    assert [number(value) for value in (0.12345, -2, float("inf"), None, "ann")] == ["0.123", "−2", "∞", "–", "ann"]
-    assert [duration(seconds) for seconds in (8.44, 59.97, 200, 7500, None)] == [
-        "8.4 s",
-        "1 min 0 s",
-        "3 min 20 s",
-        "2 h 5 min",
-        "–",
-    ]
+def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path):
+    (tmp_path / "config.yaml").write_text("name: stage1\n")
+    assert "name: stage1" in write_report(tmp_path).read_text()
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "."])
 def test_a_folder_without_anything_to_report_is_refused(tmp_path: Path, folder: str):
-    with pytest.raises(BadConfig, match=r"run=runs/demo|nothing to report"):
-        page(tmp_path / folder)
+    with pytest.raises(BadConfig, match="holds nothing to report"):
+        write_report(tmp_path / folder)
     assert not list(tmp_path.rglob("*"))
 
 
@@ -203,79 +146,22 @@ def test_a_folder_without_anything_to_report_is_refused(tmp_path: Path, folder: 
     ("file", "content", "message"),
     [
         ("metrics.json", '{"psnr": 1', "is not JSON"),
-        ("metrics.json", "[]", "must hold a dict"),
-        ("metrics.json", '{"rows": [1]}', "rows must be a list of mappings"),
-        ("metrics.json", '{"bars": {"psnr": "high"}}', "bars must map"),
-        ("steps.json", '[{"step": "a", "seconds": "long"}]', "seconds must be a number"),
-        ("stage1/metrics.csv", "epoch,train/loss\n0,1\n", "no column 'step'"),
-        ("stage1/metrics.csv", "step,train/loss\n0,1\n1,lo\n", "line 3"),
+        ("metrics.json", "[]", "is not as this version writes it"),
+        ("metrics.json", '{"psnr": 20}', "is not as this version writes it"),
+        ("stage1/metrics.csv", "epoch,train/loss\n0,1\n", "is not a log of numbers"),
     ],
 )
 def test_a_broken_file_is_named_and_the_old_page_stays(tmp_path: Path, file: str, content: str, message: str):
-    (tmp_path / "steps.json").write_text('[{"step": "prepare"}]')
-    before = page(tmp_path)
+    (tmp_path / "steps.json").write_text('[{"step": "a", "command": "b", "seconds": 1, "peak_memory_mb": 2}]')
+    before = write_report(tmp_path).read_text()
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(content)
-    with pytest.raises(BadMedia, match=f"{file}.*{message}"):
-        page(tmp_path)
+    with pytest.raises(BadMedia, match=f"{file} {message}"):
+        write_report(tmp_path)
     assert (tmp_path / "report" / "index.html").read_text() == before
 
 
-def test_the_command_writes_the_page_and_no_log(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.chdir(run.parent)
-    monkeypatch.setattr(sys, "argv", ["report", "run=demo"])
-    main()
-    assert capsys.readouterr().out.startswith("demo/report/index.html")
-    assert [each.name for each in run.parent.iterdir()] == ["demo"]
-
-
-def test_a_missing_run_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["report", "run=nowhere"])
-    with pytest.raises(SystemExit):
-        main()
-    assert (
-        capsys.readouterr().err
-        == "error: run=nowhere is not a folder; give the folder of a finished run, such as run=runs/demo\n"
-    )
-
-
-def test_making_a_page_does_not_wait_for_torch():
-    code = "import sys, lipsync_lightning.evaluation.old_page, lipsync_lightning.evaluation.training_page; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_the_parts_of_a_resumed_stages_log_are_one_curve(tmp_path: Path):
-    stage = tmp_path / "stage1"
-    stage.mkdir()
-    (stage / "metrics.000.csv").write_text("step,train/loss\n0,3\n1,2\n")
-    assert read_run(tmp_path).stages["stage1"]["train/loss"][1].tolist() == [3, 2]
-    (stage / "metrics.csv").write_text("step,train/loss\n2,1\n")
-    steps, values = read_run(tmp_path).stages["stage1"]["train/loss"]
-    assert (steps.tolist(), values.tolist()) == ([0, 1, 2], [3, 2, 1])
-
-
-def test_steps_that_were_done_again_are_those_of_the_later_part(tmp_path: Path):
-    stage = tmp_path / "stage1"
-    stage.mkdir()
-    (stage / "metrics.000.csv").write_text("step,train/loss,val/loss\n0,3,\n1,2,9\n2,7,8\n")
-    (stage / "metrics.csv").write_text("step,train/loss\n2,1\n3,0\n")
-    log = read_run(tmp_path).stages["stage1"]
-    assert [each.tolist() for each in log["train/loss"]] == [[0, 1, 2, 3], [3, 2, 1, 0]]
-    assert [each.tolist() for each in log["val/loss"]] == [[1], [9]]
-
-
-def test_a_folder_of_several_runs_without_evaluation_is_refused_naming_them(tmp_path: Path):
-    for name in ("stage1", "syncnet"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.yaml").write_text("name: demo")
-        (tmp_path / name / "metrics.csv").write_text(CSV_LOG)
-    with pytest.raises(
-        BadConfig, match=r"holds several runs and no evaluation of them; give one of them: .*/stage1, .*/syncnet"
-    ):
-        write_report(tmp_path, tmp_path / "report" / "index.html")
-    assert not (tmp_path / "report").exists()
+def test_the_command_writes_the_page_and_no_log(run: Path, command_line: CommandLine):
+    assert command_line.run(main, f"run={run}").startswith(f"{run}/report/index.html")
+    assert "run=nowhere holds nothing to report" in command_line.refusal(main, "run=nowhere")
+    assert not list(command_line.folder.iterdir())

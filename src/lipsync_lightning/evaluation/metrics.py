@@ -135,8 +135,8 @@ def comparison(figures: Mapping[str, Mapping[str, float]], bars: Mapping[str, fl
             if value is not None and system != REAL
         }
         if found.better and len(rivals) > 1:
-            best = (max if found.better == "higher" else min)(rivals.values())
-            marks |= {(row, column): "best" for column, value in rivals.items() if value == best}
+            best = found.shown((max if found.better == "higher" else min)(rivals.values()))
+            marks |= {(row, column): "best" for column in rivals if cells[column] == best}
         if bars:
             cells.append("")
         if bars and name in bars:
