@@ -22,7 +22,6 @@ from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
-from lipsync_lightning.models.released import SYNCNET_CONFIGS
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.videomae import VideoMAEFeatures
 
@@ -153,17 +152,6 @@ def test_trained_groups_and_loss_weights_are_the_published_ones(experiment, trai
     module = composed(experiment).module
     assert list(module.trainable) == trainable
     assert {name: term.weight for name, term in module.losses.terms.items() if term is not None} == weights
-
-
-@pytest.mark.parametrize(
-    ("experiment", "released"),
-    [("syncnet", "16_pixel_attn"), ("syncnet_25px", "25_pixel"), ("syncnet_latent", "16_latent")],
-)
-def test_a_syncnet_is_the_released_one_of_its_kind(experiment, released):
-    encoders = OmegaConf.to_container(composed(experiment).module.syncnet)
-    assert isinstance(encoders, dict)
-    assert encoders.pop("_target_").endswith(".StableSyncNet")
-    assert encoders == SYNCNET_CONFIGS[released]
 
 
 @pytest.mark.parametrize(

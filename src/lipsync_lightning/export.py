@@ -1,7 +1,7 @@
-"""`python -m lipsync_lightning.export`: a run or released weights become a folder that diffusers and the pipeline load, and go back.
+"""`python -m lipsync_lightning.export`: a run or released weights become a folder that the pipeline loads, and go back.
 
 run=runs/stage2 out=exports/mine                       the newest weights of a training run
-fetch=latentsync-1.6 [needs=training] [out=<folder>]   downloads a release, and makes an export of it where `out` is given
+fetch=latentsync-1.6 [needs=training] [out=<folder>]   a release is downloaded, and exported where `out` is given
 source=<released file> kind=<kind> out=<folder>        a file in the original format
 source=<export, run or folder> kind=<kind> to=latentsync out=<file.pt>   back to the original format
 """
@@ -41,29 +41,21 @@ WAYS_BACK: dict[str, tuple[type[ModelMixin], str, Callable[..., Any]]] = {  # cl
     "latentsync": (LipSyncUNet, "unet", unet_to_reference),
     "syncnet": (StableSyncNet, "syncnet", syncnet_to_reference),
 }
-
-
-def run_config(run: Path) -> DictConfig:
-    """Return the configuration a run was started with.
-
-    Raises: MissingWeights, if the folder holds no run; BadConfig, if the run trained no U-Net.
-    """
-    config = OmegaConf.load(run / RUN_CONFIG) if (run / RUN_CONFIG).is_file() else {}
-    if not isinstance(config, DictConfig) or "module" not in config:
-        raise MissingWeights(
-            f"run={run} holds no training run ({RUN_CONFIG} with a module); give the run_dir of a training"
-        )
-    if "unet" not in config.module:
-        name = config.module._target_.split(".")[-1]
-        raise BadConfig(
-            f"run={run} trained no U-Net but {name}; give a run of a stage, this one's network lies in {run}"
-        )
-    return config
+DEFAULTS = ("num_inference_steps", "guidance_scale", "reference")  # of inference, stored in the export
 
 
 def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float, reference: str) -> LipSyncPipeline:
-    """Return the pipeline with a run's newest U-Net, in eval mode. Raises: as `run_config`, MissingWeights and WrongWeights."""
-    config = run_config(run)
+    """Return the pipeline with a run's newest U-Net, in eval mode.
+
+    Raises: MissingWeights, if the folder holds no run or no weights; WrongWeights; BadConfig, if it trained no U-Net.
+    """
+    config = OmegaConf.load(run / RUN_CONFIG) if (run / RUN_CONFIG).is_file() else {}
+    if not isinstance(config, DictConfig) or "module" not in config:
+        way_out = "give the run_dir of a training"
+        raise MissingWeights(f"run={run} holds no training run ({RUN_CONFIG} with a module); {way_out}")
+    if "unet" not in config.module:
+        name = config.module._target_.split(".")[-1]
+        raise BadConfig(f"run={run} trained no U-Net but {name}, which lies in {run}; give a run of a stage")
     unet = build(config.module.unet)
     try:
         unet.load_state_dict(network_weights(str(run), "unet"))
@@ -85,56 +77,39 @@ def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float, 
 
 
 def fetch_release(config: DictConfig) -> None:
-    """Download what inference or training needs of a release, into the folders that conf/models reads. Raises: as `fetch`, BadConfig."""
+    """Download a release to where conf/models reads it. Raises: BadConfig, and what `fetch` raises."""
     if config.fetch not in config.releases or config.needs not in ("inference", "training"):
-        raise BadConfig(
-            f"fetch={config.fetch} needs={config.needs} is not there; fetch one of {sorted(config.releases)}, "
-            "for needs=inference or needs=training"
-        )
-    parts = ("inference", "training") if config.needs == "training" else ("inference",)
-    pins = [pin for part in parts for pin in config.releases[config.fetch][part]]
-    files = [HubFile(**{**pin, "folder": weights_dir() / pin.folder}) for pin in pins]
-    downloaded = fetch(files)
-    print(
-        f"{config.fetch}: {len(downloaded)} files downloaded, {len(files) - len(downloaded)} were there, all as pinned"
-    )
+        known = f"fetch one of {sorted(config.releases)}, for needs=inference or needs=training"
+        raise BadConfig(f"fetch={config.fetch} needs={config.needs} is not there; {known}")
+    release = config.releases[config.fetch]
+    pins = [*release.inference, *(release.training if config.needs == "training" else ())]
+    num = len(fetch(HubFile(**{**pin, "folder": weights_dir() / pin.folder}) for pin in pins))
+    print(f"{config.fetch}: {num} files downloaded, {len(pins) - num} were there, all as pinned")
 
 
 def export_released(config: DictConfig) -> None:
     """Write the network of a released file to `out`, as an export of the whole pipeline if it is a U-Net."""
     options = {} if config.model_config is None else {"config": model_section(config.model_config)}
-    out, kind = Path(config.out), "latentsync" if config.kind is None else config.kind
-    with whole_folder(
-        out
-    ) as folder:  # first: what is wrong with `out` is said before anything large is fetched or read
+    out, kind = Path(config.out), config.kind or "latentsync"
+    with whole_folder(out) as folder:  # first: a wrong `out` is refused before anything large is fetched or read
         if config.fetch is not None:
             fetch_release(config)
             config.source = str(weights_dir() / config.fetch / "latentsync_unet.pt")
             config.clip.resolution = config.releases[config.fetch].resolution
-        parts = pipeline_parts(config) if kind == "latentsync" else None
+        parts = {}
+        if kind == "latentsync":
+            clip: ClipSpec = build(config.clip)
+            parts = {name: build(config[name]) for name in ("autoencoder", "audio_encoder", "scheduler")}
+            parts |= {"clip": clip.as_dict(), **{name: config[name] for name in DEFAULTS}}
         network = KINDS[kind](path=config.source, **options)
         if network.dtype == torch.float64:
-            raise WrongWeights(
-                f"{config.source} holds float64 weights, an export float32 ones; save them as float32 first"
-            )
+            raise WrongWeights(f"{config.source} holds float64 weights, an export float32 ones; save them so first")
         require_space(out, network.get_memory_footprint())
-        (network if parts is None else LipSyncPipeline(unet=network, **parts)).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
+        (LipSyncPipeline(unet=network, **parts) if parts else network).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
     print(f"{out}: {type(network).__name__}, {network.num_parameters():,} parameters, from {config.source}")
-    if parts is not None:
+    if parts:
         size = config.clip.resolution
         print(f"for faces of {size}x{size} pixels; weights that were trained on others want another clip=")
-
-
-def pipeline_parts(config: DictConfig) -> dict[str, Any]:
-    """Return what a pipeline needs beside its U-Net. Raises: MissingWeights, with the command that gets them."""
-    clip: ClipSpec = build(config.clip)
-    return {
-        "autoencoder": build(config.autoencoder),
-        "audio_encoder": build(config.audio_encoder),
-        "scheduler": build(config.scheduler),
-        "clip": clip.as_dict(),
-        **{name: config[name] for name in ("num_inference_steps", "guidance_scale", "reference")},
-    }
 
 
 def model_section(path: str) -> Mapping[str, Any]:
@@ -150,19 +125,17 @@ def model_section(path: str) -> Mapping[str, Any]:
 def write_original(config: DictConfig) -> None:
     """Write a network of ours as the file that the original tools read.
 
-    Raises: BadConfig, if there is no way back for this kind; WouldOverwrite, if `out` exists; MissingWeights, WrongWeights for the source.
+    Raises: BadConfig, for a kind without a way back; WouldOverwrite, if `out` exists; MissingWeights, WrongWeights.
     """
     if config.kind not in WAYS_BACK or not config.out.endswith(".pt"):
-        raise BadConfig(
-            f"to=latentsync writes a file of kind={' or '.join(WAYS_BACK)}; give the kind and out=<file.pt>"
-        )
+        kinds = " or ".join(WAYS_BACK)
+        raise BadConfig(f"to=latentsync writes a file of kind={kinds}; give the kind and out=<file.pt>")
     network_class, name, to_reference = WAYS_BACK[config.kind]
     folder = Path(config.source)
     path = folder / name if (folder / name).is_dir() else folder
     with whole_file(Path(config.out)) as part:
-        network = pretrained(
-            network=network_class, path=str(path), get_with="python -m lipsync_lightning.export run=<run> out=<folder>"
-        )
+        way_out = "python -m lipsync_lightning.export run=<run> out=<folder>"
+        network = pretrained(network=network_class, path=str(path), get_with=way_out)
         weights = to_reference(network)
         require_space(part, sum(tensor.nbytes for tensor in weights.values()))
         torch.save({"global_step": 0, "state_dict": weights}, part)
@@ -176,11 +149,11 @@ def require_complete(config: DictConfig) -> None:
         raise BadConfig(f"give one of run=, fetch= and source=, not {given or 'none of them'}")
     if config.out is None and config.fetch is None:
         raise BadConfig("give out=<folder>, or out=<file.pt> where to=latentsync")
-    if config.source is not None and config.kind not in KINDS:
-        raise BadConfig(f"kind={config.kind} is none of {sorted(KINDS)}; say what source={config.source} holds")
     if config.to not in ("export", "latentsync"):
         raise BadConfig(f"to={config.to} is neither export nor latentsync")
-    if config.model_config is not None and config.source is not None and config.kind not in CONFIGURED:
+    if config.source is not None and config.kind not in KINDS:
+        raise BadConfig(f"kind={config.kind} is none of {sorted(KINDS)}; say what source={config.source} holds")
+    if config.source is not None and config.model_config is not None and config.kind not in CONFIGURED:
         raise BadConfig(f"model_config= describes kind={' or '.join(CONFIGURED)}; leave it out for kind={config.kind}")
 
 
@@ -189,14 +162,13 @@ def main(config: DictConfig) -> None:
     logging.getLogger("lipsync_lightning").setLevel(logging.INFO)  # says what is left out on purpose
     require_complete(config)
     if config.run is not None:
-        settings = {name: config[name] for name in ("num_inference_steps", "guidance_scale", "reference")}
-        pipeline = pipeline_of_run(Path(config.run), **settings)
+        pipeline = pipeline_of_run(Path(config.run), **{name: config[name] for name in DEFAULTS})
         with whole_folder(Path(config.out)) as folder:
             pipeline.save_pretrained(folder)
         print(f"exported {config.run} to {config.out}")
     elif config.fetch is not None and config.out is None:
         fetch_release(config)
-    elif config.fetch is None and config.to == "latentsync":
+    elif config.source is not None and config.to == "latentsync":
         write_original(config)
     else:
         export_released(config)

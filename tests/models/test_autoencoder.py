@@ -134,11 +134,6 @@ def test_stable_diffusions_folder_is_that_of_a_plain_vae(tmp_path, stable_diffus
     assert torch.equal(ours.decode(latents), stable_diffusion.decode(latents))
 
 
-def test_a_folder_without_a_vae_is_named_in_the_error(tmp_path):
-    with pytest.raises(MissingWeights, match="AutoencoderKL"):
-        StableDiffusionAutoencoder.from_pretrained(tmp_path)
-
-
 def test_checkpointed_decoding_gives_the_same_gradient(stable_diffusion: StableDiffusionAutoencoder):
     stable_diffusion.requires_grad_(False)
 

@@ -1,5 +1,4 @@
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ def normalised_images() -> Tensor:
 
 @cache
 def images() -> Tensor:
-    """The middle of three uint8 frames, each coarse patches of its own strength under noise of its own strength, in [0, 1]."""
+    """The middle of three uint8 frames: coarse patches and noise, of another strength in each, in [0, 1]."""
     coarse = repeat(uniform("iqa_coarse", (3, 8, 8, 3)), "b h w c -> b (h h2) (w w2) c", h2=32, w2=32)
     coarse_strength, fine_strength = (
         rearrange(np.array(values), "b -> b 1 1 1") for values in ([96, 48, 16], [8, 64, 24])
@@ -86,19 +85,6 @@ def test_an_image_alone_has_the_score_it_has_in_a_batch_and_keeps_its_dimension(
     alone = network(images()[:1])
     assert alone.shape == (1,)
     assert_scores(alone, EXPECTED["scores"][:1])
-
-
-def test_keys_shapes_and_types_are_those_of_the_released_network():
-    with torch.device("meta"):
-        weights = HyperIQA().state_dict()
-    lines = sorted(
-        f"{name} {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in weights.items()
-    )
-    assert len(lines) == 355
-    assert (
-        sha256("\n".join(lines).encode()).hexdigest()
-        == "58bbc4a89a51519c86c2af31d9c9e927623246756c61817d2936037b158a4e9f"
-    )
 
 
 def test_a_network_made_without_memory_works_once_it_is_given_weights(network):

@@ -1,4 +1,3 @@
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,8 @@ from lipsync_lightning.models.judge_syncnet import JudgeSyncNet
 from oracle import fill_state_dict, uniform
 
 EXPECTED = load_file(Path(__file__).parents[1] / "fixtures" / "judge_syncnet.safetensors")
-# The stored lips are single precision too: they lie 1.9e-4 (embeddings, up to 103) from this network's in float64, this network's own
-# 7e-5. Features reach 178.
+# The stored lips are float32 too: they lie 1.9e-4 (embeddings, up to 103) from this network's in float64, this network's
+# own 7e-5. Features reach 178.
 FEATURE_TOLERANCE, LIPS_TOLERANCE, SOUND_TOLERANCE = 1e-3, 5e-4, 5e-5
 
 
@@ -57,19 +56,6 @@ def test_lips_and_sound_are_judged_together_as_apart(network):
 
 def test_a_window_alone_is_embedded_as_in_a_batch(network):
     assert_within(network.forward_aud(sound()[:1]), network.forward_aud(sound())[:1], 1e-5)
-
-
-def test_keys_shapes_and_types_are_those_of_the_released_network():
-    with torch.device("meta"):
-        weights = JudgeSyncNet().state_dict()
-    lines = sorted(
-        f"{name} {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for name, tensor in weights.items()
-    )
-    assert len(lines) == 102
-    assert (
-        sha256("\n".join(lines).encode()).hexdigest()
-        == "3c599dfcbd48905ea1c16a4f40c1a25c9d005b07478f203f285429ddf8044210"
-    )
 
 
 def test_a_network_made_without_memory_works_once_it_is_given_weights(network):

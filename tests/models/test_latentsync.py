@@ -26,13 +26,7 @@ from lipsync_lightning.models.latentsync import (
     whisper_encoder_from_reference,
 )
 from lipsync_lightning.models.reference_names import renamed, unet_arguments_from_reference, whisper_names
-from lipsync_lightning.models.released import (
-    SYNCNET_CONFIGS,
-    VIDEOMAE_CONFIG,
-    syncnet_config_of,
-    unet_config,
-    unet_config_of,
-)
+from lipsync_lightning.models.released import SYNCNET_CONFIG, VIDEOMAE_CONFIG, unet_config
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.models.videomae import VideoMAEFeatures
@@ -254,11 +248,32 @@ def on_meta(build: Any) -> dict[str, Tensor]:
 
 
 # The released networks at full size, as the files list them: without Whisper's decoder and VideoMAE's classifier.
+def encoder(
+    in_channels: int, channels: list[int], factors: list[Any], attention: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    attn_blocks = [int(index in attention) for index in range(len(channels))]
+    sizes = {"in_channels": in_channels, "block_out_channels": channels, "downsample_factors": factors}
+    return {**sizes, "attn_blocks": attn_blocks, "dropout": 0.0}
+
+
+MEL = (1, [32, 64, 128, 256, 512, 1024, 2048], [[2, 1], 2, 2, 1, 2, 2, [2, 3]])
+LIPS = (48, [64, 128, 256, 256, 512, 1024, 2048, 2048], [[1, 2], 2, 2, 2, 2, 2, 2, 2])
+MEL_LATENT = (1, [32, 64, 128, 256, 512, 1024], [[2, 1], 2, 2, 2, 2, [2, 3]])
+LATENTS = (64, [64, 128, 256, 256, 512, 1024], [2, 2, 2, 1, 2, 2])
+LIPS_25 = (75, [128, 128, 256, 256, 512, 512, 1024, 1024], LIPS[2])
+# Encoders of sound and of lips, the listing's digest, the lips' shape, columns of mel, the experiment that trains it.
 SYNCNETS = {
-    "16_pixel_attn": "765b8819d8ec5c25",
-    "16_pixel": "018180c9a5d0898d",
-    "16_latent": "70c82b4b79f8933b",
-    "25_pixel": "018326b40ed5abae",
+    "attn": (encoder(*MEL, (3, 4)), encoder(*LIPS, (4, 5)), "765b8819d8ec5c25", (48, 128, 256), 52, "syncnet"),
+    "16_pixel": (encoder(*MEL), encoder(*LIPS), "018180c9a5d0898d", (48, 128, 256), 52, None),
+    "latent": (encoder(*MEL_LATENT), encoder(*LATENTS), "70c82b4b79f8933b", (64, 32, 32), 52, "syncnet_latent"),
+    "25_pixel": (
+        encoder(1, [64, 128, 256, 256, 512, 1024], [2] * 6),
+        encoder(*LIPS_25),
+        "018326b40ed5abae",
+        (75, 128, 256),
+        80,
+        "syncnet_25px",
+    ),
 }
 WHISPER_TINY = {"n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": 384, "n_audio_head": 6, "n_audio_layer": 4}
 VIT_G = {
@@ -274,19 +289,20 @@ VIT_G = {
 
 @pytest.mark.parametrize("name", SYNCNETS)
 def test_full_size_syncnets_are_the_released_ones_in_both_directions(name):
-    weights = on_meta(lambda: StableSyncNet(**SYNCNET_CONFIGS[name]))
-    assert listing(weights) == SYNCNETS[name]
-    assert listing(syncnet_to_reference(syncnet_from_reference(weights, SYNCNET_CONFIGS[name]))) == SYNCNETS[name]
-    assert syncnet_config_of(weights) is SYNCNET_CONFIGS[name]
-
-
-def test_a_syncnets_configuration_may_leave_attention_out():
-    sections = {
-        name: {key: value for key, value in section.items() if key != "attn_blocks"}
-        for name, section in SYNCNET_CONFIGS["25_pixel"].items()
-    }
-    weights = on_meta(lambda: StableSyncNet(**SYNCNET_CONFIGS["25_pixel"]))
-    assert listing(dict(syncnet_from_reference(weights, sections).state_dict())) == SYNCNETS["25_pixel"]
+    audio_encoder, visual_encoder, digest, lips, columns, experiment = SYNCNETS[name]
+    config = {"audio_encoder": audio_encoder, "visual_encoder": visual_encoder}
+    weights = on_meta(lambda: StableSyncNet(**config))
+    without = {part: {k: v for k, v in encoder.items() if k != "attn_blocks"} for part, encoder in config.items()}
+    network = syncnet_from_reference(weights, config if name == "attn" else without)
+    assert listing(weights) == listing(syncnet_to_reference(network)) == digest
+    with torch.device("meta"):
+        vision, audio = network(torch.zeros(1, *lips), torch.zeros(1, 1, 80, columns))
+    assert vision.shape == audio.shape
+    assert name != "attn" or config == SYNCNET_CONFIG
+    if experiment:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+            configured = compose("train", overrides=[f"+experiment={experiment}"]).module.syncnet
+        assert {part: configured[part] for part in config} == config
 
 
 def test_full_size_whisper_tiny_is_the_released_one_without_its_decoder():
@@ -319,11 +335,6 @@ def test_judges_are_the_released_ones(load, network, digest):
     weights = on_meta(network)
     assert listing(weights) == digest
     assert listing(dict(load(weights).state_dict())) == digest
-
-
-@pytest.mark.parametrize("motion", MOTIONS)
-def test_the_variant_of_a_released_unet_is_told_by_its_names(motion):
-    assert unet_config_of(reference_weights(motion)) == unet_config(motion)
 
 
 def test_the_released_configurations_are_what_the_reference_states():
@@ -359,23 +370,8 @@ def test_the_configured_unets_are_the_released_ones(motion):
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "lips", "columns"),
-    [
-        ("16_pixel_attn", (48, 128, 256), 52),
-        ("16_pixel", (48, 128, 256), 52),
-        ("16_latent", (64, 32, 32), 52),
-        ("25_pixel", (75, 128, 256), 80),
-    ],
-)
-def test_a_released_syncnet_reads_the_clips_it_was_released_for(name, lips, columns):
-    with torch.device("meta"):
-        vision, audio = StableSyncNet(**SYNCNET_CONFIGS[name])(torch.zeros(1, *lips), torch.zeros(1, 1, 80, columns))
-    assert vision.shape == audio.shape
-
-
 LOADERS = {
-    "StableSyncNet": lambda weights: syncnet_from_reference(weights, SYNCNET_CONFIGS["16_latent"]),
+    "StableSyncNet": lambda weights: syncnet_from_reference(weights, SYNCNET_CONFIG),
     "Whisper's encoder": lambda weights: whisper_encoder_from_reference(weights, WHISPER_TINY),
     "VideoMAE": lambda weights: videomae_from_reference(weights, VIDEOMAE_CONFIG),
     "the evaluation SyncNet": judge_syncnet_from_reference,

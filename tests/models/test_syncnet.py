@@ -1,4 +1,3 @@
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +28,6 @@ def encoder(
 
 MEL_FACTORS = [[2, 1], 2, 2, 1, 2, 2, [2, 3]]
 LIPS_FACTORS = [[1, 2], 2, 2, 2, 2, 2, 2, 2]
-RELEASED = {
-    "16_pixel_attn": (
-        encoder(1, [32, 64, 128, 256, 512, 1024, 2048], MEL_FACTORS, [0, 0, 0, 1, 1, 0, 0]),
-        encoder(48, [64, 128, 256, 256, 512, 1024, 2048, 2048], LIPS_FACTORS, [0, 0, 0, 0, 1, 1, 0, 0]),
-        401_306_080,
-        "10d95c1c31533a77",
-    ),
-    "16_pixel": (
-        encoder(1, [32, 64, 128, 256, 512, 1024, 2048], MEL_FACTORS, [0] * 7),
-        encoder(48, [64, 128, 256, 256, 512, 1024, 2048, 2048], LIPS_FACTORS, [0] * 8),
-        371_766_496,
-        "62c781b47d18f276",
-    ),
-    "16_latent": (
-        encoder(1, [32, 64, 128, 256, 512, 1024], [[2, 1], 2, 2, 2, 2, [2, 3]], [0] * 6),
-        encoder(64, [64, 128, 256, 256, 512, 1024], [2, 2, 2, 1, 2, 2], [0] * 6),
-        65_544_416,
-        "94812703bff543db",
-    ),
-    "25_pixel": (
-        encoder(1, [64, 128, 256, 256, 512, 1024], [2] * 6, [0] * 6),
-        encoder(75, [128, 128, 256, 256, 512, 512, 1024, 1024], LIPS_FACTORS, [0] * 8),
-        103_742_144,
-        "1f36215c2aea5842",
-    ),
-}
 
 
 def demo_syncnet(**more: int) -> StableSyncNet:
@@ -86,16 +59,6 @@ def test_embeddings_are_those_of_the_reference_network():
         vision, audio = network(frames, stored["mel"].float())
     torch.testing.assert_close(vision, stored["vision_embeds"], rtol=0, atol=1e-5)
     torch.testing.assert_close(audio, stored["audio_embeds"], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", RELEASED)
-def test_keys_and_shapes_are_those_of_the_released_checkpoints(name: str):
-    audio_encoder, visual_encoder, num_parameters, digest = RELEASED[name]
-    with torch.device("meta"):
-        network = StableSyncNet(audio_encoder=audio_encoder, visual_encoder=visual_encoder)
-    listing = "\n".join(sorted(f"{key} {tuple(weight.shape)}" for key, weight in network.state_dict().items()))
-    assert network.num_parameters() == num_parameters
-    assert sha256(listing.encode()).hexdigest()[:16] == digest
 
 
 def test_similarity_lies_between_zero_and_one_because_embeddings_are_positive_and_of_unit_length(clips):

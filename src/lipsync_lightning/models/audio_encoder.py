@@ -22,9 +22,7 @@ WHISPER_RATE_HZ = 16000  # this and the next three: Robust Speech Recognition (a
 WHISPER_FFT = 400
 WHISPER_HOP = 160
 WHISPER_ROWS_HZ = 50  # states per second: one for two mel columns
-_ROWS_BEFORE = (
-    4  # LatentSync (arXiv 2412.09262), section 3.1, and its released weights: rows c-4 to c+5 around a frame's row c
-)
+_ROWS_BEFORE = 4  # rows c-4 to c+5 around a frame's row c: LatentSync (arXiv 2412.09262), section 3.1
 _ROWS_PER_FRAME = 10
 _ROUNDING = 1e-6  # of a frame's time, far below one row
 
@@ -41,14 +39,14 @@ class AudioEncoder(Protocol):
         """Return (num_frames, A, D).
 
         Args:
-            waveform: (N,), mono sound in [-1, 1]. What a frame hears past its ends is up to the encoder: pad the sound where it matters.
+            waveform: (N,), mono sound in [-1, 1]. What a frame hears past its ends is up to the encoder.
             num_frames: of the video.
             fps: video frames per second.
         """
         ...
 
     def token_windows(self, waveform: Tensor, num_frames: int, fps: float, window: int) -> Iterator[Tensor]:
-        """Yield what `tokens` returns in pieces of `window` frames, the last one shorter, holding at most two chunks of states."""
+        """Yield what `tokens` returns in pieces of `window` frames, holding at most two chunks of states."""
         ...
 
 
@@ -101,7 +99,7 @@ def _gather(states: SoundStates, chunk: Callable[[int], Tensor], wanted: range) 
 class WhisperAudioEncoder(ChunkedAudioEncoder):
     """Returns (10 * (n_audio_layer + 1), n_audio_state) tokens a frame: states of Whisper's encoder around it.
 
-    The states are the embedding and the output of each block, before the final norm; tokens run through time first, then through layers.
+    The states are the embedding and the output of each block, before the final norm; tokens run through time first.
     Past the ends of the sound the first or the last state is heard again, as published.
 
     Args:
@@ -133,9 +131,8 @@ class WhisperAudioEncoder(ChunkedAudioEncoder):
     def sound_states(self, waveform: Tensor, num_frames: int, fps: float) -> SoundStates:
         waveform_N = waveform.to(self.mel_filters.device, torch.float32)
         if len(waveform_N) < WHISPER_FFT:
-            raise ClipTooShort(
-                f"Whisper needs {WHISPER_FFT} samples of sound or more, got {len(waveform_N)}; give a longer sound, or pad it"
-            )
+            found = f"got {len(waveform_N)}; give a longer sound, or pad it"
+            raise ClipTooShort(f"Whisper needs {WHISPER_FFT} samples of sound or more, {found}")
         columns_per_chunk = 2 * self.rows_per_chunk
         log_mel_ML = whisper_log_mel(waveform_N, self.mel_filters.float())
         num_columns = log_mel_ML.shape[1]
@@ -151,7 +148,7 @@ class WhisperAudioEncoder(ChunkedAudioEncoder):
     def layer_states(self, mel: Tensor) -> Tensor:
         """Return (n_audio_ctx, n_audio_layer + 1, n_audio_state) of (n_mels, 2 * n_audio_ctx) log-mel."""
         states_1LD: list[Tensor] = []
-        # What enters each block and the final norm is what the one before it gave: the embedding first, the last block un-normalised.
+        # What enters a block or the final norm is what came before: the embedding first, the last block un-normalised.
         readers: list[nn.Module] = [*self.encoder.layers, self.encoder.layer_norm]
         hooks = [reader.register_forward_pre_hook(lambda _, inputs: states_1LD.append(inputs[0])) for reader in readers]
         try:
@@ -221,7 +218,7 @@ class LogMelAudioEncoder(ChunkedAudioEncoder):
         margin = self.columns_per_frame
         num_columns = 2 * margin + ceil(num_frames / fps * self.mel_hz)
         sound_N = F.pad(waveform.to(self.mel_mean.device, torch.float32), (margin * self.hop, 0))
-        sound_N = _with_silence(sound_N, num_columns * self.hop)
+        sound_N = F.pad(sound_N, (0, max(0, num_columns * self.hop - len(sound_N))))  # silence
         columns_per_chunk = _LOG_MEL_CHUNK_S * self.mel_hz
         context = ceil(_LOG_MEL_CONTEXT_S * self.mel_hz)
 
@@ -235,14 +232,9 @@ class LogMelAudioEncoder(ChunkedAudioEncoder):
 
     def frame_rows(self, frame: int, fps: float) -> range:
         middle = (frame + 0.5) / fps * self.mel_hz
-        # Columns first .. first + n - 1 have their centre at first + (n - 1) / 2; the utterance begins `columns_per_frame` columns in.
+        # Columns first .. first + n - 1 have their centre at first + (n - 1) / 2; the sound begins n columns in.
         first = floor(middle - (self.columns_per_frame - 1) / 2 + 0.5 + _ROUNDING) + self.columns_per_frame
         return range(first, first + self.columns_per_frame)
 
     def rows_to_tokens(self, rows: Tensor) -> Tensor:
         return rearrange((rows - self.mel_mean) / self.mel_std, "t (a k) m -> t a (k m)", k=self.columns_per_token)
-
-
-def _with_silence(waveform: Tensor, num_samples: float) -> Tensor:
-    """The sound with zeros after it where it is shorter than `num_samples`."""
-    return F.pad(waveform, (0, max(0, ceil(num_samples) - len(waveform))))

@@ -17,7 +17,6 @@ from lipsync_lightning.errors import BadConfig, ClipMismatch, MissingWeights
 RGB = 3
 _SMALLEST_STD = 1e-6  # of a latent channel, in pixel values; below it the channel is constant and must not be blown up
 
-
 Generators = torch.Generator | list[torch.Generator] | None  # one for all frames, one for each, or the global one
 
 
@@ -41,7 +40,7 @@ class Autoencoder(Protocol):
 
 
 def drawn(mean: Tensor, std: Tensor, generator: Generators) -> Tensor:
-    """Return latents of a posterior (N, C, h, w), as `encode` draws them: a list of generators has one for each frame."""
+    """Return latents of a posterior (N, C, h, w), as `encode` draws them."""
     return mean + std * randn_tensor(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
 
 
@@ -66,17 +65,17 @@ class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
         self.shift_factor = float(vae.config["shift_factor"] or 0.0)
 
     def encode(self, frames: Tensor, generator: Generators = None) -> Tensor:
-        """Return latents (N, latent_channels, H / downscale, W / downscale), a sample of the posterior and not its mode.
+        """Return latents (N, latent_channels, H / downscale, W / downscale): a sample of the posterior, not its mode.
 
         Args:
             frames: (N, 3, H, W) in [-1, 1].
             generator: of the sample; a list has one for each frame.
-        Source: LatentSync trains and runs on samples; High-Resolution Image Synthesis (arXiv 2112.10752), section G, for the scale.
+        Source: LatentSync trains and runs on samples; the scale is that of arXiv 2112.10752, section G.
         """
         return drawn(*self.posterior(frames), generator)
 
     def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of the scaled latents, each (N, latent_channels, H / downscale, W / downscale)."""
+        """Return mean and standard deviation of the scaled latents, each of the shape of `encode`'s."""
         _require_divisible(frames, self.downscale)
         (posterior,) = cast(tuple[DiagonalGaussianDistribution], self.vae.encode(frames, return_dict=False))
         return (posterior.mean - self.shift_factor) * self.scaling_factor, posterior.std * self.scaling_factor
@@ -96,18 +95,8 @@ class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, **options: Any) -> Self:
-        """Return the autoencoder of a folder or hub name that holds an `AutoencoderKL`.
-
-        Raises: MissingWeights, if there is none.
-        """
-        try:
-            vae = AutoencoderKL.from_pretrained(pretrained_model_name_or_path, **options)
-        except OSError as error:
-            raise MissingWeights(
-                f"{pretrained_model_name_or_path}: expected the folder of an AutoencoderKL (config.json and weights): {error}; "
-                "download `stabilityai/sd-vae-ft-mse` there"
-            ) from error
-        return cls(vae=vae)
+        """Return the autoencoder of a folder or hub name that holds an `AutoencoderKL`."""
+        return cls(vae=AutoencoderKL.from_pretrained(pretrained_model_name_or_path, **options))
 
 
 class LinearAutoencoder(ModelMixin, ConfigMixin):
@@ -126,7 +115,7 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
         num_values = RGB * patch * patch
         if latent_channels > num_values:
             raise BadConfig(
-                f"a patch of {patch}x{patch} pixels has {num_values} values, cannot keep latent_channels={latent_channels} of them"
+                f"latent_channels={latent_channels}: a patch of {patch}x{patch} pixels has {num_values} values"
             )
         self.latent_channels = latent_channels
         self.downscale = patch
@@ -147,24 +136,21 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
             count: number of patches.
             total: (P,), their sum.
             outer: (P, P), the sum of their outer products.
-        Raises: BadConfig, if there are fewer than two patches.
         """
-        if count < 2:
-            raise BadConfig(
-                f"the components of {count} patches are not defined; fit the linear autoencoder on at least one frame"
-            )
         mean_P = total.double() / count
         covariance_PP = outer.double() / count - torch.outer(mean_P, mean_P)
         variance_P, vectors_PP = torch.linalg.eigh(covariance_PP)
         strongest = torch.arange(len(variance_P) - 1, -1, -1, device=variance_P.device)[: self.latent_channels]
         basis_CP = rearrange(vectors_PP, "p c -> c p")[strongest]
-        self.basis.copy_(basis_CP * _sign_of_largest(basis_CP))
+        # A component's largest value is positive, so that a fit gives the same signs on every machine.
+        signs_C1 = basis_CP.gather(1, basis_CP.abs().argmax(dim=1, keepdim=True)).sign()
+        self.basis.copy_(basis_CP * signs_C1)
         self.mean.copy_(mean_P)
         self.scale.copy_(variance_P[strongest].clamp(min=0).sqrt().clamp(min=_SMALLEST_STD))
         self.is_fitted.fill_(True)
 
     def encode(self, frames: Tensor, generator: Generators = None) -> Tensor:
-        """Return latents (N, latent_channels, H / patch, W / patch) of unit variance; nothing is drawn, `generator` is not read.
+        """Return latents (N, latent_channels, H / patch, W / patch) of unit variance; nothing is drawn.
 
         Args:
             frames: (N, 3, H, W) in [-1, 1].
@@ -196,9 +182,7 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
 
     def _require_fitted(self) -> None:
         if not self.is_fitted:
-            raise MissingWeights(
-                "the linear autoencoder has no components yet; fit it with `fit_from_moments` or load a fitted one"
-            )
+            raise MissingWeights("the linear autoencoder is not fitted; call `fit_from_moments` or load a fitted one")
 
 
 class PatchMoments:
@@ -216,7 +200,7 @@ class PatchMoments:
         self.outer = torch.zeros(num_values, num_values, dtype=torch.float64)
 
     def update(self, frames: Tensor) -> None:
-        """Add the patches of frames (N, 3, H, W) in [-1, 1]. Raises: ClipMismatch, if patches do not cover the frames."""
+        """Add the patches of frames (N, 3, H, W) in [-1, 1]. Raises: ClipMismatch, if patches do not cover them."""
         _require_divisible(frames, self.patch)
         patches_KP = rearrange(frames_to_patches(frames.detach().double(), self.patch), "n h w p -> (n h w) p")
         self.count += len(patches_KP)
@@ -229,14 +213,8 @@ def frames_to_patches(frames: Tensor, patch: int) -> Tensor:
     return rearrange(frames, "n c (h p) (w q) -> n h w (c p q)", p=patch, q=patch)
 
 
-def _sign_of_largest(basis_CP: Tensor) -> Tensor:
-    """(C, 1): 1 or -1, so that a component's largest value is positive and a fit gives the same signs on every machine."""
-    return basis_CP.gather(1, basis_CP.abs().argmax(dim=1, keepdim=True)).sign()
-
-
 def _require_divisible(frames_NCHW: Tensor, step: int) -> None:
     height, width = frames_NCHW.shape[-2:]
     if height % step or width % step:
-        raise ClipMismatch(
-            f"frames of {height}x{width} pixels cannot be cut into {step}x{step}; use a resolution divisible by {step}"
-        )
+        way_out = f"use a resolution divisible by {step}"
+        raise ClipMismatch(f"frames of {height}x{width} pixels cannot be cut into {step}x{step}; {way_out}")

@@ -26,9 +26,9 @@ class HubFile:
 def fetch(files: Iterable[HubFile]) -> list[Path]:
     """Return the files that had to be downloaded: none, and without a network, if all are there and right.
 
-    A file appears under its final name only after its sha256 was found right. One that is there and differs is the user's own and stays.
+    A file gets its final name only once its sha256 is right. One that is there and differs is the user's own and stays.
     The hub's library reads $HF_ENDPOINT, $HF_TOKEN, $HF_HUB_OFFLINE and $HTTPS_PROXY.
-    Raises: MissingWeights, if a file cannot be had, with the command that gets it elsewhere; WrongWeights, if there is another one.
+    Raises: MissingWeights, with the command that gets the file elsewhere; WrongWeights, if another file is there.
     """
     downloaded = []
     for file in files:
@@ -59,6 +59,5 @@ def fetch(files: Iterable[HubFile]) -> list[Path]:
 def _require_pinned(path: Path, file: HubFile, way_out: str) -> None:
     found = sha256_of(path)
     if found != file.sha256:
-        raise WrongWeights(
-            f"{path} is not {file.path} of {file.repo} at {file.revision[:8]}: expected sha256 {file.sha256}, found {found}; {way_out}"
-        )
+        pinned = f"{file.path} of {file.repo} at {file.revision[:8]}"
+        raise WrongWeights(f"{path} is not {pinned}: expected sha256 {file.sha256}, found {found}; {way_out}")

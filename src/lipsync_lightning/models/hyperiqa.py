@@ -117,10 +117,9 @@ class DistortionBackbone(ResNet):
 
 
 def target_scores(distortions: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return the scores (B,): each row of features (B, 224) through its own layers, a sigmoid between the first four, none before the last.
+    """Return the scores (B,) of features (B, 224), each row through its own layers, a sigmoid after all but the last.
 
-    Args:
-        layers: weight (B, out, in) and bias (B, out) of each.
+    Args: layers: weight (B, out, in) and bias (B, out) of each.
     """
     *hidden_layers, (last_weight_BDD, last_bias_BD) = layers
     for weight_BDD, bias_BD in hidden_layers:

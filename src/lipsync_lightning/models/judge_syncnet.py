@@ -16,7 +16,7 @@ MFCC_SHAPE = (1, 13, 20)  # channels, coefficients, columns
 
 
 class JudgeSyncNet(ModelMixin, ConfigMixin):
-    """Returns embeddings of 0.2 s of lips and of sound, close together (Euclidean) where both fit. Built in eval mode: it only judges.
+    """Returns embeddings of 0.2 s of lips and of sound, close together (Euclidean) where both fit. In eval mode.
 
     Source: "Out of time: automated lip sync in the wild" (Chung and Zisserman 2016), section 2, with the layers of the
         released second version.
@@ -55,10 +55,9 @@ class JudgeSyncNet(ModelMixin, ConfigMixin):
         return self.netfcaud(rearrange(self.netcnnaud(mfcc), "b d 1 1 -> b d"))
 
     def forward_lipfeat(self, lips: Tensor) -> Tensor:
-        """Return the features (B, 512) from which the lips' embedding is made; arguments and errors of `forward_lip`."""
-        _require_shape(
-            "lips (batch, channels, frames, height, width)", lips, LIPS_SHAPE, "cut windows and resize them first"
-        )
+        """Return the features (B, 512) that the lips' embedding is made from; arguments and errors of `forward_lip`."""
+        what = "lips (batch, channels, frames, height, width)"
+        _require_shape(what, lips, LIPS_SHAPE, "cut windows and resize them first")
         return rearrange(self.netcnnlip(lips), "b d 1 1 1 -> b d")
 
 

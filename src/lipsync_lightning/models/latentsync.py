@@ -1,7 +1,7 @@
-"""The one door for released weights: each function takes a state dict and returns this library's network, or refuses with the reason.
+"""The one door for released weights: each function returns this library's network of a state dict, or refuses it.
 
-All of them are strict: every name is used or dropped on purpose, every shape fits. Names that DistributedDataParallel or torch.compile
-put a prefix before are read without it; half-precision weights become float32, which changes no value; float64 stays.
+All of them are strict: every name is used or dropped on purpose, every shape fits. Prefixes of DistributedDataParallel
+and torch.compile are left out; half-precision weights become float32, which changes no value; float64 stays.
 The networks come in eval mode, on the weights' device, and share the tensors they were given.
 """
 
@@ -52,7 +52,7 @@ def unet_from_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, A
     Args:
         state_dict: the checkpoint's `state_dict`, names as released.
         config: the `model` section of the YAML file it was trained with, as a plain dict.
-    Raises: WrongWeights, if names or shapes do not fit; BadConfig, if the configuration asks for what no released U-Net has.
+    Raises: WrongWeights, if names or shapes do not fit; BadConfig, if no released U-Net is configured so.
     """
     build = partial(LipSyncUNet, **unet_arguments_from_reference(config))
     return _loaded(build, state_dict, "LatentSync's U-Net", unet_names)
@@ -65,9 +65,8 @@ def unet_to_reference(unet: LipSyncUNet) -> dict[str, Tensor]:
     """
     groups = unet.config["motion_norm_num_groups"]
     if unet.config["motion"] != "none" and groups != _REFERENCE_MOTION_GROUPS:
-        raise BadConfig(
-            f"this U-Net's temporal modules have {groups} groups in their norm, the reference's always {_REFERENCE_MOTION_GROUPS}"
-        )
+        expected = _REFERENCE_MOTION_GROUPS
+        raise BadConfig(f"the temporal modules have {groups} groups in their norm, the reference's always {expected}")
     return renamed(unet.state_dict(), unet_names)
 
 
@@ -76,8 +75,8 @@ def syncnet_from_reference(state_dict: Mapping[str, Tensor], config: Mapping[str
 
     Args:
         state_dict: the checkpoint's `state_dict`, names as released.
-        config: the `model` section of its YAML file: `audio_encoder` and `visual_encoder`. Where `attn_blocks` is not given there are none.
-    Raises: WrongWeights, if names or shapes do not fit; BadConfig, if the configuration is not that of a StableSyncNet.
+        config: the `model` section of its YAML file: `audio_encoder` and `visual_encoder`; no `attn_blocks` means none.
+    Raises: WrongWeights, if names or shapes do not fit; BadConfig, if the configuration is not a StableSyncNet's.
     """
     require_section("a StableSyncNet", config, ("audio_encoder", "visual_encoder"), {})
     encoders = {
@@ -108,9 +107,9 @@ def videomae_from_reference(state_dict: Mapping[str, Tensor], config: Mapping[st
 
     Args:
         state_dict: names as released.
-        config: what the network was built with, in its authors' terms: `img_size`, `patch_size`, `embed_dim`, `depth`, `num_heads`,
-            `mlp_ratio`, `all_frames`, `tubelet_size`.
-    Raises: WrongWeights, if names or shapes do not fit; BadConfig, if the configuration asks for what VideoMAE-v2 has not.
+        config: what the network was built with, in its authors' terms: `img_size`, `patch_size`, `embed_dim`, `depth`,
+            `num_heads`, `mlp_ratio`, `all_frames`, `tubelet_size`.
+    Raises: WrongWeights, if names or shapes do not fit; BadConfig, if the configuration is not VideoMAE-v2's.
     """
     chosen, without_effect = (*_VIDEOMAE_ARGUMENTS, "mlp_ratio"), ("num_classes", "drop_path_rate")  # in eval mode
     require_section("a VideoMAE-v2", config, chosen, _VIDEOMAE_FIXED, without_effect)
@@ -125,7 +124,7 @@ def judge_syncnet_from_reference(state_dict: Mapping[str, Tensor]) -> JudgeSyncN
 
 
 def hyperiqa_from_reference(state_dict: Mapping[str, Tensor]) -> HyperIQA:
-    """Return the visual-quality network of a `koniq_pretrained.pkl`. Raises: WrongWeights, if names or shapes do not fit."""
+    """Return the picture judge of a `koniq_pretrained.pkl`. Raises: WrongWeights, if names or shapes do not fit."""
     return _loaded(HyperIQA, state_dict, "HyperIQA")
 
 
@@ -136,15 +135,13 @@ def _loaded(
     names: Names = lambda ours: (ours,),
     dropped: tuple[str, ...] = (),
 ) -> Network:
-    """Return the network that `build` makes with released weights: all are used, but those whose names begin with one of `dropped`."""
+    """Return the network that `build` makes, with all weights but those that begin with one of `dropped`."""
     try:
         with torch.device("meta"):
             expected = build().state_dict()
     except (TypeError, KeyError, ValueError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise BadConfig(
-            f"no {network} can be made of this configuration ({reason}); give the checkpoint's own"
-        ) from error
+        raise BadConfig(f"no {network} can be made of this configuration ({reason}); give the checkpoint's") from error
     weights = plain_weights(state_dict)
     left_out = [name for name in weights if name.startswith(dropped)]
     if left_out:

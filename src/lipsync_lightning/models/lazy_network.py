@@ -1,4 +1,4 @@
-"""Judges that travel to other processes: they are sent with their settings only, and each loads its network at its first judgement."""
+"""Judges for other processes: they are sent without their network, and load it at their first judgement."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -42,8 +42,9 @@ class LazyNetwork(ABC, Generic[Network]):
 
 
 def version_by_content(name: str, path: str) -> str:
-    """Return `name:` and 16 hex digits that another content changes: of a file, or of the networks in a folder. `name:missing` if there
-    is neither, so that what is not yet downloaded can be configured.
+    """Return `name:` and 16 hex digits of the content of a file, or of the networks in a folder.
+
+    It is `name:missing` if there is neither, so that what is not yet downloaded can be configured.
     """
     place = Path(path)
     files = [place] if place.is_file() else sorted(place.glob("*.json")) + sorted(place.glob("*.safetensors"))
@@ -61,9 +62,7 @@ def _sha256_as_of(path: Path, size: int, mtime_ns: int) -> str:
 
 @contextmanager
 def judging() -> Iterator[None]:
-    """Compute without gradients, and on a GPU always by the same algorithm, in full single precision: a clip must not pass by chance."""
-    with (
-        torch.no_grad(),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
+    """Compute without gradients, on a GPU always by the same algorithm in full float32: no clip may pass by chance."""
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with torch.no_grad(), exact:
         yield

@@ -1,4 +1,4 @@
-"""How released checkpoints name and configure the networks that have other names here: LatentSync's U-Net and OpenAI's Whisper."""
+"""How released checkpoints name and configure what is named otherwise here: LatentSync's U-Net, OpenAI's Whisper."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -8,17 +8,10 @@ from torch import Tensor
 
 from lipsync_lightning.errors import BadConfig
 
-Names = Callable[
-    [str], tuple[str, ...]
-]  # from our name of an entry to the released ones: several, if it is stored as often
+Names = Callable[[str], tuple[str, ...]]  # from our name of an entry to the released ones: it may be stored twice
 
-WHISPER_DIMS = (
-    "n_mels",
-    "n_audio_ctx",
-    "n_audio_state",
-    "n_audio_head",
-    "n_audio_layer",
-)  # what the encoder needs of `dims`
+# What the encoder needs of `dims`.
+WHISPER_DIMS = ("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer")
 
 _OUR_MOTION_MODULE = re.compile(r"(\bmotion_modules\.\d+)\.")
 _MOTION_PARTS = {  # of a temporal module, our name: the reference's, which stores the table of positions twice
@@ -63,18 +56,9 @@ _UNET_FIXED = {  # what every released U-Net has and `LipSyncUNet` computes
     "num_class_embeds": None,
     "upcast_attention": False,
 }
-_UNET_CHOSEN = (  # what may differ between released U-Nets
-    "in_channels",
-    "out_channels",
-    "block_out_channels",
-    "down_block_types",
-    "up_block_types",
-    "layers_per_block",
-    "attention_head_dim",
-    "cross_attention_dim",
-    "norm_num_groups",
-    "use_motion_module",
-)
+# What may differ between released U-Nets: sizes that have the same name here, and the rest.
+_UNET_SIZES = ("in_channels", "out_channels", "layers_per_block", "cross_attention_dim", "norm_num_groups")
+_UNET_BLOCKS = ("block_out_channels", "down_block_types", "up_block_types", "attention_head_dim", "use_motion_module")
 _UNET_MOTION = ("motion_module_decoder_only", "motion_module_resolutions", "motion_module_kwargs")
 _MOTION_FIXED = {
     "num_transformer_block": 1,
@@ -110,41 +94,30 @@ def unet_arguments_from_reference(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises: BadConfig, naming the values that no released U-Net has.
     """
     has_motion = bool(config.get("use_motion_module"))
-    chosen = (*_UNET_CHOSEN, *_UNET_MOTION) if has_motion else _UNET_CHOSEN
+    chosen = (*_UNET_SIZES, *_UNET_BLOCKS, *(_UNET_MOTION if has_motion else ()))
     require_section("a LatentSync U-Net", config, chosen, _UNET_FIXED, without_effect=(*_UNET_MOTION, "sample_size"))
     down, up = config["down_block_types"], config["up_block_types"]
-    unknown = sorted({*down, *up} - set(_HAS_ATTENTION))
     attention = tuple(_HAS_ATTENTION.get(block) for block in down)
-    if unknown or attention != tuple(_HAS_ATTENTION.get(block) for block in reversed(up)):
-        raise BadConfig(
-            f"down_block_types {down} and up_block_types {up} must mirror each other and be of {sorted(_HAS_ATTENTION)}"
-        )
-    arguments = {
-        "in_channels": config["in_channels"],
-        "out_channels": config["out_channels"],
+    if None in attention or attention != tuple(_HAS_ATTENTION.get(block) for block in reversed(up)):
+        known = sorted(_HAS_ATTENTION)
+        raise BadConfig(f"down_block_types {down} and up_block_types {up} must mirror each other and be of {known}")
+    arguments = {name: config[name] for name in _UNET_SIZES} | {
         "block_out_channels": tuple(config["block_out_channels"]),
         "attention": attention,
-        "layers_per_block": config["layers_per_block"],
         "num_attention_heads": config["attention_head_dim"],  # the reference's name for a number of heads
-        "cross_attention_dim": config["cross_attention_dim"],
-        "norm_num_groups": config["norm_num_groups"],
         "motion": "none",
         "motion_num_attention_heads": config["attention_head_dim"],
     }
-    return arguments | _motion_arguments(config) if has_motion else arguments
-
-
-def _motion_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    section, motion = config["motion_module_kwargs"], "up" if config["motion_module_decoder_only"] else "all"
-    chosen = ("num_attention_heads", "temporal_position_encoding_max_len")
-    require_section("a temporal module", section, chosen, _MOTION_FIXED, without_effect=("zero_initialize",))
-    levels = [2**level for level in range(len(config["block_out_channels"]))]
-    if not set(levels) <= set(config["motion_module_resolutions"]):
-        raise BadConfig(
-            f"motion_module_resolutions are {config['motion_module_resolutions']}, the U-Net has {levels}; name all of them"
-        )
-    return {
-        "motion": motion,
+    if not has_motion:
+        return arguments
+    section, resolutions = config["motion_module_kwargs"], config["motion_module_resolutions"]
+    kwargs = ("num_attention_heads", "temporal_position_encoding_max_len")
+    require_section("a temporal module", section, kwargs, _MOTION_FIXED, without_effect=("zero_initialize",))
+    levels = [2**level for level in range(len(down))]
+    if not set(levels) <= set(resolutions):
+        raise BadConfig(f"motion_module_resolutions are {resolutions}, the U-Net has {levels}; name all of them")
+    return arguments | {
+        "motion": "up" if config["motion_module_decoder_only"] else "all",
         "motion_num_attention_heads": section["num_attention_heads"],
         "motion_max_seq_length": section["temporal_position_encoding_max_len"],
     }
@@ -157,15 +130,10 @@ def require_section(
     fixed: Mapping[str, Any],
     without_effect: Iterable[str] = (),
 ) -> None:
-    """Raises: BadConfig, if a released configuration lacks a `chosen` key, differs from a `fixed` one or has unknown ones."""
+    """Raises: BadConfig, if a `chosen` key is missing, one differs from its `fixed` value, or one is unknown."""
     problems = [f"{key} is missing" for key in chosen if key not in section]
     problems += [f"{key} is unknown" for key in section if key not in {*chosen, *fixed, *without_effect}]
-    problems += [
-        f"{key} is {section[key]!r}, must be {value!r}"
-        for key, value in fixed.items()
-        if section.get(key, value) != value
-    ]
+    differing = [key for key, value in fixed.items() if section.get(key, value) != value]
+    problems += [f"{key} is {section[key]!r}, must be {fixed[key]!r}" for key in differing]
     if problems:
-        raise BadConfig(
-            f"this is not the configuration of {network}: {'; '.join(problems)}; give the one the checkpoint was trained with"
-        )
+        raise BadConfig(f"this is not the configuration of {network}: {'; '.join(problems)}; give the checkpoint's own")

@@ -1,13 +1,12 @@
-"""The networks of LatentSync 1.5 and 1.6 (arXiv 2412.09262) in the files their authors released, as YAML and `export` name them.
+"""The networks of LatentSync 1.5 and 1.6 (arXiv 2412.09262) in the files their authors released.
 
-A `config` is the `model` section of the YAML file that a checkpoint was trained with; without it, that of the released network.
+A `config` is the `model` section of the YAML file that a checkpoint was trained with; by default the released one's.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
@@ -31,8 +30,7 @@ FETCH_ALL = f"{FETCH} needs=training"
 def released_file(path: str, get_with: str) -> dict[str, Any]:
     """Return what a released checkpoint holds, unpickled with `weights_only=True`.
 
-    Args: get_with: the command that downloads the file; part of the error.
-    Raises: MissingWeights, with that command; WrongWeights, if the file is no checkpoint.
+    Raises: MissingWeights, with the command that downloads the file; WrongWeights, if it is no checkpoint.
     """
     if not Path(path).is_file():
         raise MissingWeights(f"no weights at {path}; get them with: {get_with}")
@@ -56,17 +54,18 @@ def whisper(*, path: str) -> WhisperAudioEncoder:
 def unet(*, path: str, config: Section | None = None) -> LipSyncUNet:
     """Return the U-Net of a file such as `latentsync_unet.pt`. Raises: MissingWeights, WrongWeights, BadConfig."""
     weights = _weights(path, get_with=FETCH)
-    return frozen(latentsync.unet_from_reference(weights, config or unet_config_of(weights)))
+    with_motion = {name.split(".")[0] for name in weights if ".motion_modules." in name}
+    motion = "all" if "down_blocks" in with_motion else "up" if with_motion else "none"
+    return frozen(latentsync.unet_from_reference(weights, config or unet_config(motion)))
 
 
 def stable_syncnet(*, path: str, config: Section | None = None) -> StableSyncNet:
-    """Return the StableSyncNet of a file such as `stable_syncnet.pt`. Raises: MissingWeights, WrongWeights, BadConfig."""
-    weights = _weights(path)
-    return frozen(latentsync.syncnet_from_reference(weights, config or syncnet_config_of(weights)))
+    """Return the SyncNet of a file such as `stable_syncnet.pt`. Raises: MissingWeights, WrongWeights, BadConfig."""
+    return frozen(latentsync.syncnet_from_reference(_weights(path), config or SYNCNET_CONFIG))
 
 
 def videomae(*, path: str, num_frames: int | None = None, config: Section | None = None) -> VideoMAEFeatures:
-    """Return VideoMAE-v2's features without its classifier, for clips of `num_frames`. Raises: MissingWeights, WrongWeights."""
+    """Return VideoMAE-v2's features, for clips of `num_frames`. Raises: MissingWeights, WrongWeights."""
     section = {**(config or VIDEOMAE_CONFIG), **({"all_frames": num_frames} if num_frames else {})}
     return frozen(latentsync.videomae_from_reference(_weights(path), section))
 
@@ -83,12 +82,6 @@ def hyperiqa(*, path: str) -> HyperIQA:
 
 def _weights(path: str, get_with: str = FETCH_ALL) -> dict[str, Tensor]:
     return plain_weights(weights_of(released_file(path, get_with), path))
-
-
-def unet_config_of(names: Iterable[str]) -> dict[str, Any]:
-    """Return the section of the released U-Net whose variant these names are."""
-    with_motion = {name.split(".")[0] for name in names if ".motion_modules." in name}
-    return unet_config("all" if "down_blocks" in with_motion else "up" if with_motion else "none")
 
 
 def unet_config(motion: Motion) -> dict[str, Any]:
@@ -110,45 +103,20 @@ def unet_config(motion: Motion) -> dict[str, Any]:
     }
 
 
-def syncnet_config_of(shapes: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the section of the released SyncNet that has these weights; of the best known one where none fits."""
-    given = {name: tensor.shape for name, tensor in shapes.items()}
-    for config in SYNCNET_CONFIGS.values():
-        with torch.device("meta"):
-            expected = StableSyncNet(**config).state_dict()
-        if {name: tensor.shape for name, tensor in expected.items()} == given:
-            return config
-    return SYNCNET_CONFIGS["16_pixel_attn"]
-
-
-def _encoder(
-    in_channels: int, channels: list[int], factors: list[Any], attention: tuple[int, ...] = ()
-) -> dict[str, Any]:
-    return {
-        "in_channels": in_channels,
-        "block_out_channels": channels,
-        "downsample_factors": factors,
-        "attn_blocks": [int(index in attention) for index in range(len(channels))],
+SYNCNET_CONFIG: dict[str, dict[str, Any]] = {  # `stable_syncnet.pt`
+    "audio_encoder": {
+        "in_channels": 1,
+        "block_out_channels": [32, 64, 128, 256, 512, 1024, 2048],
+        "downsample_factors": [[2, 1], 2, 2, 1, 2, 2, [2, 3]],
+        "attn_blocks": [0, 0, 0, 1, 1, 0, 0],
         "dropout": 0.0,
-    }
-
-
-_MEL = (1, [32, 64, 128, 256, 512, 1024, 2048], [[2, 1], 2, 2, 1, 2, 2, [2, 3]])
-_LIPS = (48, [64, 128, 256, 256, 512, 1024, 2048, 2048], [[1, 2], 2, 2, 2, 2, 2, 2, 2])
-
-SYNCNET_CONFIGS: dict[str, dict[str, Any]] = {
-    "16_pixel_attn": {  # the released `stable_syncnet.pt`
-        "audio_encoder": _encoder(*_MEL, attention=(3, 4)),
-        "visual_encoder": _encoder(*_LIPS, attention=(4, 5)),
     },
-    "16_pixel": {"audio_encoder": _encoder(*_MEL), "visual_encoder": _encoder(*_LIPS)},
-    "16_latent": {
-        "audio_encoder": _encoder(1, [32, 64, 128, 256, 512, 1024], [[2, 1], 2, 2, 2, 2, [2, 3]]),
-        "visual_encoder": _encoder(64, [64, 128, 256, 256, 512, 1024], [2, 2, 2, 1, 2, 2]),
-    },
-    "25_pixel": {
-        "audio_encoder": _encoder(1, [64, 128, 256, 256, 512, 1024], [2, 2, 2, 2, 2, 2]),
-        "visual_encoder": _encoder(75, [128, 128, 256, 256, 512, 512, 1024, 1024], _LIPS[2]),
+    "visual_encoder": {
+        "in_channels": 48,
+        "block_out_channels": [64, 128, 256, 256, 512, 1024, 2048, 2048],
+        "downsample_factors": [[1, 2], 2, 2, 2, 2, 2, 2, 2],
+        "attn_blocks": [0, 0, 0, 0, 1, 1, 0, 0],
+        "dropout": 0.0,
     },
 }
 

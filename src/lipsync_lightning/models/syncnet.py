@@ -1,4 +1,4 @@
-"""SyncNets say how well the lips in a clip fit the sound of a clip; StableSyncNet is LatentSync's (arXiv 2412.09262, section 3.3).
+"""SyncNets say how well lips and sound of a clip fit; StableSyncNet is LatentSync's (arXiv 2412.09262, section 3.3).
 
 Its parameter names are those of the released `stable_syncnet.pt`, so that it loads without any mapping.
 """
@@ -25,7 +25,7 @@ Factor = int | Sequence[int]
 
 
 class SyncNet(ModelMixin, ConfigMixin):
-    """Returns unit embeddings of lips and of sound; their scalar product is the similarity. What training and losses know of a SyncNet.
+    """Base of SyncNets: unit embeddings of lips and of sound, whose scalar product is the similarity.
 
     A subclass registers two networks, `audio_encoder` and `visual_encoder`: (B, C, H, W) -> (B, D, 1, 1).
     """
@@ -42,9 +42,9 @@ class SyncNet(ModelMixin, ConfigMixin):
         return cast(nn.Module, self._modules["visual_encoder"])
 
     def probability(self, similarity: Tensor) -> Tensor:
-        """Return how probable it is that lips and sound of a similarity belong together; without calibration the similarity itself.
+        """Return how probable it is that lips and sound belong together; without calibration the similarity itself.
 
-        The published SyncNet is trained so that its similarity is that probability; others are calibrated when their training ends.
+        The published SyncNet's similarity is trained to be that probability; others are calibrated after training.
         """
         calibration = self.config.get("calibration")
         if calibration is None:
@@ -54,9 +54,8 @@ class SyncNet(ModelMixin, ConfigMixin):
     def log_probability(self, similarity: Tensor, lowest: float) -> Tensor:
         """Return the logarithm of `probability`, with a gradient that says which way is better.
 
-        Args: lowest: a similarity that is itself the probability is taken for at least this, where the logarithm has no end. A calibrated
-            network needs no such floor: the logarithm of a sigmoid is nearly straight where lips and sound are furthest apart, and its
-            slope never exceeds the calibration's scale.
+        Args: lowest: the least that a similarity which is itself the probability counts. A calibrated network needs no
+            floor: the logarithm of a sigmoid is nearly straight, with a slope of at most the calibration's scale.
         """
         calibration = self.config.get("calibration")
         if calibration is None:
@@ -64,15 +63,15 @@ class SyncNet(ModelMixin, ConfigMixin):
         return F.logsigmoid(calibration["scale"] * similarity + calibration["bias"])
 
     def calibrate(self, scale: float, bias: float) -> None:
-        """Store what turns this network's similarities into probabilities in its configuration: sigmoid(scale * similarity + bias)."""
+        """Store in the configuration that sigmoid(scale * similarity + bias) is this network's probability."""
         self.register_to_config(calibration={"scale": scale, "bias": bias})
 
     def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Return the unit embeddings (B, D) of lips and of sound.
 
         Args:
-            frames: (B, T*3, h, w), the lower half of the face in [-1, 1], the clip's frames one after another in the channels; latents
-                (B, T*C, h, w) of the whole face for a SyncNet that was trained on those.
+            frames: (B, T*3, h, w), the lower half of the face in [-1, 1], the clip's frames one after another in the
+                channels; latents (B, T*C, h, w) of the whole face for a SyncNet that was trained on those.
             mel: (B, 1, M, L), the log-mel heard during the clip.
         Raises: ClipMismatch, if the clip is not of the size this SyncNet was built for.
         """
@@ -154,22 +153,11 @@ class DownEncoder(nn.Module):
         widths = [block_out_channels[0], *block_out_channels]
         self.conv_in = nn.Conv2d(in_channels, widths[0], kernel_size=3, padding=1)
         self.down_blocks = nn.ModuleList()
-        for before, after, factor, has_attention in zip(
-            widths, block_out_channels, downsample_factors, attn_blocks, strict=False
-        ):
-            self.down_blocks.append(
-                ResidualDownBlock(
-                    in_channels=before,
-                    out_channels=after,
-                    factor=_pair(factor),
-                    dropout=dropout,
-                    norm_num_groups=norm_num_groups,
-                )
-            )
+        blocks = zip(widths, block_out_channels, downsample_factors, attn_blocks, strict=False)
+        for before, after, factor, has_attention in blocks:
+            self.down_blocks.append(ResidualDownBlock(before, after, _pair(factor), dropout, norm_num_groups))
             if has_attention:
-                self.down_blocks.append(
-                    ImageAttention(channels=after, heads=attention_heads, norm_num_groups=norm_num_groups)
-                )
+                self.down_blocks.append(ImageAttention(after, attention_heads, norm_num_groups))
         self.norm_out = nn.GroupNorm(norm_num_groups, widths[-1], eps=NORM_EPS)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -186,7 +174,7 @@ class ResidualDownBlock(nn.Module):
     """Returns the image after two convolutions around a skip, then shrunk by `factor` (height, width)."""
 
     def __init__(
-        self, *, in_channels: int, out_channels: int, factor: tuple[int, int], dropout: float, norm_num_groups: int
+        self, in_channels: int, out_channels: int, factor: tuple[int, int], dropout: float, norm_num_groups: int
     ):
         super().__init__()
         self.norm1 = nn.GroupNorm(norm_num_groups, in_channels, eps=NORM_EPS)
@@ -194,10 +182,11 @@ class ResidualDownBlock(nn.Module):
         self.norm2 = nn.GroupNorm(norm_num_groups, out_channels, eps=NORM_EPS)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
-        self.conv_shortcut = (
-            nn.Conv2d(in_channels, out_channels, kernel_size=1) if in_channels != out_channels else nn.Identity()
-        )
-        self.padding = _padding_before_shrinking(factor)
+        widens = in_channels != out_channels
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1) if widens else nn.Identity()
+        # Both sides where the size stays, else only right and bottom, as Stable Diffusion's VAE pads.
+        height, width = ((1, 1) if step == 1 else (0, 1) for step in factor)
+        self.padding = (*width, *height)
         shrinks = factor != _UNCHANGED
         self.downsample_conv = nn.Conv2d(out_channels, out_channels, kernel_size=3, stride=factor) if shrinks else None
 
@@ -213,7 +202,7 @@ class ResidualDownBlock(nn.Module):
 class ImageAttention(nn.Module):
     """Returns the image after every pixel has looked at every other, around a skip."""
 
-    def __init__(self, *, channels: int, heads: int, norm_num_groups: int):
+    def __init__(self, channels: int, heads: int, norm_num_groups: int):
         super().__init__()
         self.norm1 = nn.GroupNorm(norm_num_groups, channels, eps=NORM_EPS)
         self.conv_in = nn.Conv2d(channels, channels, kernel_size=1)
@@ -237,9 +226,3 @@ def _pair(factor: Factor) -> tuple[int, int]:
         return factor, factor
     height, width = factor
     return height, width
-
-
-def _padding_before_shrinking(factor: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, right, top, bottom: both sides where the size stays, else only right and bottom, as Stable Diffusion's VAE pads."""
-    height, width = ((1, 1) if step == 1 else (0, 1) for step in factor)
-    return (*width, *height)

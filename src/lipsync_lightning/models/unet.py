@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  a pipeline that loads this class looks for its base in this module
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  pipelines look for a class's base in its module
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, UNetMotionModel
 from einops import rearrange
@@ -21,15 +21,11 @@ from lipsync_lightning.errors import BadConfig
 
 Motion = Literal["none", "all", "up"]
 
-_HAS_MOTION: dict[str, tuple[bool, bool]] = {
-    "none": (False, False),
-    "all": (True, True),
-    "up": (False, True),
-}  # (down, up)
+_HAS_MOTION = {"none": (False, False), "all": (True, True), "up": (False, True)}  # on the way (down, up)
 
 
 class LipSyncUNet(UNetMotionModel):
-    """Predicts the noise (or velocity) of a clip of latents, given channels that condition it and audio tokens per frame.
+    """Predicts the noise (or velocity) of a clip of latents, given conditioning channels and audio tokens per frame.
 
     One class for every stage, told apart by `motion`. `enable_gradient_checkpointing()` covers temporal modules too.
 
@@ -37,19 +33,19 @@ class LipSyncUNet(UNetMotionModel):
         in_channels: of `sample`; 13 = noisy latents 4, keep mask 1, masked latents 4, reference latents 4.
         out_channels: latent channels.
         block_out_channels: width of each level, finest first.
-        attention: for each level, whether it has spatial self-attention and cross-attention to the audio. The mid block always has.
+        attention: for each level, whether it has spatial and audio cross-attention. The mid block always has.
         layers_per_block: residual blocks of a level on the way down; one more on the way up.
         num_attention_heads: of spatial and cross-attention (the released YAML calls this number `attention_head_dim`).
         cross_attention_dim: width D of an audio token.
         norm_num_groups: groups of every norm outside the temporal modules.
-        motion: where temporal modules are: "none" (stage 1), "all" levels (stage 2) or only on the way "up" (stage 2 efficient).
+        motion: where temporal modules are: "none" (stage 1), "all" levels (stage 2), or "up" (stage 2 efficient).
         motion_num_attention_heads: of the temporal self-attention.
         motion_max_seq_length: the most frames a clip may have where there are temporal modules.
         motion_norm_num_groups: groups of the temporal modules' first norm.
     Raises: BadConfig, if these numbers do not fit together.
-    Source: LatentSync, section 3.1, and its released networks. Those start `conv_in` at zero too; from scratch that would blind
-    the network to its input until `conv_out` has moved. Here only `conv_out` and the temporal `proj_out` start at zero: an
-    untrained network predicts 0, and adding temporal modules to a trained one changes nothing at first.
+    Source: LatentSync, section 3.1, and its released networks. Those start `conv_in` at zero too; from scratch that
+    would blind the network until `conv_out` has moved. Here only `conv_out` and the temporal `proj_out` start at zero:
+    an untrained network predicts 0, and adding temporal modules to a trained one changes nothing at first.
     """
 
     @register_to_config
@@ -69,12 +65,11 @@ class LipSyncUNet(UNetMotionModel):
         motion_max_seq_length: int = 24,
         motion_norm_num_groups: int = 32,
     ) -> None:
-        _check_levels(block_out_channels, attention, motion)
-        _check_divides(block_out_channels, "num_attention_heads", num_attention_heads)
-        _check_divides(block_out_channels, "norm_num_groups", norm_num_groups)
+        divisors = {"num_attention_heads": num_attention_heads, "norm_num_groups": norm_num_groups}
         if motion != "none":
-            _check_divides(block_out_channels, "motion_num_attention_heads", motion_num_attention_heads)
-            _check_divides(block_out_channels, "motion_norm_num_groups", motion_norm_num_groups)
+            divisors |= {"motion_num_attention_heads": motion_num_attention_heads}
+            divisors |= {"motion_norm_num_groups": motion_norm_num_groups}
+        _require_fitting(block_out_channels, attention, motion, divisors)
         own_config = self.config
         motion_down, motion_up = _HAS_MOTION[motion]
         super().__init__(
@@ -96,8 +91,8 @@ class LipSyncUNet(UNetMotionModel):
         # The parent registers its own arguments as well; a saved config must hold exactly what this constructor takes.
         self._internal_dict = own_config
         _adapt_blocks(self, motion_norm_num_groups)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(_bias(self.conv_out))
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, sample: Tensor, timestep: Tensor | float, audio: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the prediction for every latent of the clip.
@@ -109,14 +104,19 @@ class LipSyncUNet(UNetMotionModel):
         Returns: (B, out_channels, T, H, W).
         Raises: BadConfig, if there are temporal modules and T exceeds `motion_max_seq_length`.
         """
-        num_frames = sample.shape[2]
-        self._check_num_frames(num_frames)
-        time_BD = self._embed_time(timestep, sample)
+        num_frames, longest = sample.shape[2], self.config["motion_max_seq_length"]
+        if self.config["motion"] != "none" and num_frames > longest:
+            raise BadConfig(
+                f"the clip has {num_frames} frames, the U-Net's temporal modules know positions for {longest} at most "
+                "(motion_max_seq_length); use shorter clips, or train with a larger motion_max_seq_length"
+            )
+        timestep_B = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        time_BD = self.time_embedding(self.time_proj(timestep_B).to(self.conv_in.weight.dtype))  # one per clip
         audio_NAD = rearrange(audio, "b t a d -> (b t) a d")
         hidden_NCHW = rearrange(sample, "b c t h w -> (b t) c h w").contiguous(memory_format=torch.channels_last)
         hidden_NCHW = self.conv_in(hidden_NCHW)
         if torch.is_grad_enabled() and not hidden_NCHW.requires_grad:
-            # On the CPU, torch 2.11 crashes in the backward of a channels-last GroupNorm that learns while its input needs no gradient.
+            # torch 2.11 on a CPU crashes in the backward of a channels-last GroupNorm whose input needs no gradient.
             hidden_NCHW.requires_grad_()
         skips = (hidden_NCHW,)
         num_skips = self.config["layers_per_block"] + 1
@@ -139,19 +139,6 @@ class LipSyncUNet(UNetMotionModel):
         assert self.conv_norm_out is not None
         hidden_NCHW = clip_group_norm(self.conv_norm_out, hidden_NCHW, num_clips=sample.shape[0])
         return rearrange(self.conv_out(F.silu(hidden_NCHW)), "(b t) c h w -> b c t h w", t=num_frames)
-
-    def _embed_time(self, timestep: Tensor | float, sample: Tensor) -> Tensor:
-        """Return (B, D): one embedding per clip. Stock diffusers repeats it for every frame."""
-        timestep_B = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])
-        return self.time_embedding(self.time_proj(timestep_B).to(self.conv_in.weight.dtype))
-
-    def _check_num_frames(self, num_frames: int) -> None:
-        longest = self.config["motion_max_seq_length"]
-        if self.config["motion"] != "none" and num_frames > longest:
-            raise BadConfig(
-                f"the clip has {num_frames} frames, the U-Net's temporal modules know positions for {longest} at most "
-                f"(motion_max_seq_length); use shorter clips, or train with a larger motion_max_seq_length"
-            )
 
 
 class ClipResnet(nn.Module):
@@ -182,15 +169,15 @@ class ClipResnet(nn.Module):
 class TemporalTransformer(nn.Module):
     """Self-attention over the frames of a clip, at each position on its own, added to what comes in.
 
-    Takes over the parts of a diffusers module, under the same names. Its first norm is per frame and has its own number of groups.
+    Takes over the parts of a diffusers module, under the same names. Its first norm is per frame, with its own groups.
     """
 
     def __init__(self, stock: AnimateDiffTransformer3D, num_groups: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(num_groups, stock.norm.num_channels, eps=stock.norm.eps)
         self.proj_in, self.transformer_blocks, self.proj_out = stock.proj_in, stock.transformer_blocks, stock.proj_out
-        nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)
+        for parameter in self.proj_out.parameters():
+            nn.init.zeros_(parameter)
         self.gradient_checkpointing = False
 
     def forward(self, hidden_states: Tensor, num_frames: int) -> Tensor:
@@ -242,12 +229,9 @@ def _audio_argument(block: nn.Module, audio_NAD: Tensor) -> dict[str, Any]:
     return {"encoder_hidden_states": audio_NAD} if getattr(block, "has_cross_attention", False) else {}
 
 
-def _bias(layer: nn.Conv2d) -> Tensor:
-    assert layer.bias is not None
-    return layer.bias
-
-
-def _check_levels(block_out_channels: tuple[int, ...], attention: tuple[bool, ...], motion: str) -> None:
+def _require_fitting(
+    block_out_channels: tuple[int, ...], attention: tuple[bool, ...], motion: str, divisors: dict[str, int]
+) -> None:
     if len(attention) != len(block_out_channels):
         raise BadConfig(
             f"block_out_channels {list(block_out_channels)} describe {len(block_out_channels)} levels, "
@@ -255,11 +239,7 @@ def _check_levels(block_out_channels: tuple[int, ...], attention: tuple[bool, ..
         )
     if motion not in _HAS_MOTION:
         raise BadConfig(f"motion must be one of {sorted(_HAS_MOTION)}, not {motion!r}")
-
-
-def _check_divides(block_out_channels: tuple[int, ...], name: str, divisor: int) -> None:
-    uneven = [channels for channels in block_out_channels if channels % divisor]
-    if uneven:
-        raise BadConfig(
-            f"{name} = {divisor} does not divide the widths {uneven} of block_out_channels; change one of the two"
-        )
+    for name, divisor in divisors.items():
+        uneven = [channels for channels in block_out_channels if channels % divisor]
+        if uneven:
+            raise BadConfig(f"{name} = {divisor} does not divide the widths {uneven} of block_out_channels; change one")

@@ -15,10 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 from lipsync_lightning.errors import ClipMismatch
 
-DROPPED_KEYS = (
-    "head.weight",
-    "head.bias",
-)  # of the released file: its classifier of actions, which features never pass through
 NORM_EPS = 1e-6  # of the released network
 _POSITION_BASE = 10000.0  # Attention Is All You Need (arXiv 1706.03762), section 3.5
 
@@ -149,11 +145,8 @@ def sinusoidal_positions(num_tokens: int, embed_dim: int) -> Tensor:
 
     Source: Attention Is All You Need (arXiv 1706.03762), section 3.5. VideoMAE's are not trained and not in its file.
     """
-    exponents_D = (
-        torch.arange(0, embed_dim, 2, dtype=torch.float64, device="cpu") / embed_dim
-    )  # a constant, even of a meta network
-    angles_AD = (
-        repeat(torch.arange(num_tokens, dtype=torch.float64, device="cpu"), "a -> a d", d=len(exponents_D))
-        / _POSITION_BASE**exponents_D
-    )
+    # On the CPU, as a constant has its values in a network on the meta device too.
+    exponents_D = torch.arange(0, embed_dim, 2, dtype=torch.float64, device="cpu") / embed_dim
+    positions_A = torch.arange(num_tokens, dtype=torch.float64, device="cpu")
+    angles_AD = repeat(positions_A, "a -> a d", d=len(exponents_D)) / _POSITION_BASE**exponents_D
     return rearrange([angles_AD.sin(), angles_AD.cos()], "two a d -> a (d two)").float()

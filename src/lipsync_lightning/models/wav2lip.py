@@ -1,4 +1,4 @@
-"""Wav2LipGenerator: speaks in one step, frame by frame (Wav2Lip, arXiv 2008.10010, section 3.3). Small and for comparison."""
+"""A generator that speaks in one step, frame by frame (Wav2Lip, arXiv 2008.10010, section 3.3), for comparison."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,12 +17,11 @@ RGB = 3
 
 
 class Wav2LipGenerator(ModelMixin, ConfigMixin):
-    """Returns whole faces of masked ones: an image encoder and decoder with skips, and the sound of each frame where they meet.
+    """Returns whole faces of masked ones: an image encoder and decoder with skips, and each frame's sound between them.
 
-    Frames know nothing of one another; what makes a clip of them is the loss. The sound of a frame comes as audio tokens and not as a crop
-    of the clip's mel, because the tokens of the first and of the last frame reach past the clip, into the sound around it, in training and
-    inference alike; the mel ends with the clip. With `LogMelAudioEncoder` and 8 tokens of 2 columns they are the 16 columns of 80 mels
-    around the frame that Wav2Lip hears.
+    Frames know nothing of one another; what makes a clip of them is the loss. Sound comes as audio tokens and not as a
+    crop of the clip's mel, which ends with the clip: tokens reach into the sound around it, in training and inference
+    alike. With `LogMelAudioEncoder` and 8 tokens of 2 columns they are the 16 mel columns that Wav2Lip hears.
 
     Args:
         channels: of the image at full size, at half, at a quarter, ...; sound joins at the last.
@@ -53,9 +52,15 @@ class Wav2LipGenerator(ModelMixin, ConfigMixin):
             masked: (B, T, 3, H, W) in [-1, 1], the frames to be completed, 0 where they are to be generated.
             reference: (B, T, 3, H, W) in [-1, 1], the same person at another time.
             audio: (B, T, A, D), the audio tokens of each frame.
-        Raises: ClipMismatch, if frames cannot be halved as often as there are `channels`, or the tokens have another shape.
+        Raises: ClipMismatch, if frames cannot be halved often enough, or the tokens have another shape.
         """
-        self._require_fitting(masked, audio)
+        size, step = tuple(masked.shape[-2:]), self.shrinks_by
+        if size[0] % step or size[1] % step:
+            way_out = "use a resolution divisible by it, or fewer `channels`"
+            raise ClipMismatch(f"frames of {size[0]}x{size[1]} pixels cannot be shrunk by {step}; {way_out}")
+        if tuple(audio.shape[2:]) != self.token_shape:
+            found = f"got {tuple(audio.shape[2:])}; use the audio encoder it was made for"
+            raise ClipMismatch(f"this generator hears {self.token_shape} (num_tokens, token_width) of a frame, {found}")
         hidden_NCHW = rearrange(torch.cat([masked, reference], dim=2), "b t c h w -> (b t) c h w")
         skips = []
         for block in self.face_encoder:
@@ -68,19 +73,6 @@ class Wav2LipGenerator(ModelMixin, ConfigMixin):
             hidden_NCHW = block(torch.cat([F.interpolate(hidden_NCHW, scale_factor=2.0), skips.pop()], dim=1))
         return rearrange(self.to_pixels(hidden_NCHW).tanh(), "(b t) c h w -> b t c h w", b=len(masked))
 
-    def _require_fitting(self, masked_BTCHW: Tensor, audio_BTAD: Tensor) -> None:
-        height, width = masked_BTCHW.shape[-2:]
-        if height % self.shrinks_by or width % self.shrinks_by:
-            raise ClipMismatch(
-                f"frames of {height}x{width} pixels cannot be shrunk by {self.shrinks_by}; use a resolution divisible by it, "
-                "or fewer `channels`"
-            )
-        if tuple(audio_BTAD.shape[2:]) != self.token_shape:
-            raise ClipMismatch(
-                f"this generator hears {self.token_shape} (num_tokens, token_width) of each frame, got {tuple(audio_BTAD.shape[2:])}; "
-                "use the audio encoder it was made for, or set both to what the encoder gives"
-            )
-
 
 def _pair_of_blocks(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
@@ -90,7 +82,7 @@ def _pair_of_blocks(in_channels: int, out_channels: int, stride: int = 1) -> nn.
 
 
 def _speech_encoder(num_tokens: int, token_width: int, channels: int) -> nn.Sequential:
-    """(N, D, 1, A) -> (N, channels, 1, 1): along the tokens, as their order has a meaning, then all of them together."""
+    """(N, D, 1, A) -> (N, channels, 1, 1): along the tokens, as their order matters, then all of them together."""
     along, all_of_them = (1, 3), (1, num_tokens)
     return nn.Sequential(
         ConvBlock(in_channels=token_width, out_channels=channels, kernel_size=along, padding=(0, 1)),

@@ -1,6 +1,5 @@
-"""Wav2LipSyncNet: the classic expert of lip sync (Wav2Lip, arXiv 2008.10010, section 3.2), for comparison with StableSyncNet."""
+"""The classic expert of lip sync (Wav2Lip, arXiv 2008.10010, section 3.2), for comparison with StableSyncNet."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusers.configuration_utils import register_to_config
@@ -9,7 +8,7 @@ from torch.nn import functional as F
 
 from lipsync_lightning.models.syncnet import SyncNet
 
-Size = int | Sequence[int]
+Size = int | tuple[int, int]
 
 
 class Wav2LipSyncNet(SyncNet):
@@ -21,11 +20,11 @@ class Wav2LipSyncNet(SyncNet):
         audio_encoder: of each layer of sound, the arguments of its `ConvBlock`; the first has `in_channels` 1.
         visual_encoder: the same of lips; the first has the clip's frames times three.
         calibration: as `calibrate` stores it.
-    Batch norms need two clips or more to train on, and count each GPU's clips alone unless `trainer.sync_batchnorm=true`.
-    Source: names and shapes are those of LatentSync's (arXiv 2412.09262) public variant of the Wav2Lip expert: widths, kernels, number
-        and order of layers are known from them. Strides, paddings and skips leave no trace in weights. They are chosen as in Wav2Lip's
-        scheme: a layer that widens shrinks, the ones that keep its width are residual, a 3x3 without padding and a 1x1 finish; what is
-        left, they were set so that 128x256 lips and 80x52 mels end at 1x1. Do not expect weights trained elsewhere to work.
+    Batch norms need two clips or more, and count each GPU's clips alone unless `trainer.sync_batchnorm=true`.
+    Source: names, widths and order of layers are those of LatentSync's (arXiv 2412.09262) Wav2Lip expert.
+        Strides, paddings and skips leave no trace in weights. They are chosen as in Wav2Lip: a layer that widens also
+        shrinks, those that keep their width are residual, a 3x3 without padding and a 1x1 finish, so that 128x256 lips
+        and 80x52 mels end at 1x1. Do not expect weights trained elsewhere to work.
     """
 
     @register_to_config
@@ -37,20 +36,15 @@ class Wav2LipSyncNet(SyncNet):
         calibration: dict[str, float] | None = None,
     ):
         super().__init__()
-        self._modules["audio_encoder"] = conv_stack(audio_encoder)
-        self._modules["visual_encoder"] = conv_stack(visual_encoder)
-
-
-def conv_stack(layers: Sequence[Mapping[str, Any]]) -> nn.Sequential:
-    """Return `ConvBlock`s one after another, given the arguments of each."""
-    return nn.Sequential(*(ConvBlock(**layer) for layer in layers))
+        self._modules["audio_encoder"] = nn.Sequential(*(ConvBlock(**layer) for layer in audio_encoder))
+        self._modules["visual_encoder"] = nn.Sequential(*(ConvBlock(**layer) for layer in visual_encoder))
 
 
 class ConvBlock(nn.Module):
     """Returns (B, out_channels, h, w) >= 0: convolution, batch norm, a skip around both where `residual`, ReLU.
 
     Args:
-        kernel_size, stride, padding: of the convolution, one number or (height, width); as they stand, the size of the image stays.
+        kernel_size, stride, padding: of the convolution, one number or (height, width); by default the size stays.
         residual: only where size and channels stay.
     """
 
@@ -66,7 +60,7 @@ class ConvBlock(nn.Module):
     ):
         super().__init__()
         self.conv_block = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, _pair(kernel_size), _pair(stride), _pair(padding)),
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding),
             nn.BatchNorm2d(out_channels),
         )
         self.residual = residual
@@ -74,11 +68,3 @@ class ConvBlock(nn.Module):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         hidden_BCHW = self.conv_block(images_BCHW)
         return F.relu(hidden_BCHW + images_BCHW if self.residual else hidden_BCHW)
-
-
-def _pair(size: Size) -> tuple[int, int]:
-    """(height, width) of a size given as one number or as two."""
-    if isinstance(size, int):
-        return size, size
-    height, width = size
-    return height, width

@@ -1,4 +1,4 @@
-"""Weights out of files and into networks, strictly: plain tensors only, and every name and shape fits or an error says which do not."""
+"""Weights out of files and into networks, strictly: plain tensors only, and every name and shape has to fit."""
 
 import json
 import pickle
@@ -21,21 +21,15 @@ Network = TypeVar("Network", bound=nn.Module)
 _CONTAINERS = ("state_dict", "model_state_dict", "module", "model")  # under which projects put the weights in a file
 _WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 _HALVES = (torch.float16, torch.bfloat16)
-_DTYPES = (
-    *_HALVES,
-    torch.float32,
-    torch.float64,
-    torch.int64,
-    torch.int32,
-)  # the integers count batches in batch norms
+_DTYPES = (*_HALVES, torch.float32, torch.float64, torch.int64, torch.int32)  # the integers count a norm's batches
 _NUM_LISTED = 5
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint file holds: safetensors, or a torch file read with `weights_only=True`, which runs no code of the file.
+    """Return what a checkpoint holds: safetensors, or a torch file read with `weights_only=True`, which runs no code.
 
     Torch's own format is mapped into memory, so that a large file costs no more than what is used of it.
-    Raises: MissingWeights, if there is no file; WrongWeights, if it is no whole checkpoint or holds more than plain tensors.
+    Raises: MissingWeights, if there is no file; WrongWeights, if it is damaged or holds more than plain tensors.
     """
     if not path.is_file():
         raise MissingWeights(f"no weights at {path}; give a file that exists")
@@ -47,13 +41,12 @@ def read_file(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise WrongWeights(
-            f"{path} is refused unread: it begins with {beginning!r} and is no checkpoint of plain tensors, so reading it "
+            f"{path} is refused: it begins with {beginning!r} and is no checkpoint of plain tensors, so reading it "
             "could run code; get it again, or ask its author for safetensors"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, LookupError, ValueError, OSError) as error:  # as the damage has it
-        raise WrongWeights(
-            f"{path} is not a whole checkpoint: {path.stat().st_size:,} bytes that begin with {beginning!r}; get it again"
-        ) from error
+    except (SafetensorError, RuntimeError, EOFError, LookupError, ValueError, OSError) as error:  # by kind of damage
+        found = f"{path.stat().st_size:,} bytes that begin with {beginning!r}"
+        raise WrongWeights(f"{path} is not a whole checkpoint: {found}; get it again") from error
     if not isinstance(content, dict):
         raise WrongWeights(f"{path} holds a {type(content).__name__} and no names; give a checkpoint")
     return content
@@ -62,18 +55,16 @@ def read_file(path: Path) -> dict[str, Any]:
 def weights_of(content: Mapping[str, Any], path: object) -> dict[str, Tensor]:
     """Return the state dict in what a file holds, bare or in one of the usual wrappings.
 
-    Raises: WrongWeights, if it is the checkpoint of a training run of this library, or holds no tensors or several sets of them.
+    Raises: WrongWeights, for the checkpoint of a training run, no tensors, or several sets of them.
     """
     if "pytorch-lightning_version" in content:
         raise WrongWeights(
-            f"{path} is a checkpoint of a training run; make an export of it: python -m lipsync_lightning.export run=<run>"
+            f"{path} is a checkpoint of a training run; export it: python -m lipsync_lightning.export run=<run>"
         )
     inside = {name: content[name] for name in _CONTAINERS if isinstance(content.get(name), Mapping)}
     found = {name: part for name, part in inside.items() if any(isinstance(value, Tensor) for value in part.values())}
     if len(found) > 1:
-        raise WrongWeights(
-            f"{path} holds several sets of weights, {list(found)}; save one of them in a file of its own"
-        )
+        raise WrongWeights(f"{path} holds several sets of weights, {list(found)}; save one in a file of its own")
     if found:
         return dict(*found.values())
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
@@ -85,24 +76,22 @@ def weights_of(content: Mapping[str, Any], path: object) -> dict[str, Tensor]:
 
 
 def plain_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights without the prefixes that wrappers gave to all of them, half-precision ones as float32 (the value is the same).
+    """Return the weights without a wrapper's prefixes, half-precision ones as float32 of the same value.
 
-    Raises: WrongWeights, if only some names carry such a prefix, if a value is no dense, finite tensor of a type that networks are
-        trained in, or if double precision and others are mixed.
+    Raises: WrongWeights, if only some names have such a prefix, if a value is no dense, finite tensor of a type that
+        networks are trained in, or if float64 and others are mixed.
     """
     for name, value in state_dict.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype not in _DTYPES:
             came = f"{value.layout} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-            raise WrongWeights(f"{name} is a {came}, expected a dense tensor in float16 to float64; get the file again")
+            raise WrongWeights(f"{name} is a {came}, expected a dense tensor of float16 to float64; get the file again")
         if not (value.is_meta or value.isfinite().all()):
             raise WrongWeights(f"{name} has values that are not finite; get the file again, or an earlier checkpoint")
     weights = dict(state_dict)
     while prefix := next((prefix for prefix in _WRAPPERS if any(name.startswith(prefix) for name in weights)), None):
         bare = [name for name in weights if not name.startswith(prefix)]
         if bare:
-            raise WrongWeights(
-                f"some names start with {prefix!r}, {bare[0]} does not; give a file that one training wrote"
-            )
+            raise WrongWeights(f"some names start with {prefix!r}, {bare[0]} does not; give a file of one training")
         weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     if len({tensor.dtype == torch.float64 for tensor in weights.values() if tensor.is_floating_point()}) > 1:
         raise WrongWeights("some of these weights are float64 and others are not; save all in one precision")
@@ -111,37 +100,33 @@ def plain_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def require_match(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], network: str) -> None:
     """Raises: WrongWeights, listing what is missing, unexpected or misshapen."""
+
+    def described(tensor: Tensor) -> str:
+        return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else ' of whole numbers'}"
+
+    pairs = [(key, described(given[key]), described(expected[key])) for key in expected if key in given]
     problems = {
         "missing": [key for key in expected if key not in given],
         "unexpected": [key for key in given if key not in expected],
-        "misshapen": [
-            f"{key} {_described(given[key])} instead of {_described(tensor)}"
-            for key, tensor in expected.items()
-            if key in given and _described(given[key]) != _described(tensor)
-        ],
+        "misshapen": [f"{key} {came} instead of {wanted}" for key, came, wanted in pairs if came != wanted],
     }
-    if any(problems.values()):
-        listing = "; ".join(
-            f"{len(keys)} {problem}: {', '.join(keys[:_NUM_LISTED])}{', ...' if len(keys) > _NUM_LISTED else ''}"
-            for problem, keys in problems.items()
-            if keys
-        )
+    listed = [
+        f"{len(keys)} {problem}: {', '.join(keys[:_NUM_LISTED])}{', ...' if len(keys) > _NUM_LISTED else ''}"
+        for problem, keys in problems.items()
+        if keys
+    ]
+    if listed:
         raise WrongWeights(
-            f"these weights do not fit {network}, {len(expected)} entries expected, {len(given)} given ({listing}); "
-            "give weights and configuration that belong together"
+            f"these weights do not fit {network}, {len(expected)} entries expected, {len(given)} given "
+            f"({'; '.join(listed)}); give weights and configuration that belong together"
         )
-
-
-def _described(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else ' of whole numbers'}"
 
 
 def filled(build: Callable[[], Network], weights: Mapping[str, Tensor]) -> Network:
-    """Return the network that `build` makes, holding exactly these weights (shared, not copied), in eval mode, on their device.
+    """Return the network that `build` makes, holding these weights (shared, not copied), in eval mode, on their device.
 
     Nothing is initialised first, so a network of a billion parameters takes no longer than its weights do to read.
-
-    Args: weights: under the network's own names, already known to fit.
+    The weights have the network's own names and are known to fit.
     """
     with torch.device("meta"):
         network = build()
@@ -157,8 +142,8 @@ def load_matching(
 
     Args:
         state_dict: weights under the network's own names.
-        allowed_missing: weights whose name contains one of these may be absent: by default temporal modules, as when stage 2 starts from
-            stage 1. Everything else has to be there, in the right shape, and nothing more.
+        allowed_missing: a name that contains one of these may be absent: by default temporal modules, as when stage 2
+            starts from stage 1. Everything else has to be there, in the right shape, and nothing more.
     Raises: WrongWeights, if names or shapes do not fit.
     """
     expected = network.state_dict()
@@ -180,18 +165,19 @@ def pretrained(*, network: type[ModelMixin], path: str, get_with: str) -> ModelM
     Args: get_with: the command that makes or downloads the folder; part of the error.
     Raises: MissingWeights, if the folder holds no network; WrongWeights, if it holds another one.
     """
+    name = network.__name__
     if not (Path(path) / "config.json").is_file():
-        raise MissingWeights(f"no {network.__name__} at {path} (no config.json there); get it with: {get_with}")
+        raise MissingWeights(f"no {name} at {path} (no config.json there); get it with: {get_with}")
     try:
         answer = network.from_pretrained(path, low_cpu_mem_usage=False, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).partition("\n")[0]
-        raise WrongWeights(f"{path} does not hold a {network.__name__}: {reason}; get it with: {get_with}") from error
+        raise WrongWeights(f"{path} does not hold a {name}: {reason}; get it with: {get_with}") from error
     loaded, report = cast(tuple[ModelMixin, dict[str, list[str]]], answer)
     differing = sorted([*report["missing_keys"], *report["unexpected_keys"]])
     if differing:  # diffusers would only warn
         raise WrongWeights(
-            f"{path} does not hold a whole {network.__name__}: missing or unknown {differing[:3]}; get it with: {get_with}"
+            f"{path} does not hold a {name}: missing or unknown {differing[:3]}; get it with: {get_with}"
         )
     return frozen(loaded)
 
@@ -206,7 +192,7 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def fingerprint_with_settings(network: ModelMixin) -> str:
-    """Return a hash of a network's class, settings and weights, for networks that do something else by other settings."""
+    """Return a hash of a network's class, settings and weights."""
     settings = {key: value for key, value in dict(network.config).items() if not key.startswith("_")}
     told = json.dumps([type(network).__name__, settings, fingerprint(network)], sort_keys=True)
     return sha256(told.encode()).hexdigest()
