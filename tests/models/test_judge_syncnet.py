@@ -10,7 +10,7 @@ from lipsync_lightning.models.judge_syncnet import JudgeSyncNet
 from oracle import fill_state_dict, uniform
 
 EXPECTED = load_file(Path(__file__).parents[1] / "fixtures" / "judge_syncnet.safetensors")
-# The stored lips are float32 too: they lie 1.9e-4 (embeddings, up to 103) from this network's in float64, this network's
+# The stored lips are float32 too, and lie 1.9e-4 (embeddings, up to 103) from this network's in float64, this network's
 # own 7e-5. Features reach 178.
 FEATURE_TOLERANCE, LIPS_TOLERANCE, SOUND_TOLERANCE = 1e-3, 5e-4, 5e-5
 
