@@ -1,14 +1,12 @@
-"""A Hugging Face hub on 127.0.0.1, as far as a download of single files and a look at folders see one."""
+"""A Hugging Face hub on 127.0.0.1, as far as a download of single files sees one."""
 
 import hashlib
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
-from urllib.parse import unquote
 
 import pytest
 from huggingface_hub import constants
@@ -26,12 +24,8 @@ class FakeHub:
     repo: str
     revision: str
     files: dict[str, bytes]
-    cut_at: dict[str, int] = field(default_factory=dict)  # the connection is closed after so many bytes, once
     requests: list[Request] = field(default_factory=list)
     endpoint: str = ""
-
-    def asked(self, method: str, path: str) -> list[Request]:
-        return [request for request in self.requests if request == (method, path)]
 
     @contextmanager
     def serving(self) -> Iterator["FakeHub"]:
@@ -70,9 +64,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: `requests` is the log."""
 
     def _answer(self) -> None:
-        if self.path.startswith(f"/api/{self.hub.repo}"):
-            self._describe(*self.path.partition("?")[0].partition("/tree/")[::2])
-            return
         repo, _, rest = self.path.lstrip("/").partition("/resolve/")
         revision, _, path = rest.partition("/")
         self.hub.requests.append(Request(self.command, path))
@@ -81,34 +72,18 @@ class _Handler(BaseHTTPRequestHandler):
             return
         content = self.hub.files[path]
         etag = f'"{hashlib.sha256(content).hexdigest()}"'
-        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
-        told = {
+        headers = {
             "ETag": etag,
             "X-Linked-Etag": etag,
             "X-Linked-Size": str(len(content)),
             "X-Repo-Commit": self.hub.revision,
         }
-        if first:
-            told["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
-        self._send(206 if first else 200, content[first:], told, cut_at=self.hub.cut_at.get(path))
-        if self.command == "GET":
-            self.hub.cut_at.pop(path, None)
+        self._send(200, content, headers)
 
-    def _describe(self, repo: str, revision_and_folder: str) -> None:
-        revision, _, folder = revision_and_folder.partition("/")
-        inside = [path for path in self.hub.files if path.startswith(f"{unquote(folder)}/")]
-        told = [{"type": "file", "path": path, "size": len(self.hub.files[path]), "oid": path} for path in inside]
-        of_repo = {"id": self.hub.repo.partition("/")[2], "sha": self.hub.revision, "siblings": []}
-        if repo == f"/api/{self.hub.repo}" and (inside or not revision):
-            self._send(200, json.dumps(told if revision else of_repo).encode(), {"Content-Type": "application/json"})
-        else:
-            self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
-
-    def _send(self, status: int, content: bytes, headers: dict[str, str], cut_at: int | None = None) -> None:
+    def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(content[:cut_at])
-            self.close_connection = cut_at is not None
+            self.wfile.write(content)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import WhisperFeatureExtractor
 
-from lipsync_lightning.errors import ClipTooShort, WrongWeights
+from lipsync_lightning.errors import ClipTooShort
 from lipsync_lightning.media.mel import log_mel
 from lipsync_lightning.models.audio_encoder import (
     LOG_MEL_MEAN,
@@ -149,21 +149,9 @@ def test_a_saved_encoder_loads_with_the_same_tokens(tmp_path, build: Callable[[]
     assert torch.equal(loaded.tokens(waveform, 25), encoder.tokens(waveform, 25))
 
 
-def test_weights_that_are_not_whispers_are_refused_by_name():
-    weights = openai_weights(50)
-    weights["encoder.blocks.0.surprise"] = weights.pop("encoder.blocks.1.mlp.0.bias")
-    with pytest.raises(WrongWeights, match=r"(?s)blocks\.1\.mlp\.0\.bias.*surprise"):
-        whisper_encoder_from_reference(weights, {**DIMS, "n_audio_ctx": 50})
-
-
 def test_a_sound_too_short_for_whispers_spectrum_is_refused():
     with pytest.raises(ClipTooShort, match="400 samples of sound or more, got 399"):
         whisper(50).tokens(torch.zeros(399), 1)
-
-
-def test_whispers_decoder_is_left_out():
-    weights = {**openai_weights(50), "decoder.token_embedding.weight": torch.zeros(64, 16)}
-    assert whisper_encoder_from_reference(weights, {**DIMS, "n_audio_ctx": 50}).num_parameters() > 0
 
 
 def test_log_mel_tokens_are_the_sixteen_columns_centred_on_the_frame():
@@ -174,12 +162,6 @@ def test_log_mel_tokens_are_the_sixteen_columns_centred_on_the_frame():
     columns = rearrange(token, "a (k m) -> m (a k)", k=2) * LOG_MEL_STD + LOG_MEL_MEAN
     first = round(middle - 7.5)
     torch.testing.assert_close(columns, mel[:, first : first + 16], rtol=0, atol=1e-4)
-
-
-def test_log_mel_tokens_of_silence_are_the_lowest_value_everywhere():
-    tokens = log_mel_encoder().tokens(torch.zeros(100), 30)
-    assert tokens.shape == (30, 8, 160)
-    torch.testing.assert_close(tokens, torch.full_like(tokens, (-4 - LOG_MEL_MEAN) / LOG_MEL_STD))
 
 
 def test_log_mel_of_a_long_sound_has_no_seam_between_chunks():

@@ -65,13 +65,6 @@ def test_moments_do_not_depend_on_how_frames_are_batched():
     torch.testing.assert_close(fitted(3, frames).basis, whole.basis, rtol=0, atol=1e-5)
 
 
-def test_linear_decoding_is_linear():
-    autoencoder = fitted(12, smooth_frames())
-    one, two = torch.randn(2, 1, 12, 8, 8).unbind()
-    middle = (autoencoder.decode(one) + autoencoder.decode(two)) / 2
-    torch.testing.assert_close(autoencoder.decode((one + two) / 2), middle, rtol=0, atol=1e-5)
-
-
 def test_a_linear_autoencoder_without_components_says_so():
     autoencoder = LinearAutoencoder(patch=4, latent_channels=12)
     with pytest.raises(MissingWeights, match="fit_from_moments"):

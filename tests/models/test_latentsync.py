@@ -187,23 +187,10 @@ def test_a_second_table_of_positions_that_differs_is_not_dropped():
         unet_from_reference(weights, reference_config("up"))
 
 
-def test_weights_of_a_wrapped_network_load_without_the_wrapper():
-    wrapped = {f"module.{name}": tensor for name, tensor in reference_weights("none").items()}
-    assert torch.equal(
-        unet_from_reference(wrapped, reference_config("none")).conv_in.weight,
-        reference_weights("none")["conv_in.weight"],
-    )
-
-
 def test_a_unet_that_the_reference_could_not_compute_does_not_go_back():
     arguments = unet_arguments_from_reference(reference_config("all"))
     with pytest.raises(BadConfig, match="16 groups in their norm, the reference's always 32"):
         unet_to_reference(LipSyncUNet(**arguments, motion_norm_num_groups=16))
-
-
-def test_stage_one_needs_no_section_on_temporal_modules():
-    config = {key: value for key, value in reference_config("none").items() if not key.startswith("motion_module")}
-    assert unet_arguments_from_reference(config) == unet_arguments_from_reference(reference_config("none"))
 
 
 @pytest.mark.parametrize(

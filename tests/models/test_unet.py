@@ -1,6 +1,5 @@
 import pytest
 import torch
-from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -57,10 +56,6 @@ def test_a_network_trained_from_scratch_sees_its_input_after_one_step():
     assert not torch.allclose(unet(sample, timestep, audio), unet(-sample, timestep, audio), atol=1e-4)
 
 
-def test_the_output_has_the_shape_of_the_latents():
-    assert random_unet()(*clip_inputs()).shape == (2, 2, 3, 8, 8)
-
-
 def test_latent_sizes_that_do_not_halve_evenly_are_kept():
     assert random_unet()(*clip_inputs(size=(7, 9))).shape == (2, 2, 3, 7, 9)
 
@@ -99,11 +94,6 @@ def test_the_gradient_reaches_the_audio_of_every_frame():
     assert audio.grad.abs().amax(dim=(2, 3)).min() > 0
 
 
-def test_a_single_timestep_counts_for_all_clips():
-    unet, (sample, _, audio) = random_unet(), clip_inputs()
-    assert torch.equal(unet(sample, 500, audio), unet(sample, torch.tensor([500, 500]), audio))
-
-
 def test_clip_group_norm_is_group_norm_over_all_frames_of_a_clip():
     norm = nn.GroupNorm(4, 8)
     frames = torch.randn(2, 3, 8, 5, 5)
@@ -122,10 +112,6 @@ def test_motion_says_where_temporal_modules_are(motion, where):
 def test_more_frames_than_positions_are_refused_with_both_numbers():
     with pytest.raises(BadConfig, match=r"7 frames.* 6 at most"):
         tiny_unet()(*clip_inputs(num_frames=7))
-
-
-def test_without_temporal_modules_a_clip_may_be_longer():
-    assert tiny_unet(motion="none")(*clip_inputs(num_frames=7)).shape[2] == 7
 
 
 @pytest.mark.parametrize(
@@ -175,37 +161,6 @@ def test_gradient_checkpointing_changes_neither_output_nor_gradients():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_gradient_checkpointing_computes_temporal_modules_a_second_time():
-    unet = random_unet().train()
-    unet.enable_gradient_checkpointing()
-    temporal = [
-        m for name, m in unet.named_modules() if "motion_modules." in name and isinstance(m, BasicTransformerBlock)
-    ]
-    calls = []
-    for module in temporal:
-        module.register_forward_pre_hook(lambda *_: calls.append(1))
-    output = unet(*clip_inputs())
-    assert len(calls) == len(temporal) > 0
-    output.sum().backward()
-    assert len(calls) == 2 * len(temporal)
-
-
-def test_gradient_checkpointing_keeps_less_than_half_the_memory_for_backward():
-    unet = random_unet().train()
-
-    def kept_bytes() -> int:
-        sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor: sizes.append(tensor.nbytes) or tensor, lambda tensor: tensor
-        ):
-            unet(*clip_inputs(num_frames=6))
-        return sum(sizes)
-
-    everything = kept_bytes()
-    unet.enable_gradient_checkpointing()
-    assert kept_bytes() < everything / 2
-
-
 def test_backward_of_full_size_stage_two_keeps_at_most_one_and_a_half_gibibytes():
     with torch.device(
         "meta"
@@ -233,18 +188,15 @@ def test_backward_of_full_size_stage_two_keeps_at_most_one_and_a_half_gibibytes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("motion", "training"), [("none", False), ("all", False), ("up", True)])
-def test_the_network_compiles_as_one_graph(motion, training):
-    unet = random_unet(motion=motion).train(training)
+def test_the_network_compiles_as_one_graph():
+    unet = random_unet(motion="up").train()
     unet.enable_gradient_checkpointing()
     compiled = torch.compile(unet, fullgraph=True, backend="aot_eager")
     sample, timestep, audio = clip_inputs()
-    with torch.set_grad_enabled(training):
-        output, expected = (network(sample.requires_grad_(), timestep, audio) for network in (compiled, unet))
-        torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
-    if training:
-        gradients = [torch.autograd.grad(result.sum(), [sample, *unet.parameters()]) for result in (output, expected)]
-        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+    output, expected = (network(sample.requires_grad_(), timestep, audio) for network in (compiled, unet))
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+    gradients = [torch.autograd.grad(result.sum(), [sample, *unet.parameters()]) for result in (output, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 class SinglePrecision(TorchDispatchMode):

@@ -63,8 +63,3 @@ def test_a_saved_network_loads_with_the_same_features(tmp_path):
     network = small_network()
     network.save_pretrained(tmp_path)
     torch.testing.assert_close(VideoMAEFeatures.from_pretrained(tmp_path)(clips()), network(clips()), rtol=0, atol=0)
-
-
-def test_features_depend_on_the_order_of_frames():
-    features = small_network()(torch.cat([clips()[:1], clips()[:1].flip(1)]))
-    assert (features[0] - features[1]).abs().max() > 1e-3
