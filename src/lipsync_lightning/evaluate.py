@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
 
 from lipsync_lightning.cli import build, entry_point
@@ -36,10 +37,7 @@ def chosen_videos(folder: Path, num_videos: int) -> list[Path]:
 
 
 def loaded(folder: str, clip: ClipSpec, config: DictConfig) -> LipSyncPipeline:
-    """Return the pipeline of an export, or one around the U-Net of a training run.
-
-    Raises: MissingWeights, WrongWeights, BadConfig; ClipMismatch, if it was not made for `clip`.
-    """
+    """Return the pipeline of an export, or of a training run. Raises: ClipMismatch, if it was not made for `clip`."""
     is_run = (Path(folder) / RUN_CONFIG).is_file()
     pipeline = pipeline_of_run(Path(folder), **config.of_runs) if is_run else load_pipeline(folder)
     pipeline.clip.require_equal(clip, folder, "this evaluation")
@@ -80,8 +78,7 @@ def scores_of_system(
         strip = video.with_suffix(".png")
         save_png(strip, film_strip([real, masked, made]))
         names = {"system": name, "condition": condition, "person": test.path.stem, "speech": said.name}
-        files = {"video": str(video.relative_to(out)), "strip": str(strip.relative_to(out))}
-        rows.append(names | scores | files)
+        rows.append(names | scores | {"video": str(video.relative_to(out)), "strip": str(strip.relative_to(out))})
     return rows
 
 
@@ -89,6 +86,7 @@ def scores_of_system(
 def main(config: DictConfig) -> None:
     if not config.models:
         raise BadConfig("models is empty: name at least one export or run, such as +models.mine=<folder>")
+    torch.manual_seed(config.seed)  # LPIPS may stand on a random network
     out, clip, faces, scorer = Path(config.out), build(config.clip), build(config.faces), build(config.syncnet)
     judge = suite.Judge(scorer=scorer, lpips_network=build(config.lpips), clip=clip)
     pipelines = {str(name): loaded(path, clip, config) for name, path in config.models.items()}

@@ -131,8 +131,7 @@ def sample_pictures(run: Path, out: Path, name: str) -> list[Picture]:
 def stack(strips: Sequence[Path], out: Path) -> Path | None:
     """Write one picture of film strips (real, masked, generated) of one clip: real frames, then each one's generated.
 
-    Returns: its path, or None if the last strip is not there; earlier ones that are missing or of another size are left
-    out.
+    Returns: its path, or None if the last strip is not there; earlier ones may be missing or of another size.
     """
     found = [strip_rows(read_png(path), 3) for path in strips if path.is_file()]
     if not found or not strips[-1].is_file():
@@ -172,8 +171,8 @@ def steps_table(steps: Sequence[Row]) -> Table:
     totals = [*needed, (sum(seconds for seconds, _ in needed), max(memory for _, memory in needed))]
     cells = [[f"{seconds:.0f} s", f"{memory:.0f} MB"] for seconds, memory in totals]
     rows = [[step["step"], step["command"], *each] for step, each in zip(steps, cells, strict=False)]
-    columns = ["step", "command", "time", "peak memory"]
-    return Table(columns=columns, rows=rows, num_labels=2, total=["all", "", *cells[-1]])
+    total = ["all", "", *cells[-1]]
+    return Table(columns=["step", "command", "time", "peak memory"], rows=rows, num_labels=2, total=total)
 
 
 def _first_middle_last(steps: Sequence[int]) -> list[int]:

@@ -13,7 +13,6 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.rcsetup import cycler
 
 from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.evaluation.metrics import WATCHED, metric, place
@@ -28,17 +27,10 @@ LOG_SPREAD = 30.0  # values that differ by more than this factor are drawn on a 
 INK = "#010203"  # stands for the page's text colour, which only the browser knows
 COLOURS = ("#3b7dd8", "#e0803a", "#2f9e6e", "#b65fc9", "#d1495b", "#8a8f98")
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.prop_cycle": cycler(color=COLOURS),
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
+    **{"svg.fonttype": "none", "font.size": 10, "legend.frameon": False, "legend.fontsize": 8},
+    **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": 10},
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    **{"axes.titleweight": "bold", "axes.grid": True, "grid.color": INK, "grid.alpha": 0.15},
 }
 
 
@@ -102,12 +94,12 @@ def drawn_log(log: Mapping[str, Series], run: str = "") -> tuple[list[Curve], li
 
 
 def _draw_series(axes: Axes, label: str, steps: np.ndarray, values: np.ndarray, colour: str) -> None:
-    drawn = np.unique(np.linspace(0, len(steps) - 1, MOST_DRAWN).round().astype(int))
     if len(steps) < FEWEST_SMOOTHED:
         axes.plot(steps, values, color=colour, marker="o", markersize=3, linewidth=1.6, label=label)
-    else:
-        axes.plot(steps[drawn], values[drawn], color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(steps[drawn], smoothed(values)[drawn], color=colour, linewidth=1.8, label=f"{label}, smoothed")
+        return
+    drawn = np.unique(np.linspace(0, len(steps) - 1, MOST_DRAWN).round().astype(int))
+    axes.plot(steps[drawn], values[drawn], color=colour, alpha=0.25, linewidth=0.8)
+    axes.plot(steps[drawn], smoothed(values)[drawn], color=colour, linewidth=1.8, label=f"{label}, smoothed")
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
@@ -140,17 +132,12 @@ def panel(title: str, draw: Callable[[Axes], None], along: str = "step") -> Mark
         axes = figure.subplots()
         axes.ticklabel_format(useOffset=False)
         draw(axes)
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
-        axes.set_xlabel(along)
-        axes.grid(alpha=0.15, color=INK)
-        axes.legend(fontsize=8)
+        axes.set(title=title, xlabel=along)
+        axes.legend()
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
+    svg = buffer.getvalue().replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    view_box = re.search(r'viewBox="[^"]*"', svg)
-    assert view_box, "matplotlib gives every SVG a viewBox"
-    opening = f'<svg {view_box.group()} role="img" aria-label="{escape(title)}">'
-    svg = re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1)
-    svg = re.sub(r'(<g id=")', rf"\g<1>{salt}-", svg)  # figure_1, axes_1, ...: the same in every figure
-    return Markup(svg.replace(INK, "currentColor"))
+    (view_box,) = re.findall(r'<svg[^>]*(viewBox="[^"]*")[^>]*>', svg)  # the page decides how large it is
+    drawing = svg[svg.index(">") + 1 :].replace('<g id="', f'<g id="{salt}-')  # figure_1, …: the same in every figure
+    return Markup(f'<svg {view_box} role="img" aria-label="{escape(title)}">{drawing}')

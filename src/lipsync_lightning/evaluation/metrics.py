@@ -99,15 +99,14 @@ METRICS = {
 def metric(name: str) -> Metric:
     """Return the metric of a name, logged ones with their prefix: `psnr`, `val/auc`, `train/loss_sync`, `lr-AdamW`."""
     part, _, short = name.rpartition("/")
-    if name.startswith("lr-"):
-        return Metric(name, name, panel="Learning rate")
     if short in METRICS:
         return METRICS[short]
     if short == "loss" or short.startswith("loss_"):
-        panel = f"Loss term {short.removeprefix('loss_')}" if short != "loss" else "Loss"
-        meaning = "Before its weight." if short != "loss" else "The weighted sum of all terms."
+        term = short.removeprefix("loss").removeprefix("_")
+        panel = f"Loss term {term}" if term else "Loss"
+        meaning = "Before its weight." if term else "The weighted sum of all terms."
         return Metric(name, f"{panel}, {'training' if part == 'train' else 'held out'}", "lower", meaning, panel=panel)
-    return Metric(name, name)
+    return Metric(name, name, panel="Learning rate" if name.startswith("lr-") else "")
 
 
 def place(name: str) -> int:
@@ -123,27 +122,21 @@ def comparison(figures: Mapping[str, Mapping[str, float]], bars: Mapping[str, fl
         figures: system -> name of a metric -> value; the real video is no competitor.
         bars: values that the last system must reach, at least (or at most, where lower is better).
     """
-    names = {name: None for values in figures.values() for name in values} | dict.fromkeys(bars or {})
+    bars = bars or {}
+    names = dict.fromkeys([name for values in figures.values() for name in values] + list(bars))
     rows, marks = [], {}
     for row, name in enumerate(sorted(names, key=place)):
         found = metric(name)
-        values = [each.get(name) for each in figures.values()]
-        cells = [found.title, *map(found.shown, values)]
-        rivals = {
-            column: value
-            for column, (system, value) in enumerate(zip(figures, values, strict=True), 1)
-            if value is not None and system != REAL
-        }
+        values = [each[name] for each in figures.values() if name in each]
+        cells = [found.title, *(found.shown(each.get(name)) for each in figures.values()), *([""] if bars else [])]
+        systems = enumerate(figures.items(), start=1)
+        rivals = {column: each[name] for column, (system, each) in systems if name in each and system != REAL}
         if found.better and len(rivals) > 1:
             best = found.shown((max if found.better == "higher" else min)(rivals.values()))
             marks |= {(row, column): "best" for column in rivals if cells[column] == best}
-        if bars:
-            cells.append("")
-        if bars and name in bars:
-            tested = next((value for value in reversed(values) if value is not None), None)
+        if name in bars:
             sign = -1 if found.better == "lower" else 1
-            is_reached = tested is not None and sign * tested >= sign * bars[name]
-            verdict = "reached" if is_reached else "missed"
+            verdict = "reached" if values and sign * values[-1] >= sign * bars[name] else "missed"
             cells[-1] = f"{'≤' if sign < 0 else '≥'} {found.shown(bars[name])} {verdict}"
             marks[row, len(cells) - 1] = verdict
         rows.append(cells)

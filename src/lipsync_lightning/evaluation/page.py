@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from lipsync_lightning.files import write_atomically
@@ -74,24 +74,14 @@ def write_page(
     linked; videos are always linked, by paths relative to the page. Text can never become markup.
     """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.get_template("page.html.j2")
-    link = partial(_link, folder=out.parent.resolve())
-    fill = partial(
-        template.render,
-        title=title,
-        intro=intro,
-        table=table,
-        pictures=pictures,
-        curves=curves,
-        details=details,
-        link=link,
-    )
+
+    def link(path: Path) -> str:
+        return quote(Path(os.path.relpath(path.resolve(), out.parent.resolve())).as_posix())
+
+    content = {"table": table, "pictures": pictures, "curves": curves, "details": details}
+    fill = partial(environment.get_template("page.html.j2").render, title=title, intro=intro, link=link, **content)
     room = MOST_BYTES - len(fill(embed=link).encode())
 
     def embed(path: Path) -> str:
@@ -105,7 +95,3 @@ def write_page(
         return address
 
     return write_atomically(out, fill(embed=embed).encode())
-
-
-def _link(path: Path, folder: Path) -> str:
-    return quote(Path(os.path.relpath(path.resolve(), folder)).as_posix())

@@ -21,13 +21,9 @@ class QualityScorer(Protocol):
     """Scores how good the pictures of one clip look."""
 
     @property
-    def version(self) -> str:
-        """Another one where its scores may differ; no spaces."""
-        ...
+    def version(self) -> str: ...  # another one where its scores may differ; no spaces
 
-    def __call__(self, faces: np.ndarray) -> float:
-        """Return the quality of (T, R, R, 3) uint8 RGB faces; larger is better."""
-        ...
+    def __call__(self, faces: np.ndarray) -> float: ...  # of (T, R, R, 3) uint8 RGB faces; larger is better
 
 
 class HyperIQAScorer(LazyNetwork[HyperIQA]):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def test_videos(videos: Sequence[Path], sounds: Path, sample_rate_hz: int) -> li
     Shuffled speech is the other's in pieces out of order, with the track of the unshuffled one: following that must be
     impossible.
 
-    Args: sounds: folder for the shuffled sounds, which are written here.
+    Args: sounds: folder to write the shuffled sounds to.
     Raises: BadMedia, if there are fewer than two videos.
     """
     if len(videos) < 2:
@@ -75,7 +75,7 @@ def test_videos(videos: Sequence[Path], sounds: Path, sample_rate_hz: int) -> li
         waveform = shuffled(read_audio(other.sound, sample_rate_hz), chunk, seed=index)
         sound = sounds / f"{other.name}_shuffled.flac"
         sound.write_bytes(encode_flac(waveform, sample_rate_hz))
-        mixed = Speech(sound, f"{other.name}, shuffled", other.opening)
+        mixed = replace(other, sound=sound, name=f"{other.name}, shuffled")
         tests.append(TestVideo(path, {OWN: own[index], OTHER: other, SHUFFLED: mixed}))
     return tests
 

@@ -1,7 +1,7 @@
 """How well lips and sound fit: the one definition, for the released evaluation SyncNet and for our own."""
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import cv2
 import numpy as np
@@ -43,9 +43,7 @@ def offset_and_confidence(vision: Tensor, audio: Tensor, max_shift: int = MAX_SH
 
     Sound that comes k windows early, `audio[t] = vision[t + k]`, has the offset k.
 
-    Args:
-        vision, audio: (T, D) embeddings of windows with the same starts, one video frame apart.
-        max_shift: offsets from -max_shift to max_shift are tried.
+    Args: vision, audio: (T, D) embeddings of windows with the same starts, one video frame apart.
     Raises: ValueError, if the two do not have the same shape (T, D) with T at least 1.
     Source: SyncNet ("Out of time", Chung and Zisserman 2016), section 4, as its public code computes it: beyond its
         ends the sound is zeros, and those windows count in the mean.
@@ -67,16 +65,11 @@ class SyncScorer(Protocol):
     sample_rate_hz: int  # of the sound it reads
 
     @property
-    def version(self) -> str:
-        """Another one where its scores may differ; no spaces."""
-        ...
+    def version(self) -> str: ...  # another one where its scores may differ; no spaces
 
     def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
-        """Return offset in frames, distance and confidence.
+        """Score aligned faces (T, R, R, 3), uint8 RGB, and sound (N,), float32 mono, that begins with the first one.
 
-        Args:
-            faces: (T, R, R, 3), uint8 RGB, aligned.
-            waveform: (N,), float32 mono sound that begins with the first face.
         Raises: ClipTooShort, if faces or sound end before one window does; ClipMismatch, if it does not read them.
         """
         ...
@@ -142,10 +135,7 @@ class OwnSyncScorer(LazyNetwork[StableSyncNet]):
     """
 
     def __init__(self, *, path: str, clip: ClipSpec, device: str) -> None:
-        """Args:
-        path: folder that a training of SyncNet wrote.
-        clip: what it was trained with.
-        """
+        """Args: path: folder that a training of SyncNet wrote; clip: what it was trained with."""
         super().__init__(device=device)
         self.path = path
         self.clip = clip
@@ -166,14 +156,12 @@ class OwnSyncScorer(LazyNetwork[StableSyncNet]):
 
     def load(self) -> StableSyncNet:
         get_with = "python -m lipsync_lightning.train +experiment=syncnet"
-        network = pretrained(network=StableSyncNet, path=self.path, get_with=get_with)
-        assert isinstance(network, StableSyncNet)
-        channels, expected = network.config["visual_encoder"]["in_channels"], 3 * self.clip.num_frames
-        if channels != expected:
-            raise ClipMismatch(
-                f"the SyncNet at {self.path} reads {channels} channels of lips, {self.clip.num_frames} RGB frames have "
-                f"{expected}; give the clip it was trained with, and no SyncNet of latents"
-            )
+        network: Any = pretrained(network=StableSyncNet, path=self.path, get_with=get_with)
+        channels, num_frames = network.config["visual_encoder"]["in_channels"], self.clip.num_frames
+        if channels != 3 * num_frames:
+            found = f"{channels} channels of lips, {num_frames} RGB frames have {3 * num_frames}"
+            way_out = "give the clip it was trained with, and no SyncNet of latents"
+            raise ClipMismatch(f"the SyncNet at {self.path} reads {found}; {way_out}")
         return network
 
     @judging()
@@ -198,23 +186,16 @@ def syncnet_embeddings(
     Args:
         faces: (T, 3, H, W), aligned faces at `clip.resolution`, uint8 or float in [-1, 1].
         mel: (M, L), log-mel of the whole sound.
-        batch_size: windows at a time.
-    Raises:
-        ClipTooShort: frames or sound end before one clip does.
-        ClipMismatch: the faces are not of `clip.resolution`.
+    Raises: ClipTooShort, if frames or sound end before one clip does; ClipMismatch, for faces of another resolution.
     """
     if tuple(faces.shape[2:]) != (clip.resolution, clip.resolution):
-        raise ClipMismatch(
-            f"SyncNet was asked about faces of {tuple(faces.shape[2:])} pixels, its clip has "
-            f"{clip.resolution}x{clip.resolution}; align with this clip, or use the SyncNet of the other"
-        )
+        got, wanted = tuple(faces.shape[2:]), f"{clip.resolution}x{clip.resolution}"
+        raise ClipMismatch(f"SyncNet was given faces of {got} pixels, its clip has {wanted}; align with its clip")
     starts_of_frames = range(len(faces) - clip.num_frames + 1)
     num_windows = sum(clip.mel_start(start) + clip.mel_columns <= mel.shape[1] for start in starts_of_frames)
     if num_windows < 1:
-        raise ClipTooShort(
-            f"SyncNet needs {clip.num_frames} frames and {clip.mel_columns} mel columns, got {len(faces)} and "
-            f"{mel.shape[1]}; use a longer video"
-        )
+        wanted, got = f"{clip.num_frames} frames and {clip.mel_columns} mel columns", f"{len(faces)} and {mel.shape[1]}"
+        raise ClipTooShort(f"SyncNet needs {wanted}, got {got}; use a longer video")
     was_training = syncnet.training
     syncnet.eval()
     vision, audio = [], []
