@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lipsync_lightning.errors import BadMedia
-from lipsync_lightning.evaluation.curves import drawn_log, histogram, log_files, smoothed, whole_log
+from lipsync_lightning.evaluation.curves import drawn_log, log_files, smoothed, whole_log
 
 CSV_LOG = """epoch,step,train/loss,train/loss_noise,val/accuracy,val/loss
 0,0,3.0,1.0,,
@@ -74,8 +74,3 @@ def test_smoothing_keeps_a_constant_and_calms_noise():
     noise = np.random.default_rng(1).normal(size=400)
     assert smoothed(noise).std() < 0.4 * noise.std()
     assert len(smoothed(np.ones(1))) == 1
-
-
-def test_a_drawing_is_the_same_every_time():
-    counts = {"matching": {-0.05: 0, 0.0: 3, 0.05: 1}, "foreign": {-0.05: 2, 0.0: 2, 0.05: 0}}
-    assert histogram("step 3", counts, "similarity") == histogram("step 3", counts, "similarity")

