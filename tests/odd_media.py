@@ -42,7 +42,7 @@ def speech(speaks: np.ndarray, rate_hz: int = RATE_HZ, late_s: float = 0.0) -> n
     return (0.4 * loud * np.sin(2 * np.pi * 440 * time_s)).astype(np.float32)
 
 
-class BrightnessJudge:
+class BrightnessScorer:
     """Measures sync of these videos, in which who speaks is bright: where brightness and loudness agree best."""
 
     version = "brightness"
@@ -78,7 +78,7 @@ def write(
     rotation: int | None = None,
     points: Any = FACE,
 ) -> Path:
-    """Write a video of (N,) or (channels, N) sound, and its points beside it: the same for every frame, or (keys of) a sidecar."""
+    """Write a video of (N,) or (channels, N) sound; beside it its points, those of every frame or a whole sidecar."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="matroska" if path.suffix == ".mkv" else "mp4") as container:
         frames = iter(frames)

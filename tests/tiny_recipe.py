@@ -5,6 +5,7 @@ from typing import Any
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.media.people import SidecarPeople
+from lipsync_lightning.preparation.executors import Executor
 from lipsync_lightning.preparation.executors.local import LocalExecutor
 from lipsync_lightning.preparation.filters.check import Check
 from lipsync_lightning.preparation.ledger import Row, read_ledger
@@ -12,6 +13,9 @@ from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.preparation.runner import prepare
 from lipsync_lightning.preparation.sources.folder import FolderSources
 from lipsync_lightning.preparation.split import SplitByHash
+
+# 64 pixels, because libx264 repeats itself byte for byte from there on, and not always below.
+CLIP_64 = ClipSpec(num_frames=4, fps=25, resolution=64, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 
 
 def folder_recipe(source: Path, *, num_heldout: int = 0, min_seconds: float = 0.4, **settings: Any) -> Recipe:
@@ -33,9 +37,17 @@ def folder_recipe(source: Path, *, num_heldout: int = 0, min_seconds: float = 0.
 
 
 def prepared(
-    source: Path, out: Path, clip: ClipSpec, *, sources_per_shard: int, num_workers: int = 0, **settings: Any
+    source: Path,
+    out: Path,
+    *,
+    sources_per_shard: int,
+    clip: ClipSpec = CLIP_64,
+    executor: Executor | None = None,
+    retry_failed: bool = False,
+    **settings: Any,
 ) -> list[Row]:
-    """Make shards of a folder of tiny videos, and return their ledger."""
-    executor = LocalExecutor(num_workers=num_workers, max_hours_per_source=1)
-    prepare(folder_recipe(source, **settings), clip, out, sources_per_shard=sources_per_shard, executor=executor)
+    """Make shards of a folder of tiny videos, in this process unless told otherwise, and return their ledger."""
+    executor = executor or LocalExecutor(num_workers=0, max_hours_per_source=1)
+    running = {"sources_per_shard": sources_per_shard, "executor": executor, "retry_failed": retry_failed}
+    prepare(folder_recipe(source, **settings), clip, out, **running)
     return list(read_ledger(out))

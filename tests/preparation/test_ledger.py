@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,14 +18,23 @@ from lipsync_lightning.preparation.ledger import (
     write_piece,
 )
 
+IN_SHARD: Any = {"shard": "train/000000", "split": "train"}
+CLIP_FACTS: Any = {"id": "d/a/000000-0", "start_s": 0.0, "stop_s": 1.5, "num_frames": 37, "person": 0}
+OFF = {"sync_offset": 9.0}
 ROWS = [
-    Row(kind=CLIP, source="a", verdict=KEPT, shard="train/000000", split="train", id="d/a/000000-0", start_s=0.0, stop_s=1.5, num_frames=37,
-        person=0, scores={"sync_offset": -2.0, "sync_confidence": 4.5}),
-    Row(kind=CLIP, source="a", verdict=REJECTED, shard="train/000000", step="sync", reason="9 frames", scores={"sync_offset": 9.0}),
-    Row(kind=SOURCE, source="a", verdict=KEPT, shard="train/000000", sha256="0" * 64),
-    Row(kind=SOURCE, source="ü b", verdict=REJECTED, shard="train/000000", step="check", reason="no sound"),
-    Row(kind=SOURCE, source="c", verdict=FAILED, shard="train/000000", step="work", reason="it died"),
-]  # fmt: skip
+    Row(
+        kind=CLIP,
+        source="a",
+        verdict=KEPT,
+        scores={"sync_offset": -2.0, "sync_confidence": 4.5},
+        **IN_SHARD,
+        **CLIP_FACTS,
+    ),
+    Row(kind=CLIP, source="a", verdict=REJECTED, step="sync", reason="9 frames", scores=OFF, **IN_SHARD),
+    Row(kind=SOURCE, source="a", verdict=KEPT, sha256="0" * 64, **IN_SHARD),
+    Row(kind=SOURCE, source="ü b", verdict=REJECTED, step="check", reason="no sound", **IN_SHARD),
+    Row(kind=SOURCE, source="c", verdict=FAILED, step="work", reason="it died", **IN_SHARD),
+]
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path):

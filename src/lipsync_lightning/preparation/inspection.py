@@ -115,7 +115,7 @@ def _not_apart(shards: Mapping[str, Sidecar]) -> list[str]:
     for name, shard in shards.items():
         sources[name.split("/")[0]].update(key.rpartition("/")[0] for key in shard.keys.tolist())
     both = sorted(set.intersection(*sources.values()))
-    told = f"{len(both)} sources stand in both, such as {', '.join(both[:3])}; prepare into an empty folder, with one split"
+    told = f"{len(both)} sources stand in both, such as {', '.join(both[:3])}; prepare again into an empty folder"
     return [f"{' and '.join(SPLITS)}: {told}"] if both else []
 
 

@@ -5,10 +5,10 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,9 +47,7 @@ class Row:
     stop_s: float | None = None
     num_frames: int | None = None
     person: int | None = None
-    step: str | None = (
-        None  # that rejected, or "work"; of a kept source, what kept the rest of its file from being used
-    )
+    step: str | None = None  # that rejected, or "work"; of a kept source, why not all of its file could be used
     reason: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
 
@@ -68,9 +66,13 @@ class Totals(NamedTuple):
 
 def write_piece(out: Path, shard: str, rows: Sequence[Row]) -> Path:
     """Write the rows of one finished shard, and return the file. The same rows give the same bytes."""
-    columns = {name: [_value(row, name) for row in rows] for name in _SCHEMA.names}
+    records = [
+        # Parquet holds UTF-8; a path of other bytes comes as a text of lone surrogates.
+        {**asdict(row), **row.scores, "reason": row.reason and row.reason.encode(errors="backslashreplace").decode()}
+        for row in rows
+    ]
     data = BytesIO()
-    pq.write_table(pa.table(columns, schema=_SCHEMA), data)
+    pq.write_table(pa.Table.from_pylist(records, schema=_SCHEMA), data)
     return write_atomically(piece_path(out, shard), data.getvalue())
 
 
@@ -109,11 +111,3 @@ def totals(rows: Iterable[Row]) -> Totals:
         if row.verdict != KEPT:
             found.lost[row.kind][str(row.step)] += 1
     return found
-
-
-def _value(row: Row, name: str) -> Any:
-    if name in SCORES:
-        return row.scores.get(name)
-    value = getattr(row, name)
-    # Parquet holds UTF-8; a path of other bytes reaches here as lone surrogates.
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -5,7 +5,6 @@ interrupted, whatever the moment, goes on with the shards that are missing and e
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,19 +16,10 @@ from lipsync_lightning.errors import BadConfig, NoFace, StepFailed, WouldOverwri
 from lipsync_lightning.files import sha256_of
 from lipsync_lightning.models.lazy_network import LazyNetwork
 from lipsync_lightning.preparation.executors import Executor
-from lipsync_lightning.preparation.ledger import (
-    FAILED,
-    KEPT,
-    SOURCE,
-    Totals,
-    piece_path,
-    read_ledger,
-    read_piece,
-    totals,
-)
-from lipsync_lightning.preparation.plan import Plan, PlannedSource
+from lipsync_lightning.preparation.ledger import KEPT, SOURCE, Totals, piece_path, read_ledger, read_piece, totals
+from lipsync_lightning.preparation.plan import Plan
 from lipsync_lightning.preparation.recipe import Recipe
-from lipsync_lightning.preparation.shard_job import ShardJob, ShardTask
+from lipsync_lightning.preparation.shard_job import PlannedSource, ShardJob, ShardTask
 from lipsync_lightning.preparation.sources import Source
 from lipsync_lightning.preparation.split import sides
 
@@ -62,54 +52,61 @@ def prepare(
         raise WouldOverwrite(f"another process is preparing {out}; wait for it, or choose another out=") from error
     with lock:
         job = ShardJob(recipe=recipe, clip=clip, out=out)
-        sources = {source.name: source for source in recipe.sources.all()}
-        plan = _planned(job, sources, sources_per_shard)
-        duplicate_of = plan.duplicate_of
-        for planned in plan.split_of.keys() - sources.keys():  # gone since: noted as failed, if their shard is not done
-            sources[planned] = Source(name=planned, video=Path(recipe.source) / planned)
-        tasks = [
-            ShardTask(
-                name=shard.name, sources=tuple((sources[s.name], s, duplicate_of.get(s.name)) for s in shard.sources)
-            )
-            for shard in plan.shards
-            if not job.is_done(shard.name)
-            or (retry_failed and any(row.verdict == FAILED for row in read_piece(piece_path(out, shard.name))))
-        ]
+        plan, tasks = _planned(job, sources_per_shard, retry_failed)
         found = Counter[str]()
-        with tqdm(
-            total=len(plan.shards),
-            initial=len(plan.shards) - len(tasks),
-            desc=f"prepare {recipe.name}",
-            unit="shard",
-            dynamic_ncols=True,
-            smoothing=0,  # the rate over the whole run: shards differ
-        ) as bar:
+        progress = {"total": len(plan.shards), "initial": len(plan.shards) - len(tasks), "unit": "shard"}
+        # The rate is that of the whole run, since shards differ.
+        with tqdm(desc=f"prepare {recipe.name}", dynamic_ncols=True, smoothing=0, **progress) as bar:
             for task in executor.map(job, tasks):
                 piece = piece_path(out, task.name)
                 found += totals(read_piece(piece) if piece.is_file() else ()).clips  # shared folders may show it late
                 bar.set_postfix_str(", ".join(f"{count} clips {verdict}" for verdict, count in found.items()))
                 bar.update()
-        return _reconciled(plan, recipe, out)
+        rows = list(read_ledger(out))
+    num_planned, came_to = len(plan.is_heldout), totals(rows)
+    if came_to.sources.total() != num_planned:
+        told = f"{out}/ledger tells of {came_to.sources.total()} of {num_planned} sources"
+        raise StepFailed(f"{told}; run the command again")
+    if not came_to.clips[KEPT]:
+        reasons = Counter(row.reason for row in rows if row.kind == SOURCE).most_common(3)
+        told = "; ".join(f"{reason} ({count} times)" for reason, count in reasons)
+        nothing = f"none of {num_planned} sources below {recipe.source} gave a clip"
+        raise NoFace(f"{nothing}; commonest reasons: {told}; all: {out}/ledger")
+    return came_to
 
 
-def _planned(job: ShardJob, sources: Mapping[str, Source], sources_per_shard: int) -> Plan:
-    """Return the plan of a folder with further shards for sources that it does not know, having saved it."""
+def _planned(job: ShardJob, sources_per_shard: int, retry_failed: bool) -> tuple[Plan, list[ShardTask]]:
+    """Return the plan of a folder, saved with further shards for new sources, and the shards that are to be made."""
     recipe = job.recipe
+    sources = {source.name: source for source in recipe.sources.all()}
     plan = Plan.load(job.out, recipe.rule(job.clip))
-    known = {name: split == "heldout" for name, split in plan.split_of.items()}
-    new = [source for name, source in sources.items() if name not in known]
-    videos = list(dict.fromkeys(source.video for source in new))
+    known = plan.is_heldout
+    for name in known.keys() - sources.keys():  # gone since: work on it will fail, if its shard is not done
+        sources[name] = Source(name=name, video=Path(recipe.source) / name)
+    done = {shard for shard in plan.shards if job.is_done(shard, without_failures=retry_failed)}
+    finished = {name for shard in done for name in plan.shards[shard]}
+    wanted = [source for name, source in sources.items() if name not in finished]
+    videos = list(dict.fromkeys(source.video for source in wanted))
     with ThreadPoolExecutor() as pool:
-        digests = tqdm(pool.map(_size_and_sha256, videos), total=len(videos), desc="hash", unit="file", delay=2)
-        file_of = dict(zip(videos, digests, strict=True))
-    planned = []
-    for source in new:
-        num_bytes, sha256 = file_of[source.video]
-        stretch = {"start_s": source.start_s, "stop_s": source.stop_s}
-        planned.append(PlannedSource(name=source.name, sha256=sha256, num_bytes=num_bytes, **stretch))
-    plan = plan.extended(planned, sides(recipe.split, [*sources, *recipe.sources.missing()], known), sources_per_shard)
+        hashed = tqdm(pool.map(_size_and_sha256, videos), total=len(videos), desc="hash", unit="file", delay=2)
+        file_of = dict(zip(videos, hashed, strict=True))
+    contents: dict[str, str | None] = {}
+    for source in wanted:
+        sha256, is_whole = file_of[source.video][1], (source.start_s, source.stop_s) == (0.0, None)
+        contents[source.name] = sha256 if is_whole or not sha256 else f"{sha256} {source.start_s}-{source.stop_s} s"
+    heldout = sides(recipe.split, [*sources, *recipe.sources.missing()], known)
+    plan = plan.extended(contents, heldout, sources_per_shard)
     plan.save(job.out)
-    return plan
+    duplicate_of = plan.duplicate_of
+
+    def planned(name: str) -> PlannedSource:
+        num_bytes, sha256 = file_of[sources[name].video]
+        return PlannedSource(
+            source=sources[name], sha256=sha256, num_bytes=num_bytes, duplicate_of=duplicate_of.get(name)
+        )
+
+    todo = [(shard, members) for shard, members in plan.shards.items() if shard not in done]
+    return plan, [ShardTask(name=shard, sources=tuple(map(planned, members))) for shard, members in todo]
 
 
 def _size_and_sha256(path: Path) -> tuple[int | None, str | None]:
@@ -118,21 +115,3 @@ def _size_and_sha256(path: Path) -> tuple[int | None, str | None]:
         return (path.stat().st_size, sha256_of(path)) if path.is_file() else (None, None)  # a pipe would never end
     except OSError:
         return None, None
-
-
-def _reconciled(plan: Plan, recipe: Recipe, out: Path) -> Totals:
-    """Return what the ledger adds up to. Raises: StepFailed, if it lacks planned sources; NoFace, without a clip."""
-    rows = list(read_ledger(out))
-    found, num_planned = totals(rows), len(plan.split_of)
-    if found.sources.total() != num_planned:
-        raise StepFailed(
-            f"{out}/ledger tells of {found.sources.total()} of {num_planned} sources; run the command again"
-        )
-    if not found.clips[KEPT]:
-        reasons = Counter(row.reason for row in rows if row.kind == SOURCE).most_common(3)
-        told = "; ".join(f"{reason} ({count} times)" for reason, count in reasons)
-        raise NoFace(
-            f"none of {num_planned} sources below {recipe.source} gave a clip; commonest reasons: {told}; "
-            f"all: {out}/ledger"
-        )
-    return found

@@ -18,9 +18,8 @@ import torch
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, BrokenShard, ClipMismatch, MissingWeights, WrongWeights
-from lipsync_lightning.preparation.clips import Outcome, clips_of_source, source_row
+from lipsync_lightning.preparation.clips import Outcome, clips_of_source
 from lipsync_lightning.preparation.ledger import FAILED, REJECTED, SOURCE, Row, piece_path, read_piece, write_piece
-from lipsync_lightning.preparation.plan import PlannedSource
 from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.preparation.sources import Source
 from lipsync_lightning.shards.format import FinishedClip, is_whole, sidecar_path, write_shard
@@ -31,11 +30,21 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedSource:
+    """One source, and what was found when it was planned."""
+
+    source: Source
+    sha256: str | None  # of its file; None: it could not be read
+    num_bytes: int | None
+    duplicate_of: str | None  # the source planned earlier that shows the same bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardTask:
     """One shard to be made."""
 
     name: str  # `<split>/<number>`
-    sources: tuple[tuple[Source, PlannedSource, str | None], ...]  # the last: which source has the same bytes
+    sources: tuple[PlannedSource, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +55,19 @@ class ShardJob:
     clip: ClipSpec
     out: Path
 
-    def is_done(self, name: str) -> bool:
-        """Return whether a shard's piece of the ledger is there, and the shard itself, if it has clips, is whole."""
+    def is_done(self, name: str, *, without_failures: bool = False) -> bool:
+        """Return whether a shard's piece of the ledger is there, and the shard itself, if it has clips, is whole.
+
+        Args: without_failures: a shard in which work on a source failed is not done.
+        """
         piece = piece_path(self.out, name)
         try:
-            return piece.is_file() and (
-                not any(row.is_kept_clip for row in read_piece(piece)) or is_whole(self.out / f"{name}.tar")
-            )
+            rows = read_piece(piece) if piece.is_file() else None
         except BrokenShard:
+            rows = None
+        if rows is None or (without_failures and any(row.verdict == FAILED for row in rows)):
             return False
+        return not any(row.is_kept_clip for row in rows) or is_whole(self.out / f"{name}.tar")
 
     def make(self, task: ShardTask, *, isolated: bool = False, max_hours: float | None = None) -> None:
         """Write a shard, its sidecar, and last its piece of the ledger: until that is there, the shard is not done.
@@ -69,17 +82,9 @@ class ShardJob:
         rows: list[Row] = []
 
         def clips() -> Iterator[FinishedClip]:
-            for source, planned, duplicate_of in task.sources:
-                if duplicate_of is not None:
-                    same = source_row(source, REJECTED, "check", f"the same bytes as {duplicate_of}")
-                    outcomes: list[Outcome] = [(same, None)]
-                else:
-                    outcomes = (self._isolated_outcomes if isolated else self.outcomes)(source, max_hours)
-                for row, finished in outcomes:
-                    row = replace(row, split=task.name.split("/")[0], shard=task.name)
-                    if row.kind == SOURCE:
-                        row = replace(row, sha256=planned.sha256, num_bytes=planned.num_bytes)
-                    rows.append(row)
+            for planned in task.sources:
+                for row, finished in self.outcomes(planned, isolated=isolated, max_hours=max_hours):
+                    rows.append(replace(row, split=task.name.split("/")[0], shard=task.name))
                     if finished:
                         yield finished
 
@@ -88,28 +93,45 @@ class ShardJob:
             write_shard(tar, chain([first], kept), clip=self.clip)
         write_piece(self.out, task.name, rows)
 
-    def outcomes(self, source: Source, max_hours: float | None) -> list[Outcome]:
-        """Return what becomes of one source. Whatever every other source would meet too is raised."""
+    def outcomes(self, planned: PlannedSource, *, isolated: bool, max_hours: float | None) -> list[Outcome]:
+        """Return what becomes of one source. What every other source would meet too is raised."""
+        source = planned.source
+        row = Row(
+            kind=SOURCE,
+            source=source.name,
+            verdict=FAILED,
+            step="work",
+            sha256=planned.sha256,
+            num_bytes=planned.num_bytes,
+            start_s=source.start_s,
+            stop_s=source.stop_s,
+        )
         try:
+            if planned.duplicate_of is not None:
+                reason = f"the same bytes as {planned.duplicate_of}"
+                return [(replace(row, verdict=REJECTED, step="check", reason=reason), None)]
+            if isolated:
+                with worker_pool(1) as pool:
+                    return pool.submit(self.outcomes, planned, isolated=False, max_hours=max_hours).result()
             with _ended_after(max_hours):
-                return clips_of_source(source, self.recipe, self.clip)
+                clips, (verdict, step, reason) = clips_of_source(source, self.recipe, self.clip)
+                return [*clips, (replace(row, verdict=verdict, step=step, reason=reason), None)]
+        except BrokenProcessPool:
+            causes = "out of memory, a fault in a decoder, or longer than executor.max_hours_per_source"
+            return [(replace(row, reason=f"the process that worked on it died: {causes}"), None)]
         except Exception as error:
             if isinstance(error, _STOPS_THE_RUN) or getattr(error, "errno", None) in _DISK_FULL:
                 raise
-            return [(source_row(source, FAILED, "work", f"{type(error).__name__}: {error}"), None)]
-
-    def _isolated_outcomes(self, source: Source, max_hours: float | None) -> list[Outcome]:
-        with worker_pool(1) as pool:
-            try:
-                return pool.submit(self.outcomes, source, max_hours).result()
-            except BrokenProcessPool:
-                causes = "out of memory, a fault in a decoder, or longer than executor.max_hours_per_source"
-                return [(source_row(source, FAILED, "work", f"the process that worked on it died: {causes}"), None)]
+            return [(replace(row, reason=f"{type(error).__name__}: {error}"), None)]
 
 
 def worker_pool(num_workers: int) -> ProcessPoolExecutor:
-    """Return a pool of processes of one thread each. Spawned: a forked child inherits the locks of other threads."""
-    context = multiprocessing.get_context("spawn")
+    """Return a pool of processes of one thread each.
+
+    They are forked from a process that imports this module and has no threads, whose locks they would inherit.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin)
 
 

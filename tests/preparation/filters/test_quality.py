@@ -39,7 +39,7 @@ def test_what_reaches_the_threshold_is_kept_with_its_score(brightness: int):
 
 
 def test_what_looks_worse_is_rejected_with_what_was_measured_and_needed():
-    with pytest.raises(Rejected, match="visual quality 39.0, at least 40 needed") as caught:
+    with pytest.raises(Rejected, match=r"visual quality 39\.0, at least 40 needed") as caught:
         STEP(clip_of(39))
     assert (caught.value.step, caught.value.scores) == ("quality", {"sync_offset": 1.0, "visual_quality": 39.0})
 

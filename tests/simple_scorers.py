@@ -1,5 +1,6 @@
-"""Judges of sync for tests of where preparation runs: in a module of their own, so that other processes can import them."""
+"""Sync scorers for tests of the executors: in a module of their own, so that other processes can import them."""
 
+import ctypes
 import os
 import signal
 
@@ -10,7 +11,7 @@ from lipsync_lightning.evaluation.sync import SyncScore
 from tiny_media import FPS, RATE_HZ
 
 
-class SteadyJudge:
+class SteadyScorer:
     """Finds every clip in step."""
 
     version = "steady"
@@ -21,7 +22,7 @@ class SteadyJudge:
         return SyncScore(offset=0, distance=0.0, confidence=float(len(faces)))
 
 
-class DeadlyJudge(SteadyJudge):
+class DeadlyScorer(SteadyScorer):
     """Kills the process that asks it about clips of 17 frames, as a fault in a decoder would."""
 
     def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
@@ -30,15 +31,15 @@ class DeadlyJudge(SteadyJudge):
         return super().__call__(faces, waveform)
 
 
-class FailingJudge(SteadyJudge):
-    """Cannot judge clips of 17 frames, this time."""
+class DeadlyOrHangingScorer(DeadlyScorer):
+    """Moreover hangs in C code, of which Python's signal handlers know nothing, over clips of 15 frames."""
 
     def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
-        if len(faces) == 17:
-            raise MemoryError("no room just now")
+        if len(faces) == 15:
+            ctypes.PyDLL(None).sleep(600)  # a PyDLL keeps the interpreter's lock
         return super().__call__(faces, waveform)
 
 
-class WeightlessJudge(SteadyJudge):
+class WeightlessScorer(SteadyScorer):
     def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
-        raise MissingWeights("judge.pt: not there; fetch it")
+        raise MissingWeights("scorer.pt: not there; fetch it")
