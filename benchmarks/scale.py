@@ -41,7 +41,8 @@ class MadeUpShards:
     def map(self, job: ShardJob, tasks: Sequence[ShardTask]) -> Iterator[ShardTask]:
         for task in tasks:
             rows, kept = [], []
-            for source, planned, _ in task.sources:
+            for planned in task.sources:
+                source = planned.source
                 known: dict[str, Any] = {"source": source.name, "split": task.name.split("/")[0], "shard": task.name}
                 for number in range(CLIPS_PER_SOURCE):
                     key = clip_id(job.recipe.name, source.name, number * NUM_FRAMES, 0)
