@@ -1,8 +1,8 @@
 """`python benchmarks/scale.py [sources]`: what a data set of many sources costs besides its media, in time and memory.
 
 Every source is an empty file of its own size; in place of the steps an executor writes shards of five clips of a few
-bytes for each source, one of which was rejected. Plan, shards, sidecars, ledger, resuming and the loader's index are the
-real ones. Each row is a process of its own, so that its peak of resident memory is its own too.
+bytes for each source, one of which was rejected. Plan, shards, sidecars, ledger, resuming and the loader's index are
+the real ones. Each row is a process of its own, so that its peak of resident memory is its own too.
 """
 
 import multiprocessing

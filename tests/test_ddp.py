@@ -148,15 +148,6 @@ def test_what_is_not_finite_on_one_rank_is_skipped_by_all(shards: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_bad_clips_are_stood_in_for_on_every_rank(broken_shards: Path, tmp_path: Path):
-    given = arguments(broken_shards, tmp_path / "run", *TWO, "trainer.max_steps=5", "data.max_bad_clips=1")
-    processes = [TrainProcess(given, tmp_path / f"{rank}.txt", own) for rank, own in enumerate(rank_environments(2))]
-    said = "".join(process.ends() for process in processes)
-    assert "left out, another clip stands in" in said
-    assert step_of(tmp_path / "run") == 5
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("broken_rank", [0, 1])
 def test_a_rank_that_cannot_go_on_ends_all_at_once_with_one_sentence_each(
     shards: Path, broken_shards: Path, tmp_path: Path, broken_rank

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.losses.terms import Loss, NoiseLoss, StepOutput, WeightedLoss, WeightedLosses
@@ -107,13 +107,3 @@ def test_checkpointing_gives_the_same_gradient_and_keeps_nothing_of_what_a_term_
         gradients.append(step.frames_pred.grad)
     assert torch.equal(*gradients)
     assert kept[1] < kept[0] / 10
-
-
-def test_frames_are_decoded_once_and_only_when_a_loss_looks_at_them():
-    calls = []
-    decode = nn.Identity()
-    decode.register_forward_hook(lambda *_: calls.append(1))
-    step = StepOutput(clean_pred=torch.ones(2, 4, 3, 2, 2), frames=torch.zeros(2, 4, 3, 2, 2), decode=decode)
-    assert not calls
-    assert one_term(MeanDifference(), step) == one_term(MeanDifference(), step) == 1
-    assert len(calls) == 1

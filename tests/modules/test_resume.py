@@ -1,6 +1,5 @@
 """A run that is stopped anywhere and resumed ends with the weights of one that was never stopped, to the bit."""
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -192,15 +191,3 @@ def test_averaged_weights_resume_to_the_bit_as_well(shards, make_module, tmp_pat
     averaged("run", StopAt(*KILL_POINTS["ctrl-c in a step"][1:]))
     resumed = averaged("run")
     assert_same_weights(resumed, learned(straight))
-
-
-def test_data_workers_outlive_the_signal_that_a_scheduler_sends_to_all_processes(shards, make_module, tmp_path):
-    def signal_workers() -> None:
-        for worker in multiprocessing.active_children():
-            os.kill(worker.pid or 0, signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    module, data = make_module("syncnet"), data_of(shards, "syncnet", num_workers=2)
-    trainer = trained(module, data, tmp_path / "run", StopAt("on_train_batch_start", 2, signal_workers))
-    assert trainer.global_step == 3
-    assert newest_readable_checkpoint(tmp_path / "run") is not None

@@ -71,9 +71,7 @@ def painted(pipeline: LipSyncPipeline, frames: torch.Tensor, audio: torch.Tensor
         return pipeline.inpainter(seed=0)(frames=frames[None], reference=frames[None], audio=audio[None])[0]
 
 
-def test_the_result_has_the_videos_frames_and_all_the_sound(
-    pipeline: LipSyncPipeline, video: Path, speech: Path, out: Path
-):
+def test_the_result_has_the_videos_frames_and_all_the_sound(pipeline, video, speech, out):
     result = pipeline(video=video, audio=speech, out=out, faces=SidecarPeople())
     made = probe(out)
     assert (made.width, made.height, made.fps) == (SIDE, SIDE, 25)
@@ -117,9 +115,7 @@ def test_the_mouth_follows_the_sound_and_the_kept_region_does_not(pipeline: LipS
     assert one.abs().max() <= 1
 
 
-def test_the_sound_under_a_later_window_reaches_its_frames(
-    pipeline: LipSyncPipeline, video: Path, tmp_path: Path, out: Path
-):
+def test_the_sound_under_a_later_window_reaches_its_frames(pipeline, video, tmp_path, out):
     sounds = []
     for name, loud in (("quiet", range(0)), ("loud", range(6, 7))):
         (tmp_path / f"{name}.flac").write_bytes(encode_flac(sound_of(NUM_FRAMES, loud=loud), 16000))
@@ -128,9 +124,7 @@ def test_the_sound_under_a_later_window_reaches_its_frames(
     assert change[4:8].mean() > 4 * change[:4].mean()
 
 
-def test_without_guidance_and_with_it_differ_and_the_seed_repeats(
-    pipeline: LipSyncPipeline, video: Path, speech: Path, out: Path
-):
+def test_without_guidance_and_with_it_differ_and_the_seed_repeats(pipeline, video, speech, out):
     first = synced(pipeline, video, speech, out)
     np.testing.assert_array_equal(synced(pipeline, video, speech, out), first)
     for change in ({"seed": 1}, {"guidance_scale": 1.0}, {"num_inference_steps": 3}):
@@ -145,9 +139,7 @@ def test_frames_without_a_face_pass_through_unchanged(pipeline: LipSyncPipeline)
     assert all(new is placed.frame for new, placed in zip(spoken(pipeline, window), window, strict=True))
 
 
-def test_no_face_at_all_writes_nothing_and_keeps_a_former_result(
-    pipeline: LipSyncPipeline, tmp_path: Path, speech: Path, out: Path
-):
+def test_no_face_at_all_writes_nothing_and_keeps_a_former_result(pipeline, tmp_path, speech, out):
     video = write_video(tmp_path / "v.mp4", NUM_FRAMES, None, without_face=range(NUM_FRAMES))
     with pytest.raises(NoFace, match=f"no face on any of {NUM_FRAMES} frames"):
         pipeline(video=video, audio=speech, out=out, faces=SidecarPeople())
@@ -162,9 +154,7 @@ def test_no_face_at_all_writes_nothing_and_keeps_a_former_result(
 @pytest.mark.parametrize(
     ("num_heard", "words"), [(20, "the end is heard but not seen"), (5, "the end is shown silent")]
 )
-def test_sound_of_another_length_is_warned_of_and_kept_whole(
-    pipeline: LipSyncPipeline, video: Path, tmp_path: Path, out: Path, num_heard: int, words: str
-):
+def test_sound_of_another_length_is_warned_of_and_kept_whole(pipeline, video, tmp_path, out, num_heard, words):
     speech = write_speech(tmp_path / "speech.flac", num_heard)
     with pytest.warns(UserWarning, match=words):
         assert len(synced(pipeline, video, speech, out)) == NUM_FRAMES
@@ -197,9 +187,7 @@ def test_bad_inputs_are_told_apart(pipeline: LipSyncPipeline, video: Path, speec
         assert not out.exists()
 
 
-def test_memory_does_not_grow_with_the_video(
-    pipeline: LipSyncPipeline, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_memory_does_not_grow_with_the_video(pipeline, tmp_path, out, monkeypatch):
     video, speech = write_video(tmp_path / "long.mp4", 60, None), write_speech(tmp_path / "speech.flac", 60)
     alive: weakref.WeakSet[np.ndarray] = weakref.WeakSet()
     most = 0
@@ -222,9 +210,7 @@ def test_memory_does_not_grow_with_the_video(
     assert 4 < most <= 2 * 4 + 2
 
 
-def test_a_saved_pipeline_is_a_diffusers_folder_and_makes_the_same_frames(
-    pipeline: LipSyncPipeline, video: Path, speech: Path, tmp_path: Path, out: Path
-):
+def test_a_saved_pipeline_is_a_diffusers_folder_and_makes_the_same_frames(pipeline, video, speech, tmp_path, out):
     first = synced(pipeline, video, speech, out)
     pipeline.save_pretrained(tmp_path / "export")
     index = json.loads((tmp_path / "export" / "model_index.json").read_text())
