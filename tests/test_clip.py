@@ -17,10 +17,6 @@ def test_a_window_starts_at_the_mel_column_that_sounds_when_its_first_frame_appe
     assert RELEASED.mel_start(frame) == column
 
 
-def test_a_spec_comes_back_from_its_dict():
-    assert ClipSpec.from_dict(RELEASED.as_dict(), "here") == RELEASED
-
-
 @pytest.mark.parametrize("change", [{"colour": 3}, {"fps": None}])
 def test_a_dict_with_other_keys_is_refused_and_its_source_named(change):
     values = {name: value for name, value in {**RELEASED.as_dict(), **change}.items() if value is not None}

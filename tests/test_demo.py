@@ -1,5 +1,4 @@
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +67,6 @@ def test_a_changed_step_is_refused_because_training_would_not_notice(run: Any, t
     with pytest.raises(WouldOverwrite, match="whose step b was another"):
         run(a="1", b="2")
     assert recorded(tmp_path) == ["a", "b"]
-
-
-def test_the_same_python_runs_the_steps(run: Any, tmp_path: Path):
-    (tmp_path / "fake_step_of_a_demo.py").write_text("import sys; open(sys.argv[1], 'w').write(sys.executable)")
-    assert run(a="1") == [sys.executable]
 
 
 def test_a_training_that_a_signal_stopped_is_not_taken_for_done(run: Any, tmp_path: Path):

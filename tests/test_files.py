@@ -5,7 +5,7 @@ import pytest
 
 from lipsync_lightning import files
 from lipsync_lightning.errors import NoSpace, WouldOverwrite
-from lipsync_lightning.files import require_space, sha256_of, whole_file, whole_folder
+from lipsync_lightning.files import require_space, whole_file, whole_folder
 
 CONTENT = "config.json"
 
@@ -122,8 +122,3 @@ def test_too_small_a_disk_is_told_with_both_sizes(tmp_path, monkeypatch):
     require_space(tmp_path / "not" / "there yet", 10**9)
     with pytest.raises(NoSpace, match=r"needs 5\.1 GB, .* has 1\.0 GB free"):
         require_space(tmp_path / "not" / "there yet", 5_100_000_000)
-
-
-def test_sha256_is_that_of_the_content(tmp_path):
-    (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2's example
-    assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 
 from lipsync_lightning.callbacks.samples import Sample, SampleWriter, in_sync, put_rows
 from lipsync_lightning.clip import ClipBatch, ClipSpec
-from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.losses.sync import SyncLoss
 from lipsync_lightning.media.strips import read_png, strip_rows
 from lipsync_lightning.media.video import probe
@@ -215,8 +214,3 @@ def test_a_network_in_pieces_has_no_samples_and_one_warning_says_so(make_clip_ba
     assert str(warning.message).startswith("no samples of held-out clips will be written: under FSDPStrategy")
     assert "trainer=ddp" in str(warning.message)
     assert not list(tmp_path.rglob("samples*"))
-
-
-def test_a_module_that_generates_nothing_is_refused(tmp_path):
-    with pytest.raises(BadConfig, match=r"LightningModule does not; take it out .*~callbacks.film_strips"):
-        strips(tmp_path).setup(Trainer(accelerator="cpu", logger=False), LightningModule(), "fit")

@@ -21,11 +21,6 @@ def test_a_step_drops_the_same_units_whatever_was_drawn_before():
     assert torch.equal(drawn(), first)
 
 
-def test_how_often_a_run_was_resumed_changes_nothing():
-    """A resumed run counts batches within the step from where it is; the count before it does not matter."""
-    assert torch.equal(drawn(step=5, batch_idx=10, accumulate=2), drawn(step=5, batch_idx=0, accumulate=2))
-
-
 @pytest.mark.parametrize(
     "other",
     [{"seed": 2}, {"rank": 1}, {"step": 6}, {"batch_idx": 11, "accumulate": 2}],

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lipsync_lightning.cli import one_sentence
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.samples import HeldoutSyncNetSamples, SyncNetSamples, UNetSamples
-from lipsync_lightning.errors import BadMedia, BrokenShard, ClipMismatch, ClipTooShort, MissingShards
+from lipsync_lightning.errors import ClipMismatch, ClipTooShort, MissingShards
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from tiny_shards import CLIP, data_of, write_real_shards
 
@@ -94,17 +93,3 @@ def test_shards_are_asked_for_before_training(tmp_path: Path, shards: Path):
         unet_data(tmp_path).require_shards("train")
     with pytest.raises(ClipMismatch, match="resolution 32 against 64"):
         syncnet_data(shards, ClipSpec(**(CLIP.as_dict() | {"resolution": 64}))).require_shards("train")
-
-
-def test_an_error_in_a_data_worker_is_told_in_one_sentence(shards: Path):
-    loader = unet_data(shards, num_workers=1).train_dataloader()
-    loader.dataset.samples = _broken  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(BrokenShard) as caught:
-        next(iter(loader))
-    told = one_sentence(caught.value)
-    assert told.endswith(": it does not decode (more than data.max_bad_clips allows)")
-    assert "Traceback" not in told
-
-
-def _broken(sample: object, rng: object, wanted: object) -> list:
-    raise BadMedia("it does not decode")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lipsync_lightning.errors import BadMedia
-from lipsync_lightning.evaluation.curves import drawn_log, log_files, smoothed, whole_log
+from lipsync_lightning.evaluation.curves import drawn_log, log_files, whole_log
 
 CSV_LOG = """epoch,step,train/loss,train/loss_noise,val/accuracy,val/loss
 0,0,3.0,1.0,,
@@ -67,10 +67,3 @@ def test_every_logged_name_is_drawn_once_and_what_is_to_be_watched_comes_first()
     assert "chance" in watched[1].svg
     ids = re.findall(r'\bid="([^"]*)"', "".join(curve.svg for curve in (*watched, *others)))
     assert len(ids) == len(set(ids)) > 50
-
-
-def test_smoothing_keeps_a_constant_and_calms_noise():
-    np.testing.assert_allclose(smoothed(np.full(100, 3.0)), 3.0)
-    noise = np.random.default_rng(1).normal(size=400)
-    assert smoothed(noise).std() < 0.4 * noise.std()
-    assert len(smoothed(np.ones(1))) == 1

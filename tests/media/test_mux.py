@@ -153,23 +153,3 @@ def test_unreadable_sound_is_bad_media_and_keeps_the_former_file(tmp_path, conte
         write_muxed(out, tmp_path / "a.wav")
     assert out.read_bytes() == former
     assert not list(tmp_path.glob("*.part"))
-
-
-def write_sizes(path: Path, sound: Path | None, sizes: list[int]) -> None:
-    with VideoWriter(path, width=32, height=32, fps=25, sound=sound) as writer:
-        for size in sizes:
-            writer.write(np.zeros((size, size, 3), np.uint8))
-
-
-@pytest.mark.parametrize("with_sound", [False, True])
-@pytest.mark.parametrize(
-    ("sizes", "error", "words"), [([32, 16], ValueError, "expected"), ([], BadMedia, "no frame to")]
-)
-def test_a_failed_writing_keeps_the_former_file(tmp_path, with_sound, sizes, error, words):
-    sound = write_wav(tmp_path / "a.wav", noise(1, 16000), 16000) if with_sound else None
-    out = write_muxed(tmp_path / "out.mp4", sound)
-    former = out.read_bytes()
-    with pytest.raises(error, match=words):
-        write_sizes(out, sound, sizes)
-    assert out.read_bytes() == former
-    assert not list(tmp_path.glob("*.part"))

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from face_networks import needs_networks
 from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.media import people as people_module
 from lipsync_lightning.media.face_mesh import Detection, Rectangle, alignment_points
@@ -167,14 +166,6 @@ def test_small_faces_are_passed_over_and_lost_where_they_become_small(scene: Sce
     assert list(places(following)) == [0]
     scene.heads = [Head(0, side=60)]
     assert places(following) == {}
-
-
-@needs_networks
-@pytest.mark.parametrize("content", ["black", "grey", "noise"])
-def test_where_there_is_no_face_there_is_nobody(content: str):
-    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
-    frame = {"black": np.zeros_like(noise), "grey": np.full_like(noise, 127), "noise": noise}[content]
-    assert tracker().people(frame) == {}
 
 
 def write_sidecar(folder: Path, content: object) -> PeopleTracker:

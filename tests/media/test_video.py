@@ -111,13 +111,6 @@ def test_the_file_is_tagged_bt709_and_limited_range(tmp_path):
         assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (1, 1, 1, 1)
 
 
-def test_odd_sizes_are_kept(tmp_path):
-    path = write_numbered(tmp_path / "a.mp4", 3, width=63, height=47)
-    assert next(read_frames(path)).shape == (47, 63, 3)
-    clip = encode_clip((numbered_frame(k, 63, 47) for k in range(3)), fps=25)
-    assert decode_window(clip, 1, 1).shape == (1, 47, 63, 3)
-
-
 @pytest.mark.parametrize("content", [None, b"", b"this is no video\n" * 50])
 def test_missing_empty_and_text_files_are_bad_media_with_the_name(tmp_path, content):
     path = tmp_path / "a b.mp4"
@@ -172,9 +165,3 @@ def test_a_clip_has_a_key_frame_every_twelve_and_no_b_frames():
 def test_a_window_that_leaves_the_clip_is_refused(first_frame, num_frames):
     with pytest.raises(ClipTooShort, match="of a clip of 40"):
         decode_window(moving_clip(), first_frame, num_frames)
-
-
-@pytest.mark.parametrize("damage", [lambda clip: b"", lambda clip: b"x" * 500, lambda clip: clip[: len(clip) // 2]])
-def test_a_damaged_clip_is_bad_media(damage):
-    with pytest.raises(BadMedia, match="write its shard again"):
-        decode_window(damage(moving_clip()), 0, 5)

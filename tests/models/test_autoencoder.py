@@ -3,7 +3,6 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from lipsync_lightning.errors import BadConfig, ClipMismatch, MissingWeights
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments, StableDiffusionAutoencoder
 
 
@@ -43,12 +42,6 @@ def test_keeping_every_component_gives_the_frames_back():
     torch.testing.assert_close(autoencoder(frames), frames, rtol=0, atol=1e-5)
 
 
-def test_twelve_of_forty_eight_components_give_smooth_frames_back_above_thirty_five_decibels():
-    frames = smooth_frames()
-    error = (fitted(12, frames)(frames) - frames).square().mean()
-    assert 10 * torch.log10(4 / error) > 35
-
-
 def test_linear_latents_have_unit_variance_and_no_correlation_over_the_frames_they_were_fitted_on():
     frames = smooth_frames() + 0.1 * torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     latents = fitted(12, frames).encode(frames).transpose(0, 1).flatten(1)
@@ -65,39 +58,12 @@ def test_moments_do_not_depend_on_how_frames_are_batched():
     torch.testing.assert_close(fitted(3, frames).basis, whole.basis, rtol=0, atol=1e-5)
 
 
-def test_a_linear_autoencoder_without_components_says_so():
-    autoencoder = LinearAutoencoder(patch=4, latent_channels=12)
-    with pytest.raises(MissingWeights, match="fit_from_moments"):
-        autoencoder.encode(smooth_frames())
-    with pytest.raises(MissingWeights, match="fit_from_moments"):
-        autoencoder.decode(torch.zeros(1, 12, 8, 8))
-
-
 def test_a_fitted_linear_autoencoder_is_still_fitted_after_saving(tmp_path):
     frames = smooth_frames()
     autoencoder = fitted(12, frames)
     autoencoder.save_pretrained(tmp_path)
     loaded = LinearAutoencoder.from_pretrained(tmp_path)
     assert torch.equal(loaded.encode(frames), autoencoder.encode(frames))
-
-
-def test_more_components_than_values_are_refused():
-    with pytest.raises(BadConfig, match="latent_channels=13"):
-        LinearAutoencoder(patch=2, latent_channels=13)
-
-
-def test_a_constant_channel_does_not_blow_up():
-    frames = torch.zeros(2, 3, 8, 8)
-    frames[:, 0] = smooth_frames(2, 8)[:, 0]
-    latents = fitted(48, frames).encode(frames)
-    assert latents.isfinite().all()
-    assert latents.abs().max() < 10
-
-
-def test_frames_that_patches_do_not_cover_are_refused():
-    autoencoder = fitted(12, smooth_frames())
-    with pytest.raises(ClipMismatch, match="30x32"):
-        autoencoder.encode(torch.zeros(1, 3, 30, 32))
 
 
 def test_stable_diffusion_latents_are_scaled_samples_of_the_posterior(stable_diffusion: StableDiffusionAutoencoder):

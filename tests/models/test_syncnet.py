@@ -4,9 +4,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.nn import functional as F
 
-from lipsync_lightning.errors import ClipMismatch
 from lipsync_lightning.models.syncnet import StableSyncNet
 from oracle import fill_state_dict, uniform
 
@@ -61,19 +59,6 @@ def test_embeddings_are_those_of_the_reference_network():
     torch.testing.assert_close(audio, stored["audio_embeds"], rtol=0, atol=1e-5)
 
 
-def test_similarity_lies_between_zero_and_one_because_embeddings_are_positive_and_of_unit_length(clips):
-    vision, audio = demo_syncnet()(*clips)
-    torch.testing.assert_close(vision.norm(dim=1), torch.ones(4))
-    torch.testing.assert_close(audio.norm(dim=1), torch.ones(4))
-    assert vision.min() >= 0
-    assert audio.min() >= 0
-
-
-def test_a_clip_of_another_size_is_refused_with_the_size_it_shrank_to(clips):
-    with pytest.raises(ClipMismatch, match=r"frames .*must shrink to 1x1, became \(2, 1\)"):
-        demo_syncnet().embed_frames(F.pad(clips[0], (0, 0, 0, 32)))
-
-
 def test_a_saved_syncnet_loads_with_the_same_embeddings(tmp_path, clips):
     network = demo_syncnet().eval()
     network.save_pretrained(tmp_path)
@@ -95,16 +80,3 @@ def test_a_frozen_syncnet_passes_the_same_gradient_to_the_frames_with_and_withou
     network.enable_gradient_checkpointing()
     torch.testing.assert_close(gradient(), plain)
     assert (plain != 0).float().mean() > 0.9
-
-
-def test_a_fresh_syncnet_learns_to_tell_four_clips_apart(clips):
-    torch.manual_seed(0)
-    network = demo_syncnet()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
-    for _ in range(25):
-        vision, audio = network(*clips)
-        loss = F.cross_entropy(10 * vision @ audio.T, torch.arange(4))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.5  # chance is log(4) = 1.39

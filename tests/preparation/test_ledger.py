@@ -56,11 +56,6 @@ def test_totals_add_up_and_tell_what_each_step_rejected():
     assert found.lost == {CLIP: {"sync": 1}, SOURCE: {"check": 1, "work": 1}}
 
 
-def test_the_same_rows_give_the_same_bytes(tmp_path: Path):
-    pieces = [write_piece(tmp_path / name, "train/000000", ROWS).read_bytes() for name in "ab"]
-    assert pieces[0] == pieces[1]
-
-
 def test_the_ledger_is_a_parquet_data_set_that_anything_reads(tmp_path: Path):
     write_piece(tmp_path, "train/000000", ROWS[:3])
     write_piece(tmp_path, "heldout/000000", ROWS[3:])

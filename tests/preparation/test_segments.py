@@ -96,10 +96,6 @@ def test_what_is_complete_at_the_same_frame_comes_by_person():
     ]
 
 
-def test_short_shots_and_stays_are_handed_on_as_they_are():
-    assert stretches_of({0: {0, 1, 2}, 1: {1}}, longest=20, shortest=10, cuts=(2,)) == [(0, 0, 2), (1, 1, 1), (0, 2, 1)]
-
-
 def test_a_new_stay_starts_a_new_smoothing():
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
@@ -113,10 +109,6 @@ def test_a_new_stay_starts_a_new_smoothing():
 
     np.testing.assert_array_equal(last_face({0, 1, 3}), last_face({3}))
     assert not np.array_equal(last_face({0, 1, 2, 3}), last_face({3}))
-
-
-def test_no_face_gives_no_stretch():
-    assert stretches(4, longest=10, shortest=2, lost=(0, 1, 2, 3)) == []
 
 
 def test_what_was_handed_on_is_not_held_any_longer():

@@ -119,10 +119,6 @@ def test_unsafe_or_ambiguous_names_are_not_written(tmp_path: Path, tiny_clip: Cl
     assert reason_of(lambda: write_shard(tmp_path / "x.tar", [clip], clip=tiny_clip)) == "unsafe name"
 
 
-def test_a_clip_is_not_written_twice(tmp_path: Path, tiny_clip: ClipSpec):
-    assert reason_of(lambda: write_shard(tmp_path / "x.tar", clips_of("d") * 2, clip=tiny_clip)) == "there twice"
-
-
 def test_whole_shards_are_found_and_a_gap_in_their_numbers_is_no_fault(shard: Path, tiny_clip: ClipSpec):
     write_shard(shard.with_name("000007.tar"), clips_of("e"), clip=tiny_clip)
     write_shard(shard.with_name("000008.tar"), [], clip=tiny_clip)

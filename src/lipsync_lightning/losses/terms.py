@@ -1,5 +1,6 @@
 """What a training step hands to its losses, and the weighted sum of the terms that the YAML names."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from types import SimpleNamespace
@@ -40,12 +41,12 @@ class StepOutput(SimpleNamespace):
         raise BadConfig(f"a loss term reads `{name}`, this module has {sorted(vars(self))}; set the term to null")
 
 
-class Loss(nn.Module):
+class Loss(nn.Module, ABC):
     """A loss of tensors (B, ...) that owns the frozen networks it needs; `forward` returns a scalar."""
 
+    @abstractmethod
     def reads(self, step: StepOutput) -> tuple[Tensor, ...]:
         """Return the fields of a step that are the arguments of `forward`."""
-        raise NotImplementedError
 
     def clips(self, step: StepOutput) -> Tensor | None:
         """Return which clips (B,), bool, it may look at; None means all."""

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -17,11 +15,6 @@ class Brightness:
 
     def __call__(self, faces: np.ndarray) -> float:
         return float(faces.mean())
-
-
-class Unsure(Brightness):
-    def __call__(self, faces: np.ndarray) -> float:
-        return float("nan")
 
 
 def clip_of(brightness: int) -> AlignedClip:
@@ -42,8 +35,3 @@ def test_what_looks_worse_is_rejected_with_what_was_measured_and_needed():
     with pytest.raises(Rejected, match=r"visual quality 39\.0, at least 40 needed") as caught:
         STEP(clip_of(39))
     assert (caught.value.step, caught.value.scores) == ("quality", {"sync_offset": 1.0, "visual_quality": 39.0})
-
-
-def test_a_quality_that_is_no_number_is_not_enough():
-    with pytest.raises(Rejected):
-        replace(STEP, scorer=Unsure())(clip_of(99))

@@ -87,11 +87,6 @@ def test_scores_are_noted_and_the_scorer_hears_what_belongs_to_the_faces():
     assert scorer.seen == [(NUM_FRAMES, 640 * NUM_FRAMES)]
 
 
-@pytest.mark.parametrize(("offset", "confidence"), [(6, 3.0), (-6, 3.0), (0, 99.0)])
-def test_what_just_reaches_the_thresholds_is_kept(offset: int, confidence: float):
-    assert sync_filter(fixed(offset, confidence))(still_clip()).sound_shift == -offset
-
-
 @pytest.mark.parametrize(
     ("offset", "confidence", "reason"),
     [

@@ -1,5 +1,4 @@
 import logging
-import pickle
 from pathlib import Path
 
 import pytest
@@ -54,11 +53,6 @@ def test_every_interval_is_a_source_with_its_seconds_and_its_crop(tmp_path: Path
     )
     assert (sources["RD/Radio11_1"].start_s, sources["RD/Radio11_1"].stop_s) == (90.0, 150.0)
     assert (sources["WDA/AnnaBaker0_0"].start_s, sources["WDA/AnnaBaker0_0"].stop_s) == (3723.0, 3733.0)
-
-
-def test_left_width_top_height_becomes_left_top_width_height(tmp_path: Path):
-    (anna,) = (source for source in hdtf(tmp_path).all() if source.name.startswith("WDA"))
-    assert (anna.crop, anna.crop_height) == ((7, 5, 300, 200), 2160)
 
 
 def test_any_usual_suffix_is_found_and_the_first_choice_is_mp4(tmp_path: Path):
@@ -136,11 +130,6 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, which: str, line: s
         hdtf(tmp_path, {**LISTS, which: f"\n{line}\n{LISTS[which]}"}, videos=VIDEOS[:1]).all()
 
 
-def test_a_name_with_two_lines_is_refused(tmp_path: Path):
-    with pytest.raises(BadMedia, match=r"WDA_crop_wh\.txt, line 2: AnnaBaker0_0 has a line already"):
-        hdtf(tmp_path, {**LISTS, "WDA_crop_wh": LISTS["WDA_crop_wh"] + "AnnaBaker0_0 1 2 3 4"}).all()
-
-
 def test_intervals_that_only_repeat_others_are_refused(tmp_path: Path):
     with pytest.raises(BadMedia, match="RD/Radio1 are out of order at 20-30 s; correct RD_annotion_time"):
         hdtf(tmp_path, {**LISTS, "RD_annotion_time": "Radio1.mp4 00:20-01:35 00:20-00:30\n"}).all()
@@ -154,13 +143,3 @@ def test_missing_and_unreadable_lists_are_named(tmp_path: Path):
     (tmp_path / "WDA_crop_wh.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadMedia, match=r"WDA_crop_wh\.txt cannot be read"):
         HdtfSources(root=str(tmp_path), lists=str(tmp_path)).all()
-
-
-def test_empty_lists_are_refused(tmp_path: Path):
-    with pytest.raises(BadMedia, match="name no interval"):
-        hdtf(tmp_path, dict.fromkeys(LISTS, "")).all()
-
-
-def test_what_was_read_travels_to_other_processes(tmp_path: Path):
-    sources = hdtf(tmp_path)
-    assert pickle.loads(pickle.dumps(sources)).all() == sources.all()

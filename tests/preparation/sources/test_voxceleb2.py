@@ -40,18 +40,6 @@ def test_sound_is_taken_from_the_parallel_tree_where_it_is(tmp_path: Path, pictu
     assert audio == [*(tmp_path / sounds / f"{name}.m4a" for name in UTTERANCES[:3]), None]
 
 
-def test_the_folder_of_pictures_alone_finds_its_sound_too(tmp_path: Path):
-    unpack(tmp_path / "dev" / "mp4")
-    unpack(tmp_path / "dev" / "aac", ".m4a")
-    assert sources_in(tmp_path / "dev" / "mp4")[0].audio == tmp_path / "dev" / "aac" / f"{UTTERANCES[0]}.m4a"
-
-
-def test_development_and_test_videos_are_one_data_set(tmp_path: Path):
-    unpack(tmp_path / "dev" / "mp4", utterances=UTTERANCES[:3])
-    unpack(tmp_path / "test" / "mp4", utterances=UTTERANCES[3:])
-    assert [source.name for source in sources_in(tmp_path)] == UTTERANCES
-
-
 def test_an_utterance_with_two_videos_is_refused(tmp_path: Path):
     unpack(tmp_path / "dev" / "mp4")
     unpack(tmp_path / "mp4", utterances=UTTERANCES[1:2])
