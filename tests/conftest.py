@@ -21,6 +21,11 @@ from lipsync_lightning.models.unet import LipSyncUNet
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start; they run side by side
 NUM_TOKENS, TOKEN_WIDTH = 3, 8
+UNET: dict[str, Any] = {  # for `tiny_autoencoder` and the audio of `clip_batch`
+    **{"in_channels": 13, "out_channels": 4, "block_out_channels": [16, 16], "attention": [False, True]},
+    **{"layers_per_block": 1, "num_attention_heads": 2, "motion_num_attention_heads": 2},
+    **{"cross_attention_dim": TOKEN_WIDTH, "norm_num_groups": 4, "motion_norm_num_groups": 4},
+}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -90,23 +95,11 @@ def tiny_syncnet(make_syncnet: Callable[[], StableSyncNet]) -> StableSyncNet:
 
 
 @pytest.fixture
-def make_unet(tiny_autoencoder: LinearAutoencoder) -> Callable[..., LipSyncUNet]:
-    """A function of the temporal modules' place: a U-Net for `tiny_autoencoder` and the audio of `clip_batch`."""
+def make_unet() -> Callable[..., LipSyncUNet]:
+    """A function of the temporal modules' place: a tiny U-Net."""
 
     def make(motion: str = "all") -> LipSyncUNet:
-        return LipSyncUNet(
-            in_channels=3 * tiny_autoencoder.latent_channels + 1,
-            out_channels=tiny_autoencoder.latent_channels,
-            block_out_channels=(16, 16),
-            attention=(False, True),
-            layers_per_block=1,
-            num_attention_heads=2,
-            cross_attention_dim=TOKEN_WIDTH,
-            norm_num_groups=4,
-            motion=motion,  # pyright: ignore[reportArgumentType]
-            motion_num_attention_heads=2,
-            motion_norm_num_groups=4,
-        )
+        return LipSyncUNet(**UNET, motion=motion)  # pyright: ignore[reportArgumentType]
 
     return make
 
@@ -127,15 +120,8 @@ def tiny_autoencoder() -> LinearAutoencoder:
 
 @pytest.fixture
 def ddim_epsilon() -> DDIMScheduler:
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    betas: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    return DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
 
 @pytest.fixture
@@ -152,21 +138,6 @@ def training_arguments(tiny_clip: ClipSpec) -> dict[str, Any]:
     return {"optimizer": partial(torch.optim.AdamW, lr=1e-2), "schedule": get_constant_schedule, "clip": tiny_clip}
 
 
-UNET = {  # as a YAML has it
-    "_target_": "lipsync_lightning.models.unet.LipSyncUNet",
-    "in_channels": 13,
-    "out_channels": 4,
-    "block_out_channels": [16, 16],
-    "attention": [False, True],
-    "layers_per_block": 1,
-    "num_attention_heads": 2,
-    "cross_attention_dim": 8,
-    "norm_num_groups": 4,
-    "motion": "none",
-    "motion_num_attention_heads": 2,
-}
-
-
 @pytest.fixture
 def run(tmp_path: Path, tiny_autoencoder: LinearAutoencoder, make_unet) -> Path:
     """What a training leaves: its configuration and a checkpoint."""
@@ -175,10 +146,8 @@ def run(tmp_path: Path, tiny_autoencoder: LinearAutoencoder, make_unet) -> Path:
     unet: LipSyncUNet = make_unet("none")
     torch.nn.init.normal_(unet.conv_out.weight)
     (folder / "checkpoints").mkdir(parents=True)
-    torch.save(
-        {"state_dict": {f"unet.{k}": v for k, v in unet.state_dict().items()}},
-        folder / "checkpoints" / "step_00000002.ckpt",
-    )
+    state = {f"unet.{name}": tensor for name, tensor in unet.state_dict().items()}
+    torch.save({"state_dict": state}, folder / "checkpoints" / "step_00000002.ckpt")
     clip = {"num_frames": 4, "fps": 25, "resolution": 32, "sample_rate_hz": 16000, "mel_hz": 80, "num_mels": 80}
     encoder = {"num_tokens": 3, "columns_per_token": 1, "sample_rate_hz": 16000, "mel_hz": 80, "num_mels": 8}
     configuration = {
@@ -186,7 +155,7 @@ def run(tmp_path: Path, tiny_autoencoder: LinearAutoencoder, make_unet) -> Path:
         "audio_encoder": {"_target_": "lipsync_lightning.models.audio_encoder.LogMelAudioEncoder", **encoder},
         "module": {
             "_target_": "lipsync_lightning.modules.unet_stage1.UNetStage1Module",
-            "unet": UNET,
+            "unet": {"_target_": "lipsync_lightning.models.unet.LipSyncUNet", **UNET, "motion": "none"},
             "autoencoder": {
                 "_target_": "lipsync_lightning.models.autoencoder.LinearAutoencoder.from_pretrained",
                 "pretrained_model_name_or_path": str(tmp_path / "autoencoder"),

@@ -101,12 +101,8 @@ def test_an_experiment_is_named_after_its_file_and_gives_constructors_exactly_th
 @pytest.mark.parametrize(
     ("experiment", "batch_size", "resolution"),
     [
-        ("syncnet", 256, 256),
-        ("stage1", 24, 256),
-        ("stage1_512", 8, 512),
-        ("stage2", 4, 256),
-        ("stage2_efficient", 4, 256),
-        ("stage2_512", 4, 512),
+        *(("syncnet", 256, 256), ("stage1", 24, 256), ("stage1_512", 8, 512)),
+        *(("stage2", 4, 256), ("stage2_efficient", 4, 256), ("stage2_512", 4, 512)),
     ],
 )
 def test_batches_clips_and_learning_rate_are_the_published_ones(experiment, batch_size, resolution):
@@ -123,29 +119,22 @@ def test_the_diffusion_process_is_the_published_one(experiment):
     module = composed(experiment).module
     schedule = {key: value for key, value in module.scheduler.items() if key != "_target_"}
     assert schedule == {
-        "num_train_timesteps": 1000,
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "clip_sample": False,
-        "set_alpha_to_one": False,
-        "steps_offset": 1,
-        "prediction_type": "epsilon",
+        **{"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
+        **{"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "prediction_type": "epsilon"},
     }
     assert module.mixed_noise_alpha == 1.0
+
+
+STAGE2_LOSSES = {"noise": 1.0, "sync": 0.05, "perceptual": 0.1}
 
 
 @pytest.mark.parametrize(
     ("experiment", "trainable", "weights"),
     [
         ("stage1", [""], {"noise": 1.0}),
-        ("stage2", ["motion_modules.", "attentions."], {"noise": 1.0, "sync": 0.05, "perceptual": 0.1, "trepa": 10.0}),
-        (
-            "stage2_512",
-            ["motion_modules.", "attentions."],
-            {"noise": 1.0, "sync": 0.05, "perceptual": 0.1, "trepa": 10.0},
-        ),
-        ("stage2_efficient", ["motion_modules.", "attn2."], {"noise": 1.0, "sync": 0.05, "perceptual": 0.1}),
+        ("stage2", ["motion_modules.", "attentions."], STAGE2_LOSSES | {"trepa": 10.0}),
+        ("stage2_512", ["motion_modules.", "attentions."], STAGE2_LOSSES | {"trepa": 10.0}),
+        ("stage2_efficient", ["motion_modules.", "attn2."], STAGE2_LOSSES),
     ],
 )
 def test_trained_groups_and_loss_weights_are_the_published_ones(experiment, trainable, weights):

@@ -99,8 +99,7 @@ class WeightedLoss(nn.Module):
             inputs = tuple(tensor[counts_B] for tensor in inputs)
             if not bool(counts_B.any()):  # zero, but in the graph, as on the other ranks
                 return torch.stack([tensor.sum() * 0.0 for tensor in inputs]).sum()
-        nth = self.every_nth_frame
-        inputs = tuple(tensor[:, ::nth] if tensor.ndim == 5 else tensor for tensor in inputs)  # (B, T, C, H, W)
+        inputs = tuple(each[:, :: self.every_nth_frame] if each.ndim == 5 else each for each in inputs)
         if checkpointing and torch.is_grad_enabled():
             return checkpoint(self.loss, *inputs, use_reentrant=False)  # pyright: ignore[reportReturnType]
         return self.loss(*inputs)
