@@ -121,8 +121,7 @@ def test_bad_clips_are_reported_after_each_pass_and_logged_and_never_reach_the_m
     assert not {"d/1_2", "d/2_0", "d/2_3"} & set(seen)
     assert all("bad" not in batch for batch in module.seen)
     header, *rows = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]
-    figures = [dict(zip(header, map(float, row), strict=True)) for row in rows]
-    assert [(row["data/bad_clips"], row["data/bad_shards"]) for row in figures] == [(3, 0), (3, 0)]
+    assert [float(row[header.index("data/bad_clips")]) for row in rows] == [3, 3]
 
 
 def state_after(data: ClipDataModule, steps: int) -> dict[str, Any]:
@@ -152,6 +151,9 @@ def test_a_run_that_goes_on_with_the_same_shards_elsewhere_says_nothing(
     assert len(recwarn) == 0
 
 
+CHANGES = {"gone": 2, "new": 7, "changed": 1}
+
+
 def test_a_run_that_goes_on_with_other_shards_says_which(shards: Path):
     state = state_after(data_of(shards), 2)
     shutil.copy(shard_path(shards, 2), shard_path(shards, 7))
@@ -159,11 +161,8 @@ def test_a_run_that_goes_on_with_other_shards_says_which(shards: Path):
     write_shard(shard_path(shards, 1), [FinishedClip("d/x", 10, {"mp4": b"", "flac": b"", "json": b""})], clip=CLIP)
     shard_path(shards, 2).unlink()
     sidecar_path(shard_path(shards, 2)).unlink()
-    changes = "; ".join(
-        rf"1 {what}, such as train/00000{n}\.tar" for what, n in (("gone", 2), ("new", 7), ("changed", 1))
-    )
-    expected = rf"The shards changed since the checkpoint \({changes}\)\. This epoch may repeat or skip some windows\."
-    with pytest.warns(UserWarning, match=expected):
+    first, second, third = (rf"1 {what}, such as train/00000{n}\.tar" for what, n in CHANGES.items())
+    with pytest.warns(UserWarning, match=rf"changed since the checkpoint \({first}; {second}; {third}\)"):
         resumed(data_of(shards), state).train_dataloader()
 
 

@@ -85,7 +85,7 @@ def test_a_data_set_of_clips_that_are_all_too_short_is_refused(shards: Path):
 
 
 def test_shards_are_asked_for_before_training(tmp_path: Path, shards: Path):
-    unet_data(shards).require_shards("train", "heldout")
+    unet_data(shards).require_shards("heldout")
     with pytest.raises(MissingShards, match="make them with"):
         unet_data(tmp_path).require_shards("train")
     (tmp_path / "train").mkdir()

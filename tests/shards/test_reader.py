@@ -1,7 +1,6 @@
 import multiprocessing
 import pickle
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,12 +40,6 @@ def index(folder: Path, tiny_clip: ClipSpec) -> ClipIndex:
     return ClipIndex(find_shards(folder, "train", tiny_clip))
 
 
-def reason_of(call: Callable[[], object]) -> str:
-    with pytest.raises(BrokenShard) as caught:
-        call()
-    return caught.value.reason
-
-
 def test_every_clip_is_read_where_it_lies_in_any_order(index: ClipIndex):
     assert index.keys.tolist() == [clip.key for clip in WRITTEN]
     assert index.num_frames.tolist() == [clip.num_frames for clip in WRITTEN]
@@ -58,10 +51,9 @@ def test_every_clip_is_read_where_it_lies_in_any_order(index: ClipIndex):
 
 def test_only_wanted_members_are_read_and_parts_only_in_part(folder: Path, tiny_clip: ClipSpec):
     index = ClipIndex(find_shards(folder, "train", tiny_clip), members=("json",), parts=("mp4",))
-    with index.open(1) as file:
-        sample = index.read_from(file, 4)
-        assert sample.keys() == {"__key__", "__url__", "json", "mp4"}
-        assert (sample["mp4"](3, 20), sample["mp4"].size) == (WRITTEN[4].members["mp4"][3:23], 1201)
+    sample = index.read(4)
+    assert sample.keys() == {"__key__", "__url__", "json", "mp4"}
+    assert (sample["mp4"](3, 20), sample["mp4"].size) == (WRITTEN[4].members["mp4"][3:23], 1201)
 
 
 @pytest.mark.parametrize("member", MEMBERS)
@@ -69,17 +61,19 @@ def test_one_changed_byte_of_any_member_is_noticed(index: ClipIndex, member: str
     content = bytearray(index.shards[1].path.read_bytes())
     content[index.shards[1].place(1, member)[0]] ^= 1
     index.shards[1].path.write_bytes(content)
-    with pytest.raises(BrokenShard, match=rf"b/1 in .*000001\.tar: the {member} has another crc32"):
+    with pytest.raises(BrokenShard, match=rf"b/1 in .*000001\.tar: {member} has another crc32"):
         index.read(4)
     index.read(3)
     index.read(5)
 
 
 def test_a_shard_that_was_lost_or_cut_after_it_was_indexed_is_noticed(index: ClipIndex):
-    index.shards[0].path.write_bytes(index.shards[0].path.read_bytes()[:600])
-    assert reason_of(lambda: index.read(2)) == "truncated"
-    index.shards[0].path.unlink()
-    assert reason_of(lambda: index.read(2)) == "missing"
+    path = index.shards[0].path
+    for damage, reason in ((lambda: path.write_bytes(path.read_bytes()[:600]), "truncated"), (path.unlink, "missing")):
+        damage()
+        with pytest.raises(BrokenShard) as caught:
+            index.read(2)
+        assert caught.value.reason == reason
 
 
 class Flaky(MemoryFileSystem):
@@ -161,16 +155,12 @@ CUT, ALTERED = (lambda content: content[:-512]), (lambda content: content.replac
 def test_a_wrong_fetch_is_tried_once_more_then_the_shard_is_bad(
     flaky: Flaky, tmp_path: Path, tiny_clip: ClipSpec, fault: Any
 ):
-    flaky.faults["000000.tar"] = [fault]
+    flaky.faults |= {"000000.tar": [fault], "000001.tar": [fault, fault]}
     index = index_of(URL, tiny_clip, tmp_path)
     assert index.read(0)["mp4"] == WRITTEN[0].members["mp4"]
-    shutil.rmtree(tmp_path / "cache")
-    flaky.faults["000000.tar"] = [fault, fault]
-    index = index_of(URL, tiny_clip, tmp_path)
-    with pytest.raises(BrokenShard, match=r"flaky://data/train/000000\.tar was fetched twice in vain: "):
-        index.read(0)
-    assert index.read(3)["mp4"] == WRITTEN[3].members["mp4"]
-    assert index.read(0)["mp4"] == WRITTEN[0].members["mp4"], "what is not whole in the cache is fetched again"
+    with pytest.raises(BrokenShard, match=r"flaky://data/train/000001\.tar was fetched twice in vain: "):
+        index.read(3)
+    assert index.read(3)["mp4"] == WRITTEN[3].members["mp4"], "what is not whole in the cache is fetched again"
 
 
 def test_a_full_disk_is_no_fault_of_the_shard(flaky: Flaky, tmp_path: Path, tiny_clip: ClipSpec):
@@ -179,19 +169,11 @@ def test_a_full_disk_is_no_fault_of_the_shard(flaky: Flaky, tmp_path: Path, tiny
         index_of(URL, tiny_clip, tmp_path).read(0)
 
 
-def read_all(index: ClipIndex) -> None:
-    assert [index.read(number)["mp4"] for number in range(6)] == [clip.members["mp4"] for clip in WRITTEN]
-
-
 def test_processes_share_one_cache(folder: Path, tmp_path: Path, tiny_clip: ClipSpec):
     index = index_of(f"file://{folder}", tiny_clip, tmp_path)
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=read_all, args=(index,)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        samples = pool.map(index.read, range(6), chunksize=1)
+    assert [sample["mp4"] for sample in samples] == [clip.members["mp4"] for clip in WRITTEN]
 
 
 def test_bad_shards_are_told_by_name_and_reason(flaky: Flaky, folder: Path, tiny_clip: ClipSpec):

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from math import ceil
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -21,9 +21,6 @@ from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.shards.format import Sidecar
 from lipsync_lightning.shards.reader import ClipIndex, RemoteAccess, survey
 
-_SHORT_HASH = 16  # hexadecimal digits that tell shards apart
-T = TypeVar("T")
-
 
 class ClipDataModule(LightningDataModule):
     """Streams windows from a prepared data set: `train` shards for ever, `heldout` shards once a validation.
@@ -33,7 +30,7 @@ class ClipDataModule(LightningDataModule):
     read, and the names and contents of the shards, so it warns if they changed.
 
     Each time all windows have been read once, clips that could not be read are counted by reason in a warning, and as
-    `data/bad_clips` and `data/bad_shards` in the trainer's loggers, if there were any.
+    `data/bad_clips` in the trainer's loggers, if there were any.
     """
 
     def __init__(
@@ -56,7 +53,7 @@ class ClipDataModule(LightningDataModule):
         batch_size: windows per batch and rank.
         shuffle_buffer: clips of shards that are mixed together; shards are shuffled as a whole.
         max_bad_clips: clips that one worker may find unreadable before training stops; until then others stand in.
-        max_bad_shards: shards of a split that may be bad: left out when work begins, stood in for when lost later.
+        max_bad_shards: shards of a split that may be bad when work begins, and are left out.
         heldout_samples: windows to validate on; None for such as are trained on.
         """
         super().__init__()
@@ -74,17 +71,15 @@ class ClipDataModule(LightningDataModule):
         self.resumed = {"windows_read": 0, "global_step": 0}  # by all ranks, when training began or was resumed
         self.train_shards: dict[str, str] = {}  # content by name, as they were at the last checkpoint, then as they are
         self.bad_clips: set[tuple[str, str]] = set()  # keys and reasons, of this pass, on this rank
-        self.num_bad_shards = 0
         self._surveys: dict[str, Any] = {}  # by split, until it is read
 
-    def require_shards(self, *splits: str) -> None:
+    def require_shards(self, split: str) -> None:
         """Raises: MissingShards, BrokenShard or ClipMismatch now, instead of when work has begun."""
-        for split in splits:
-            good, bad = self._surveys[split] = self._survey(split)
-            self._require_few_bad(bad)
-            if not good:
-                told = f"all shards are bad: {bad[min(bad)]}" if bad else "the ledger there tells why"
-                raise MissingShards(f"{self.shards} holds no {split} clips; {told}")
+        good, bad = self._surveys[split] = self._survey(split)
+        self._require_few_bad(bad)
+        if not good:
+            told = f"all shards are bad: {bad[min(bad)]}" if bad else "the ledger there tells why"
+            raise MissingShards(f"{self.shards} holds no {split} clips; {told}")
 
     def clip_index(self, split: str, max_shards: int) -> ClipIndex:
         """Return the clips of at most so many good shards, evenly spread. Raises: MissingShards, ClipMismatch."""
@@ -98,14 +93,9 @@ class ClipDataModule(LightningDataModule):
             raise MissingShards(f"{self.shards} holds no train clips; the ledger there tells why")
         windows, order = self._windows(shards, "train", self.shuffle_buffer)
         self.windows_taken, self.epoch_length = self.resumed["windows_read"], order.epoch_length
-        batches = ResumableBatchSampler(
-            order=order,
-            position=self.resumed["windows_read"],
-            batch_size=self.batch_size,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-        )
-        return self._loader(windows, batches)
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        place = {"position": self.windows_taken, "rank": rank, "world_size": world_size}
+        return self._loader(windows, ResumableBatchSampler(order=order, batch_size=self.batch_size, **place))
 
     def val_dataloader(self) -> DataLoader | list:
         shards = self._agreed_shards("heldout")
@@ -133,11 +123,10 @@ class ClipDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was read in optimizer steps that are done; what was read for an unfinished one is read again."""
-        read = dict(self.resumed)
-        if self.trainer is not None:
-            steps = self.trainer.global_step - self.resumed["global_step"]
-            windows = steps * self.trainer.accumulate_grad_batches * self.trainer.world_size * self.batch_size
-            read = {"windows_read": self.resumed["windows_read"] + windows, "global_step": self.trainer.global_step}
+        assert self.trainer is not None
+        steps = self.trainer.global_step - self.resumed["global_step"]
+        windows = steps * self.trainer.accumulate_grad_batches * self.trainer.world_size * self.batch_size
+        read = {"windows_read": self.resumed["windows_read"] + windows, "global_step": self.trainer.global_step}
         return {**read, "shards": dict(self.train_shards)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -148,7 +137,8 @@ class ClipDataModule(LightningDataModule):
         return self.samples if split == "train" else self.heldout_samples
 
     def _survey(self, split: str) -> tuple[dict[str, Sidecar], dict[str, BrokenShard]]:
-        return survey(self.shards, split, self.clip, [*self._samples(split).members, *self._samples(split).parts])
+        samples = self._samples(split)
+        return survey(self.shards, split, self.clip, [*samples.members, *samples.parts])
 
     def _index(self, shards: list[Sidecar], split: str) -> ClipIndex:
         samples = self._samples(split)
@@ -157,16 +147,14 @@ class ClipDataModule(LightningDataModule):
     def _agreed_shards(self, split: str) -> list[Sidecar]:
         """Return the shards that all ranks have with the same content. Raises: as `require_shards`."""
         good, bad = self._surveys.pop(split, None) or self._survey(split)
-        everyones = on_all_ranks(({name: shard.sha256[:_SHORT_HASH] for name, shard in good.items()}, bad))
+        everyones = on_all_ranks((_contents(good.values()), bad))
         bad = {name: error for _, theirs in reversed(everyones) for name, error in theirs.items()}
         for name in sorted(set().union(*(theirs for theirs, _ in everyones)) - bad.keys()):
             if len({theirs.get(name) for theirs, _ in everyones}) > 1:
-                told = f"{name} is not there, or not the same, on all ranks; copy the same shards to all nodes"
-                bad[name] = BrokenShard(told, "not the same")
+                bad[name] = BrokenShard(f"{name} differs between ranks; copy the same to all nodes", "not the same")
         self._require_few_bad(bad)
         for name, error in sorted(bad.items()):
             rank_zero_warn(f"left out, {error.reason}: {name}: {error}")
-        self.num_bad_shards = len(bad)
         return [shard for name, shard in good.items() if name not in bad]
 
     def _require_few_bad(self, bad: dict[str, BrokenShard]) -> None:
@@ -176,7 +164,7 @@ class ClipDataModule(LightningDataModule):
             raise BrokenShard(told, first.reason) from first
 
     def _warn_if_shards_changed(self, shards: list[Sidecar]) -> None:
-        before, now = self.train_shards, {shard.name: shard.sha256[:_SHORT_HASH] for shard in shards}
+        before, now = self.train_shards, _contents(shards)
         changes = {
             "gone": sorted(before.keys() - now.keys()),
             "new": sorted(now.keys() - before.keys()),
@@ -184,8 +172,7 @@ class ClipDataModule(LightningDataModule):
         }
         told = "; ".join(f"{len(names)} {what}, such as {names[0]}" for what, names in changes.items() if names)
         if before and told:
-            told = f"The shards changed since the checkpoint ({told})."
-            rank_zero_warn(f"{told} This epoch may repeat or skip some windows.")
+            rank_zero_warn(f"The shards changed since the checkpoint ({told}): some windows may be repeated or skipped")
         self.train_shards = now
 
     def _windows(self, shards: list[Sidecar], split: str, shuffle_buffer: int) -> tuple[ClipWindows, WindowOrder]:
@@ -194,19 +181,18 @@ class ClipDataModule(LightningDataModule):
             samples=self._samples(split),
             seed=self.seed,
             max_bad_clips=self.max_bad_clips,
-            max_bad_shards=self.max_bad_shards - self.num_bad_shards,
         )
-        num_frames, num_windows = windows.index.num_frames, windows.num_windows
+        index, num_windows = windows.index, windows.num_windows
         num_short = int((num_windows == 0).sum())
         if num_short == len(num_windows):
             raise ClipTooShort(
-                f"all {num_short} clips at {self.shards} are too short: the longest has {num_frames.max()} frames, "
-                f"windows have {self.clip.num_frames} (the U-Net stages need two); prepare with longer min_seconds"
+                f"all {num_short} clips at {self.shards} are too short: the longest has {index.num_frames.max()} "
+                f"frames, windows have {self.clip.num_frames} (the U-Net stages need two); prepare longer clips"
             )
         if num_short:
             rank_zero_warn(f"left out, too short for a window: {num_short} of the clips at {self.shards}")
         return windows, WindowOrder(
-            num_windows=num_windows, shard_of=windows.index.shard_of, seed=self.seed, shuffle_buffer=shuffle_buffer
+            num_windows=num_windows, shard_of=index.shard_of, seed=self.seed, shuffle_buffer=shuffle_buffer
         )
 
     def _loader(self, windows: ClipWindows, batches: Iterable[list[Visit]]) -> DataLoader:
@@ -229,15 +215,20 @@ class ClipDataModule(LightningDataModule):
             return
         bad = set().union(*on_all_ranks(self.bad_clips))
         self.bad_clips = set()
-        if bad:
-            told = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(r for _, r in bad).items()))
-            rank_zero_warn(f"pass {number} over the data: others stood in for clips that cannot be read: {told}")
-        for logger in self.trainer.loggers if bad or self.num_bad_shards else ():
-            figures = {"data/bad_clips": float(len(bad)), "data/bad_shards": float(self.num_bad_shards)}
-            logger.log_metrics(figures, step=self.trainer.global_step)
+        if not bad:
+            return
+        told = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(r for _, r in bad).items()))
+        rank_zero_warn(f"pass {number} over the data: others stood in for clips that cannot be read: {told}")
+        for logger in self.trainer.loggers:
+            logger.log_metrics({"data/bad_clips": float(len(bad))}, step=self.trainer.global_step)
 
 
-def on_all_ranks(mine: T) -> list[T]:
+def _contents(shards: Iterable[Sidecar]) -> dict[str, str]:
+    """Return what tells the contents of shards apart, by name."""
+    return {shard.name: shard.sha256[:16] for shard in shards}
+
+
+def on_all_ranks(mine: Any) -> list[Any]:
     """Return what every rank has, in their order; all must ask at the same time."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [mine]

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ def encode_shards(shards: str, out: Path, encoder: ClipEncoder) -> tuple[int, in
     A shard that is whole there is not made again, unless its source was remade since: an interrupted pass goes on.
     A shard that another process is encoding is passed over, so processes with the same arguments share the work.
 
-    Returns: number of shards that are encoded now, and of those that other processes are still encoding.
+    Returns: number of shards that are encoded now, and of those that other processes are encoding.
     Raises: BadConfig, if `out` is the data set itself; WouldOverwrite, if it was encoded otherwise; MissingShards;
     BrokenShard.
     """
@@ -85,13 +84,16 @@ def encode_shards(shards: str, out: Path, encoder: ClipEncoder) -> tuple[int, in
     found = {
         out / split / shard.path.name: shard for split in SPLITS for shard in find_shards(shards, split, encoder.clip)
     }
+    num_elsewhere = 0
     for target, shard in tqdm(found.items(), desc="encode", unit="shard"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(Timeout), FileLock(target.with_suffix(".lock"), blocking=False):
-            if not _is_made_of(shard, target, facts):
-                write_shard(target, _encoded(shard, encoder, facts), clip=encoder.clip)
-    num_done = sum(_is_made_of(shard, target, facts) for target, shard in found.items())
-    return num_done, len(found) - num_done
+        try:
+            with FileLock(target.with_suffix(".lock"), blocking=False):
+                if not _is_made_of(shard, target, facts):
+                    write_shard(target, _encoded(shard, encoder, facts), clip=encoder.clip)
+        except Timeout:
+            num_elsewhere += 1
+    return len(found) - num_elsewhere, num_elsewhere
 
 
 def _is_made_of(shard: Sidecar, target: Path, facts: dict[str, str]) -> bool:

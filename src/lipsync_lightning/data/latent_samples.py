@@ -20,10 +20,8 @@ from lipsync_lightning.models.audio_encoder import ChunkedAudioEncoder
 from lipsync_lightning.models.weights_io import fingerprint_with_settings
 from lipsync_lightning.shards.reader import StoredPart
 
-LATENTS = (
-    "latents.npy"  # member of a clip: (F, 2, 2, C, h, w), of the whole and of the masked frame, mean and deviation
-)
-TOKENS = "audio.npy"  # member of a clip: (F, A, D)
+LATENTS = "latents.npy"  # (F, 2, 2, C, h, w): of the whole and of the masked frame, mean and deviation
+TOKENS = "audio.npy"  # (F, A, D)
 ENCODED = "encoded"  # key of a clip's facts: who made these members, and how they are read
 ENCODED_AUDIO_BY = "audio_encoder"  # key below it: the fingerprint of who made the tokens
 _TYPE = np.dtype("<f2")  # half precision: latents and audio tokens are about of unit variance
@@ -81,15 +79,11 @@ class LatentSamples(UNetSamples):
         facts = json.loads(sample["json"])
         encoded = facts[ENCODED]
         if encoded["mask"] != self.mask:
-            raise ClipMismatch(
-                f"{sample['__key__']} was encoded with mask={encoded['mask']}, this run wants {self.mask}; "
-                "set data.samples.mask to the same, or encode the shards again"
-            )
+            told = f"{sample['__key__']} was encoded with mask={encoded['mask']}, this run wants {self.mask}"
+            raise ClipMismatch(f"{told}; set data.samples.mask to the same, or encode the shards again")
         if encoded[ENCODED_AUDIO_BY] != self.audio_fingerprint:
-            raise ClipMismatch(
-                f"the audio tokens of {sample['__key__']} were made by another audio encoder, or other settings; "
-                "encode the shards again with this one (python -m lipsync_lightning.latents), or train with that one"
-            )
+            told = f"the audio tokens of {sample['__key__']} were made by another audio encoder, or other settings"
+            raise ClipMismatch(f"{told}; train with that one, or encode the shards again")
 
         def frames(suffix: str, first: int) -> torch.Tensor:
             stored = read_frames(sample[suffix], encoded[suffix], first, first + self.clip.num_frames)
@@ -97,16 +91,8 @@ class LatentSamples(UNetSamples):
 
         windows = []
         for target, reference in self.starts(int(facts["num_frames"]), rng, wanted):
-            whole_and_masked = frames(LATENTS, target)
-            windows.append(
-                {
-                    "latents": whole_and_masked[:, 0],
-                    "masked_latents": whole_and_masked[:, 1],
-                    "reference_latents": frames(LATENTS, reference)[:, 0],
-                    "audio": frames(TOKENS, target),
-                    "id": sample["__key__"],
-                    "made_by": encoded["made_by"],
-                    "first_frame": target,
-                }
-            )
+            latents, masked_latents = frames(LATENTS, target).unbind(1)
+            window = {"latents": latents, "masked_latents": masked_latents, "audio": frames(TOKENS, target)}
+            window |= {"reference_latents": frames(LATENTS, reference)[:, 0], "made_by": encoded["made_by"]}
+            windows.append({**window, "id": sample["__key__"], "first_frame": target})
         return windows

@@ -32,10 +32,7 @@ class Samples(Protocol):
         ...
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
-        """Return the wanted ones of the clip's windows, the same ones whichever others are wanted too.
-
-        Args: rng: draws where the windows lie.
-        """
+        """Return the wanted ones of the clip's windows, placed by `rng`, the same ones whichever others are wanted."""
         ...
 
 
@@ -85,12 +82,13 @@ class HeldoutSyncNetSamples(SyncNetSamples):
         self.offsets = range(-max_offset_frames, max_offset_frames + 1)
 
     def sound(self, mel: Tensor, first_frame: int) -> dict[str, Tensor]:
+        window = super().sound(mel, first_frame)
         starts = [first_frame + offset for offset in self.offsets]
         if starts[0] < 0 or self.clip.mel_start(starts[-1]) + self.clip.mel_columns > mel.shape[1]:
-            around = torch.full((len(starts), 1, self.clip.num_mels, self.clip.mel_columns), torch.nan)
+            around = window["mel"].new_full((len(starts), *window["mel"].shape), torch.nan)
         else:
             around = torch.stack([mel_window(mel, start, self.clip) for start in starts])
-        return {**super().sound(mel, first_frame), "mel_around": around}
+        return {**window, "mel_around": around}
 
 
 class UNetSamples:
@@ -118,16 +116,16 @@ class UNetSamples:
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
         """Return rows of `ClipBatch` but `same_for_all`, frames as uint8. Raises: BadMedia, ClipTooShort."""
-        num_frames = stated_frames(sample)
+        num_frames, mel = stated_frames(sample), clip_mel(sample, self.clip)
         pairs = self.starts(num_frames, rng, wanted)
-        mel = clip_mel(sample, self.clip)
         usable = usable_frames(num_frames, self.clip)
         tokens = self.audio_encoder.tokens(clip_waveform(sample), usable, fps=float(self.clip.fps))
-        windows = iter(decode_windows(sample["mp4"], [start for pair in pairs for start in pair], self.clip.num_frames))
+        decoded = decode_windows(sample["mp4"], [start for pair in pairs for start in pair], self.clip.num_frames)
+        windows = map(frames_tensor, decoded)
         return [
             {
-                "frames": frames_tensor(next(windows)),
-                "reference": frames_tensor(next(windows)),
+                "frames": next(windows),
+                "reference": next(windows),
                 "audio": tokens[target : target + self.clip.num_frames].clone(),
                 "mel": mel_window(mel, target, self.clip),
                 "id": sample["__key__"],
@@ -143,14 +141,14 @@ def frames_tensor(frames: np.ndarray) -> Tensor:
 
 
 def clip_waveform(sample: Mapping[str, Any]) -> Tensor:
+    """Return a sample's whole sound, (N,) float32."""
     return torch.from_numpy(decode_flac(sample["flac"]))
 
 
 def clip_mel(sample: Mapping[str, Any], clip: ClipSpec) -> Tensor:
     """Return the (M, L) log-mel of a sample's whole sound."""
-    return log_mel(
-        clip_waveform(sample), sample_rate_hz=clip.sample_rate_hz, mel_hz=clip.mel_hz, num_mels=clip.num_mels
-    )
+    settings = {"sample_rate_hz": clip.sample_rate_hz, "mel_hz": clip.mel_hz, "num_mels": clip.num_mels}
+    return log_mel(clip_waveform(sample), **settings)
 
 
 def stated_frames(sample: Mapping[str, Any]) -> int:

@@ -14,8 +14,6 @@ from lipsync_lightning.data.samples import Samples, Window
 from lipsync_lightning.errors import BadMedia, BrokenShard, ClipTooShort
 from lipsync_lightning.shards.reader import ClipIndex
 
-_SEED_BITS = 62  # fits an int64
-
 
 class ClipWindows(Dataset):
     """The windows of a visit. For each window of a clip that cannot be read, a certain one of another clip stands in.
@@ -23,32 +21,23 @@ class ClipWindows(Dataset):
     The first window of what is returned then brings `bad`: the bad clip's key and the reason.
     """
 
-    def __init__(
-        self, *, index: ClipIndex, samples: Samples, seed: int, max_bad_clips: int, max_bad_shards: int
-    ) -> None:
-        """Args:
-        max_bad_clips: after so many, in one worker, the next one is an error; clips of bad shards do not count.
-        max_bad_shards: the same of shards that cannot be opened or fetched.
-        """
+    def __init__(self, *, index: ClipIndex, samples: Samples, seed: int, max_bad_clips: int) -> None:
+        """Args: max_bad_clips: after so many, in one worker, the next one is an error."""
         self.index = index
         self.samples = samples
         lengths, which = np.unique(index.num_frames, return_inverse=True)
-        self.num_windows = np.array([samples.num_windows(int(length)) for length in lengths], np.int64)[
-            which
-        ]  # by clip
+        per_length = np.array([samples.num_windows(int(length)) for length in lengths], np.int64)
+        self.num_windows = per_length[which]  # by clip
         self.seed = seed
         self.max_bad_clips = max_bad_clips
-        self.max_bad_shards = max_bad_shards
         self.bad_clips: dict[int, str] = {}  # reason by number
-        self.bad_shards: dict[int, str] = {}
 
     def __getitem__(self, visit: Visit) -> list[Window]:
-        """Return the visit's windows. Raises: BrokenShard, if more clips or shards than allowed cannot be read."""
+        """Return the visit's windows. Raises: BrokenShard, if more clips than allowed cannot be read."""
         windows = self._read(visit)
         if windows is None:
             windows = [self._stand_in(visit.epoch, visit.clip, number) for number in range(visit.first, visit.last)]
-            reason = self.bad_shards.get(int(self.index.shard_of[visit.clip])) or self.bad_clips[visit.clip]
-            windows[0]["bad"] = (str(self.index.keys[visit.clip]), reason)
+            windows[0]["bad"] = (str(self.index.keys[visit.clip]), self.bad_clips[visit.clip])
         return windows
 
     def _stand_in(self, epoch: int, clip: int, number: int) -> Window:
@@ -61,26 +50,20 @@ class ClipWindows(Dataset):
         raise BrokenShard(f"none of {len(self.index)} clips can be read; run `prepare` again")
 
     def _read(self, visit: Visit) -> list[Window] | None:
-        clip, shard = visit.clip, int(self.index.shard_of[visit.clip])
-        if clip in self.bad_clips or shard in self.bad_shards:
+        if visit.clip in self.bad_clips:
             return None
-        try:
-            file = self.index.open(shard)
-        except BrokenShard as error:
-            self.bad_shards[shard] = error.reason
-            _warn_or_stop(str(error), len(self.bad_shards) > self.max_bad_shards, "data.max_bad_shards")
-            return None
-        key = str(self.index.keys[clip])
+        key = str(self.index.keys[visit.clip])
         own = [self.seed, visit.epoch, crc32(key.encode())]
         try:
-            with file:
-                sample = self.index.read_from(file, clip)
-                windows = self.samples(sample, np.random.default_rng(own), range(visit.first, visit.last))
+            sample = self.index.read(visit.clip)
+            windows = self.samples(sample, np.random.default_rng(own), range(visit.first, visit.last))
         except (BadMedia, BrokenShard, ClipTooShort) as error:
-            ours = isinstance(error, BrokenShard)  # these say of which clip
-            self.bad_clips[clip] = error.reason if ours else "undecodable"
-            where = "" if ours else f"{key} in {self.index.shards[shard].location}: "
-            _warn_or_stop(f"{where}{error}", len(self.bad_clips) > self.max_bad_clips, "data.max_bad_clips")
+            self.bad_clips[visit.clip] = getattr(error, "reason", "undecodable")
+            location = self.index.shards[self.index.shard_of[visit.clip]].location
+            message = str(error) if key in str(error) else f"{key} in {location}: {error}"
+            if len(self.bad_clips) > self.max_bad_clips:
+                raise BrokenShard(f"{message} (more than data.max_bad_clips allows)") from error
+            warnings.warn(f"left out, another clip stands in: {message}", stacklevel=2)
             return None
         return [window | {"seed": window_seed([*own, number])} for number, window in enumerate(windows, visit.first)]
 
@@ -109,10 +92,4 @@ def collate(visits: Sequence[list[Window]]) -> dict[str, Any]:
 
 def window_seed(entropy: list[int]) -> int:
     """Return a seed that fits an int64 for what is drawn of one window: of run, epoch, clip and number."""
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(64 - _SEED_BITS))
-
-
-def _warn_or_stop(message: str, too_many: bool, limit: str) -> None:
-    if too_many:
-        raise BrokenShard(f"{message} (more than {limit} allows)")
-    warnings.warn(f"left out, another clip stands in: {message}", stacklevel=2)
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(2))  # 62 bits

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -34,20 +34,29 @@ class RemoteAccess:
 
 @dataclass(frozen=True)
 class StoredPart:
-    """A member of a clip of which parts are read while its shard is open."""
+    """A member of a clip, of which any part can be read."""
 
-    file: BinaryIO
+    path: Path  # of the shard, on this machine
     where: str  # for messages
     place: int  # its first byte in the shard
     size: int  # bytes
 
     def __call__(self, first: int, size: int) -> bytes:
         """Return bytes `first` to `first + size - 1` of the member. Raises: BrokenShard."""
-        return _read_exactly(self.file, self.place + first, size, self.where)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.place + first)
+                content = file.read(size)
+        except OSError as error:
+            reason = "missing" if isinstance(error, FileNotFoundError) else "unreachable"
+            raise BrokenShard(f"{self.where} cannot be read: {error.strerror}", reason) from error
+        if len(content) != size:
+            raise BrokenShard(f"{self.where}: {size} bytes wanted, {len(content)} there", "truncated")
+        return content
 
 
 class ClipIndex:
-    """The clips of some shards, in the order in which they are stored. A shard is opened when a clip of it is read."""
+    """The clips of some shards, in the order in which they are stored."""
 
     def __init__(
         self,
@@ -78,40 +87,24 @@ class ClipIndex:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def open(self, shard: int) -> BinaryIO:
-        """Open a shard, which is fetched first if it is behind a URL. Raises: BrokenShard, if it cannot be had."""
-        stored = self.shards[shard]
-        if shard not in self._paths:
-            self._paths[shard] = fetched(stored, self.remote) if "://" in stored.location else stored.path
-        try:
-            return self._paths[shard].open("rb")
-        except OSError as error:
-            reason = "missing" if isinstance(error, FileNotFoundError) else "unreachable"
-            raise BrokenShard(f"{stored.location} cannot be opened: {error.strerror}", reason) from error
-
     def read(self, clip: int) -> dict[str, Any]:
-        """Return the members of a clip as bytes, by their suffix, with `__key__` and `__url__` as webdataset has them.
+        """Return a clip's `members` as bytes and `parts` as `StoredPart`, by suffix, with webdataset's keys and urls.
 
-        Raises: BrokenShard, if any of them is not what the sidecar says.
+        A shard behind a URL is fetched first. Raises: BrokenShard, if a member is not what the sidecar says.
         """
-        with self.open(int(self.shard_of[clip])) as file:
-            return self.read_from(file, clip)
-
-    def read_from(self, file: BinaryIO, clip: int) -> dict[str, Any]:
-        """Return what `read` returns, and `parts` as `StoredPart`, from the clip's open shard. Raises: BrokenShard."""
-        shard = self.shards[self.shard_of[clip]]
-        row = clip - int(self._first_clip[self.shard_of[clip]])
-        where = f"{self.keys[clip]} in {shard.location}"
+        number = int(self.shard_of[clip])
+        shard = self.shards[number]
+        if number not in self._paths:
+            self._paths[number] = fetched(shard, self.remote) if "://" in shard.location else shard.path
         sample: dict[str, Any] = {"__key__": str(self.keys[clip]), "__url__": shard.location}
-        for suffix in self.members:
-            first, size, crc = shard.place(row, suffix)
-            sample[suffix] = _read_exactly(file, first, size, f"{where}: {suffix}")
-            if crc32(sample[suffix]) != crc:
-                told = f"{where}: the {suffix} has another crc32 than the sidecar says"
-                raise BrokenShard(f"{told}; copy the shard again, or delete it and run `prepare` again")
-        for suffix in self.parts:
-            first, size, _ = shard.place(row, suffix)
-            sample[suffix] = StoredPart(file, f"{where}: {suffix}", first, size)
+        for suffix in (*self.members, *self.parts):
+            first, size, crc = shard.place(clip - int(self._first_clip[number]), suffix)
+            where = f"{sample['__key__']} in {shard.location}: {suffix}"
+            part = StoredPart(self._paths[number], where, first, size)
+            sample[suffix] = part if suffix in self.parts else part(0, size)
+            if suffix in self.members and crc32(sample[suffix]) != crc:
+                told = "has another crc32 than the sidecar says; copy the shard again, or make it again"
+                raise BrokenShard(f"{where} {told}")
         return sample
 
 
@@ -160,9 +153,8 @@ def survey(
         for stem, shard in zip(stems, pool.map(checked, stems), strict=True):
             name = f"{split}/{stem}.tar"
             if isinstance(shard, Sidecar) and name_of.setdefault(shard.sha256, name) != name:
-                shard = BrokenShard(
-                    f"{name} has the same content as {name_of[shard.sha256]}; delete one", "there twice"
-                )
+                told = f"{name} has the same content as {name_of[shard.sha256]}; delete one"
+                shard = BrokenShard(told, "there twice")
             if isinstance(shard, BrokenShard):
                 bad[name] = shard
             elif shard.num_samples:
@@ -196,14 +188,3 @@ def fetched(shard: Sidecar, remote: RemoteAccess) -> Path:
                     told = f"{shard.location} was fetched twice in vain: {type(error).__name__}: {error}"
                     raise BrokenShard(told, "not fetched") from error
     raise AssertionError("the last try returns or raises")
-
-
-def _read_exactly(file: BinaryIO, first: int, size: int, where: str) -> bytes:
-    try:
-        file.seek(first)
-        content = file.read(size)
-    except OSError as error:
-        raise BrokenShard(f"{where} cannot be read: {error.strerror}", "unreachable") from error
-    if len(content) != size:
-        raise BrokenShard(f"{where}: {size} bytes wanted at {first}, {len(content)} there", "truncated")
-    return content
