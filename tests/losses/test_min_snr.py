@@ -14,13 +14,9 @@ def test_an_error_of_the_clean_latents_counts_the_same_for_noise_and_velocity(sc
     noisy = scheduler.add_noise(clean, noise, timesteps)
     alpha_bar = scheduler.alphas_cumprod[600]
     wrong_noise = (noisy - alpha_bar.sqrt() * (clean + error)) / (1 - alpha_bar).sqrt()
-    predictions = {
-        "epsilon": wrong_noise,
-        "v_prediction": alpha_bar.sqrt() * wrong_noise - (1 - alpha_bar).sqrt() * (clean + error),
-    }
-    prediction = predictions[scheduler.config["prediction_type"]]
-    loss = MinSNRLoss(scheduler=scheduler, gamma=5.0)(
-        prediction, training_target(scheduler, clean, noise, timesteps), timesteps
-    )
+    wrong_velocity = alpha_bar.sqrt() * wrong_noise - (1 - alpha_bar).sqrt() * (clean + error)
+    prediction = wrong_noise if schedule == "ddim_epsilon" else wrong_velocity
+    target = training_target(scheduler, clean, noise, timesteps)
+    loss = MinSNRLoss(scheduler=scheduler, gamma=5.0)(prediction, target, timesteps)
     snr = float(alpha_bar / (1 - alpha_bar))
     assert loss.item() == pytest.approx(min(snr, 5.0) * error.square().mean().item(), rel=1e-3)

@@ -1,11 +1,7 @@
 import pytest
 import torch
 
-from lipsync_lightning.losses.similarity import (
-    best_offsets,
-    calibrated,
-    matching_and_foreign,
-)
+from lipsync_lightning.losses.similarity import best_offsets, calibrated, matching_and_foreign
 
 
 def test_foreign_sound_is_the_neighbours():

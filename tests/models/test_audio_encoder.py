@@ -38,9 +38,8 @@ ROWS = {
 
 def openai_weights(num_context: int = 1500) -> dict[str, torch.Tensor]:
     """The made-up weights of the reference run, under OpenAI's names."""
-    return fill_state_dict(
-        renamed(WhisperAudioEncoder(**{**DIMS, "n_audio_ctx": num_context}).state_dict(), whisper_names)
-    )
+    network = WhisperAudioEncoder(**{**DIMS, "n_audio_ctx": num_context})
+    return fill_state_dict(renamed(network.state_dict(), whisper_names))
 
 
 def whisper(num_context: int = 1500) -> WhisperAudioEncoder:
@@ -79,9 +78,7 @@ def test_whisper_tokens_are_the_reference_states_around_each_frame(reference):
 def test_whisper_log_mel_is_that_of_transformers_without_its_padding():
     waveform, network = speechlike(3.0), whisper(50)
     extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=3)
-    expected = torch.from_numpy(
-        extractor(waveform.numpy(), sampling_rate=RATE, return_tensors="np")["input_features"][0]
-    )
+    (expected,) = extractor(waveform.numpy(), sampling_rate=RATE, return_tensors="pt")["input_features"]
     ours = whisper_log_mel(waveform, network.mel_filters, columns_per_step=77)
     assert ours.shape == (80, 300)
     # The last columns differ: transformers sees the zeros it pads with where OpenAI's code reflects the sound.
@@ -133,21 +130,11 @@ def test_log_mel_hears_silence_where_the_sound_is_shorter_than_the_video():
     assert torch.equal(encoder.tokens(waveform, 50), encoder.tokens(silent, 50))
 
 
-def test_log_mel_tokens_are_the_sixteen_columns_centred_on_the_frame():
-    waveform = speechlike(2.0)
-    token = log_mel_encoder().tokens(waveform, 50)[20]
-    middle = (20 + 0.5) * 80 / 25
-    mel = log_mel(waveform, sample_rate_hz=RATE, mel_hz=80, num_mels=80)
-    columns = rearrange(token, "a (k m) -> m (a k)", k=2) * LOG_MEL_STD + LOG_MEL_MEAN
-    first = round(middle - 7.5)
-    torch.testing.assert_close(columns, mel[:, first : first + 16], rtol=0, atol=1e-4)
-
-
-def test_log_mel_of_a_long_sound_has_no_seam_between_chunks():
+def test_log_mel_tokens_are_the_sixteen_columns_centred_on_the_frame_without_a_seam_between_chunks():
     waveform = speechlike(31.0)
     tokens = log_mel_encoder().tokens(waveform, 775)
     mel = log_mel(waveform, sample_rate_hz=RATE, mel_hz=80, num_mels=80)
-    for frame in range(735, 765):
+    for frame in [20, *range(735, 765)]:
         columns = rearrange(tokens[frame], "a (k m) -> m (a k)", k=2) * LOG_MEL_STD + LOG_MEL_MEAN
-        first = int((frame + 0.5) * 3.2 - 7.0 + 1e-6)
+        first = int((frame + 0.5) * 80 / 25 - 7.0 + 1e-6)
         torch.testing.assert_close(columns, mel[:, first : first + 16], rtol=0, atol=1e-3)

@@ -19,9 +19,9 @@ FILES = {"unet.pt": b"unet" * 1000, "whisper/tiny.pt": b"whisper" * 1000}
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home"))
-    with FakeHub(repo=REPO, revision=REVISION, files=dict(FILES)).serving() as serving:
-        serving.stand_in(monkeypatch)
-        yield serving
+    hub = FakeHub(REPO, REVISION, FILES)
+    with hub.serving(monkeypatch):
+        yield hub
 
 
 def pinned(folder: Path, path: str, content: bytes | None = None) -> HubFile:
@@ -55,9 +55,7 @@ def test_a_file_of_the_same_name_is_the_users_own_and_stays(hub, tmp_path):
     own = tmp_path / "weights" / "unet.pt"
     own.parent.mkdir()
     own.write_bytes(b"fine-tuned")
-    with pytest.raises(
-        WrongWeights, match=r"unet\.pt is not unet\.pt of owner/name at 01234567: expected .*move it away"
-    ):
+    with pytest.raises(WrongWeights, match=r"unet\.pt is not unet\.pt of owner/name at 01234567: .*move it away"):
         fetch([pinned(tmp_path / "weights", "unet.pt")])
     assert own.read_bytes() == b"fine-tuned"
     assert hub.requests == []

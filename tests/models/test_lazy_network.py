@@ -17,20 +17,13 @@ class Doubler(LazyNetwork[nn.Linear]):
         return nn.Linear(1000, 1000)
 
 
-def test_a_network_is_loaded_once_and_only_when_it_is_needed():
+def test_a_network_is_loaded_once_when_it_is_needed_and_never_sent_to_another_process():
     Doubler.num_loads = 0
     judge = Doubler(device="cpu")
     assert Doubler.num_loads == 0
     assert judge.network is judge.network
     assert Doubler.num_loads == 1
-
-
-def test_a_copy_for_another_process_has_the_settings_without_the_network():
-    judge = Doubler(device="cpu")
-    assert judge.network is not None
-    sent = pickle.dumps(judge)
-    assert len(sent) < 1000
-    assert vars(pickle.loads(sent)) == {"wanted_device": "cpu"}
+    assert vars(pickle.loads(pickle.dumps(judge))) == {"wanted_device": "cpu"}
 
 
 def test_the_device_is_chosen_by_the_process_that_judges(monkeypatch: pytest.MonkeyPatch):
@@ -52,14 +45,7 @@ def test_other_weights_under_the_same_name_are_another_version_and_a_copy_elsewh
     weights.write_bytes(b"two")
     os.utime(weights, ns=(0, 0))
     assert version_by_content("judge", str(weights)) != before
-
-
-def test_missing_weights_have_a_version_of_their_own(tmp_path: Path):
-    assert (
-        version_by_content("judge", str(tmp_path / "none.pt"))
-        == version_by_content("judge", str(tmp_path))
-        == "judge:missing"
-    )
+    assert version_by_content("judge", str(tmp_path)) == "judge:missing"
 
 
 def test_judging_computes_without_gradients_and_leaves_settings_as_they_were():

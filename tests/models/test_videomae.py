@@ -1,4 +1,3 @@
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -9,11 +8,11 @@ from lipsync_lightning.models.videomae import VideoMAEFeatures
 from oracle import fill_state_dict, uniform
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-PATCHING = {"patch_size": 14, "num_frames": 16, "tubelet_size": 2}
 
 
 def small_network() -> VideoMAEFeatures:
-    network = VideoMAEFeatures(image_size=56, embed_dim=32, depth=3, num_heads=4, mlp_width=139, **PATCHING)
+    tokens = {"image_size": 56, "patch_size": 14, "num_frames": 16, "tubelet_size": 2}
+    network = VideoMAEFeatures(**tokens, embed_dim=32, depth=3, num_heads=4, mlp_width=139)
     network.load_state_dict(fill_state_dict(network.state_dict()))
     return network
 
@@ -26,15 +25,6 @@ def clips() -> torch.Tensor:
 def test_features_are_those_of_the_reference_network():
     expected = load_file(FIXTURES / "videomae.safetensors")["features"]
     torch.testing.assert_close(small_network()(clips()), expected, rtol=0, atol=1e-5)
-
-
-def test_keys_and_shapes_are_those_of_the_released_checkpoint_without_its_classifier():
-    with torch.device("meta"):
-        network = VideoMAEFeatures(image_size=224, embed_dim=1408, depth=40, num_heads=16, mlp_width=6144, **PATCHING)
-    listing = "\n".join(sorted(f"{key} {tuple(weight.shape)}" for key, weight in network.state_dict().items()))
-    assert sha256(listing.encode()).hexdigest()[:16] == "7adb514680ce8b06"
-    classifier = 174 * 1408 + 174
-    assert network.num_parameters() + classifier == 1_011_855_918
 
 
 def test_the_same_gradient_reaches_every_frame_with_and_without_checkpointing():

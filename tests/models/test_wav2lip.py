@@ -18,11 +18,8 @@ def generator() -> Wav2LipGenerator:
 @pytest.fixture
 def clips() -> tuple[Tensor, Tensor, Tensor]:
     """Masked frames, reference and audio tokens of 2 clips of 4 frames."""
-    return (
-        torch.rand(2, 4, 3, 32, 32) * 2 - 1,
-        torch.rand(2, 4, 3, 32, 32) * 2 - 1,
-        torch.randn(2, 4, NUM_TOKENS, TOKEN_WIDTH),
-    )
+    masked, reference = torch.rand(2, 2, 4, 3, 32, 32) * 2 - 1
+    return masked, reference, torch.randn(2, 4, NUM_TOKENS, TOKEN_WIDTH)
 
 
 def test_frames_come_out_as_large_as_they_went_in_and_within_their_range(generator, clips):
@@ -32,25 +29,15 @@ def test_frames_come_out_as_large_as_they_went_in_and_within_their_range(generat
     assert -1 <= frames.min() < frames.max() <= 1
 
 
-def test_a_frame_hears_its_own_sound_and_no_other_frames(generator, clips):
-    masked, reference, audio = clips
-    audio.requires_grad_()
-    generator.eval()(masked, reference, audio)[1, 2].sum().backward()
-    assert audio.grad is not None
-    heard = audio.grad.abs().amax(dim=3)
-    assert heard[1, 2].min() > 0
-    assert heard.sum() == heard[1, 2].sum()
-
-
-@pytest.mark.parametrize("which", ["masked", "reference"])
-def test_a_frame_sees_itself_and_its_own_reference(generator, clips, which):
+@pytest.mark.parametrize("which", ["masked", "reference", "audio"])
+def test_a_frame_depends_on_its_own_picture_reference_and_sound_and_on_no_other_frames(generator, clips, which):
     inputs = dict(zip(("masked", "reference", "audio"), clips, strict=True))
     inputs[which].requires_grad_()
     generator.eval()(**inputs)[1, 2].sum().backward()
     assert inputs[which].grad is not None
-    seen = inputs[which].grad.abs().amax(dim=(2, 3, 4))
-    assert seen[1, 2] > 0
-    assert seen.sum() == seen[1, 2]
+    felt = inputs[which].grad.abs().flatten(2).amax(dim=2)
+    assert felt[1, 2] > 0
+    assert felt.sum() == felt[1, 2]
 
 
 @pytest.mark.parametrize("experiment", ["wav2lip", "demo/wav2lip"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -18,6 +18,7 @@ from lipsync_lightning.modules.rng import ClipRNG
 from lipsync_lightning.modules.unet_base import UNetModule
 from lipsync_lightning.modules.unet_stage1 import UNetStage1Module
 from lipsync_lightning.modules.unet_stage2 import UNetStage2Module
+from small_training import fit
 
 TERMS = {"noise": 1.0, "sync": 0.05, "perceptual": 0.1, "trepa": 10.0}
 
@@ -99,24 +100,13 @@ def train(tmp_path) -> Callable[..., Trainer]:
         batches: list[Any],
         steps: int,
         heldout: list[Any] | None = None,
-        callbacks: list[Callback] | None = None,
         checkpoint: Path | None = None,
     ) -> Trainer:
-        trainer = Trainer(
-            max_steps=steps,
-            max_epochs=-1 if steps > 0 else 1,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=bool(callbacks),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            default_root_dir=tmp_path,
-            callbacks=callbacks,
-            gradient_clip_val=1.0 if module.automatic_optimization else None,
+        training, validation = (
+            None if data is None else DataLoader(data, batch_size=None) for data in (batches, heldout)
         )
-        in_order = (None if data is None else DataLoader(data, batch_size=None) for data in (batches, heldout))
-        trainer.fit(module, *in_order, ckpt_path=checkpoint, weights_only=True)
-        return trainer
+        options = {"max_steps": steps, "max_epochs": -1 if steps > 0 else 1, "default_root_dir": tmp_path}
+        clipping = {"gradient_clip_val": 1.0 if module.automatic_optimization else None}
+        return fit(module, training, val=validation, ckpt_path=checkpoint, **options, **clipping)
 
     return run

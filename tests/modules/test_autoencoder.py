@@ -20,7 +20,7 @@ def reconstructed_by_numpy(frames: np.ndarray, patch: int, num_components: int) 
 def test_a_fit_over_two_batches_reconstructs_as_numpys_principal_components_do(make_clip_batch, tiny_clip, train):
     batches = [make_clip_batch(2) for _ in range(2)]
     module = LinearAutoencoderModule(autoencoder=LinearAutoencoder(patch=4, latent_channels=12), clip=tiny_clip)
-    trainer = train_one_epoch(module, batches, train)
+    trainer = train(module, batches, steps=-1, heldout=batches[:1])
     frames = torch.cat([batch["frames"] for batch in batches]).flatten(0, 1)
     expected = reconstructed_by_numpy(frames.double().numpy(), 4, 12)
     rebuilt = module.autoencoder(frames)
@@ -28,7 +28,3 @@ def test_a_fit_over_two_batches_reconstructs_as_numpys_principal_components_do(m
     heldout = batches[0]["frames"].flatten(0, 1)
     error = (module.autoencoder(heldout) - heldout).square().mean()
     assert trainer.callback_metrics["val/psnr"].item() == pytest.approx(10 * torch.log10(4 / error).item(), abs=1e-4)
-
-
-def train_one_epoch(module, batches, train):
-    return train(module, batches, steps=-1, heldout=batches[:1])

@@ -21,9 +21,7 @@ class Line(LightningModule):
         return self.layer(batch).square().sum() * 1e3
 
     def configure_optimizers(self):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return optimizer_with_schedule(
-            self.parameters(), self.optimizer, lambda made: torch.optim.lr_scheduler.ConstantLR(made)
-        )
+        return optimizer_with_schedule(self.parameters(), self.optimizer, torch.optim.lr_scheduler.ConstantLR)
 
 
 def trained(optimizer, precision: str, tmp_path) -> Tensor:

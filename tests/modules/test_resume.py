@@ -24,6 +24,7 @@ from lipsync_lightning.losses.syncnet_objectives import ContrastiveObjective
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from lipsync_lightning.modules.syncnet import SyncNetModule
 from lipsync_lightning.modules.weights import newest_readable_checkpoint
+from small_training import fit
 from tiny_shards import CLIP, write_real_shards
 
 STEPS = 9
@@ -80,29 +81,12 @@ def data_of(shards: Path, kind: str, num_workers: int = 0) -> ClipDataModule:
 def trained(
     module: LightningModule, data: ClipDataModule, run: Path, *callbacks: Callback, accumulate: int = 1
 ) -> Trainer:
-    trainer = Trainer(
-        max_steps=STEPS,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        accumulate_grad_batches=accumulate,
-        gradient_clip_val=1.0,
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=run,
-        callbacks=[
-            SeedSteps(seed=1),
-            StopOnSignal(),
-            SkipNonfinite(most_in_a_row=2),
-            StepCheckpoint(run_dir=str(run), every_num_steps=4, num_kept=2),
-            *callbacks,
-        ],
-    )
-    trainer.fit(module, data, ckpt_path=newest_readable_checkpoint(run), weights_only=True)
-    return trainer
+    usual = [SeedSteps(seed=1), StopOnSignal(), SkipNonfinite(most_in_a_row=2)]
+    checkpoint = StepCheckpoint(run_dir=str(run), every_num_steps=4, num_kept=2)
+    settings = {"max_steps": STEPS, "max_epochs": -1, "gradient_clip_val": 1.0, "accumulate_grad_batches": accumulate}
+    settings |= {"enable_checkpointing": True, "plugins": [AtomicCheckpointIO()], "use_distributed_sampler": False}
+    newest = newest_readable_checkpoint(run)
+    return fit(module, data, *usual, checkpoint, *callbacks, ckpt_path=newest, default_root_dir=run, **settings)
 
 
 def learned(module: LightningModule) -> dict[str, Tensor]:
@@ -168,12 +152,8 @@ def test_an_interrupted_run_without_its_data_state_would_differ(shards, make_mod
     """The control: what the tests above compare does depend on the order of the data."""
     straight, resumed = make_module("syncnet"), make_module("syncnet")
     trained(straight, data_of(shards, "syncnet"), tmp_path / "straight")
-    trained(
-        make_module("syncnet"),
-        data_of(shards, "syncnet"),
-        tmp_path / "run",
-        StopAt(*KILL_POINTS["ctrl-c in a step"][1:]),
-    )
+    stop = StopAt(*KILL_POINTS["ctrl-c in a step"][1:])
+    trained(make_module("syncnet"), data_of(shards, "syncnet"), tmp_path / "run", stop)
     data = data_of(shards, "syncnet")
     data.load_state_dict = lambda state_dict: None
     trained(resumed, data, tmp_path / "run")
