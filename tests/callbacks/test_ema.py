@@ -53,15 +53,11 @@ def averaged(weights: list[float]) -> float:
     return average
 
 
-def test_training_ends_with_the_average_and_goes_its_own_way_before(run):
+def test_training_goes_its_own_way_and_validation_and_its_end_see_the_average(run):
     module, _, weights, _ = run
     assert weights.seen == pytest.approx([0.9, 0.8, 0.7, 0.6])
-    assert float(module.line.weight) == pytest.approx(averaged(weights.seen))
-
-
-def test_validation_sees_the_average_of_the_steps_until_then(run):
-    module, _, weights, _ = run
     assert module.validated_with == pytest.approx(averaged(weights.seen[:3]))
+    assert float(module.line.weight) == pytest.approx(averaged(weights.seen))
 
 
 def test_a_frozen_network_is_shared_and_not_saved_twice(run, tmp_path):

@@ -11,7 +11,6 @@ import pytest
 import torch
 from lightning import Trainer
 
-from lipsync_lightning.callbacks import syncnet_watch
 from lipsync_lightning.callbacks.syncnet_watch import SyncNetWatch, faults_of
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
@@ -94,14 +93,15 @@ def told(
     return [str(warning.message) for warning in caught]
 
 
-def test_loss_and_auc_at_chance_are_told_once_with_both_figures_and_the_number_of_pairs(tmp_path):
-    (message,) = told(watching(tmp_path), [(CHANCE, 0.51)] * 6)
-    first, *reasons = message.splitlines()
+def test_loss_and_auc_at_chance_are_told_once_with_both_figures_and_the_number_of_pairs(tmp_path, monkeypatch):
+    data = data_of(lambda split, most: ClipIndex(find_shards(tmp_path, split, CLIP)), monkeypatch)
+    (message,) = told(watching(tmp_path), [(CHANCE, 0.51)] * 6, datamodule=data)
+    first, missing, pairs = message.splitlines()
     assert first == (
         "step 1500: SyncNet learns nothing: training loss 3.47 (guessing: 3.47), held-out AUC 0.51 (guessing: 0.50)"
     )
-    assert reasons[0].startswith("- the clips were not looked at")
-    assert reasons[1].startswith("- 32 pairs are compared in a step (published: 1024 learnt best")
+    assert missing.startswith("- the clips could not be looked at: no shards at"), "shards that are gone stop nothing"
+    assert pairs.startswith("- 32 pairs are compared in a step (published: 1024 learnt best")
 
 
 def test_real_faces_that_are_memorised_are_told_as_such_and_not_as_too_small_a_batch(tmp_path):
@@ -113,14 +113,8 @@ def test_real_faces_that_are_memorised_are_told_as_such_and_not_as_too_small_a_b
     assert "it needs more people and more clips; a larger batch does not help" in message
     assert "learns nothing" not in message
     assert "pairs are compared" not in message
-
-
-def test_a_run_that_first_learns_nothing_and_then_memorises_is_told_both(tmp_path):
     messages = told(watching(tmp_path), [(CHANCE, 0.5)] * 4 + [(2.0, 0.5)] * 4)
-    assert [message.split(":")[1] for message in messages] == [
-        " SyncNet learns nothing",
-        " SyncNet memorises its training clips",
-    ]
+    assert ["memorises" in message for message in messages] == [False, True], "one may follow the other"
 
 
 @pytest.mark.parametrize(
@@ -177,10 +171,6 @@ def test_a_constant_offset_of_the_training_clips_is_told_where_syncnet_takes_it_
     data = data_of(lambda split, most: index_with(speakers, tmp_path, late(6)), monkeypatch)
     (message,) = told(watching(tmp_path), [(2.0, 0.9, 0.0)] * 3, datamodule=data)
     assert "it has learned a constant audio offset: in the training clips the sound comes 6 frames late" in message
-    looked = []
-    monkeypatch.setattr(syncnet_watch, "faults_of", lambda *_: looked.append(1) or ([], 0))
-    assert told(watching(tmp_path), [(2.0, 0.9, 0.0)] * 3, datamodule=data) == []
-    assert len(looked) == 1, "clips are looked at once"
 
 
 @pytest.mark.parametrize(
@@ -208,12 +198,6 @@ def test_few_clips_or_unreadable_ones_are_suspected_of_nothing(speakers, tmp_pat
     assert faults_of(index, CLIP) == ([], None)
 
 
-def test_shards_that_are_gone_do_not_stop_the_training(tmp_path, monkeypatch):
-    data = data_of(lambda split, most: ClipIndex(find_shards(tmp_path, split, CLIP)), monkeypatch)
-    (message,) = told(watching(tmp_path), [(CHANCE, 0.5)] * 4, datamodule=data)
-    assert "- the clips could not be looked at: no shards at" in message
-
-
 def test_similarities_are_kept_as_counts_by_step_and_kind(tmp_path):
     watch, trainer = watching(tmp_path), Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     module: Any = SimpleNamespace(last_similarities=(torch.tensor([0.98, 1.0, 0.02]), torch.tensor([-1.0, 0.03])))
@@ -221,8 +205,4 @@ def test_similarities_are_kept_as_counts_by_step_and_kind(tmp_path):
     with (tmp_path / "similarities.csv").open() as file:
         matching, foreign = csv.DictReader(file)
     assert (matching["step"], matching["kind"], foreign["kind"]) == ("0", "matching", "foreign")
-    assert {name: count for name, count in matching.items() if count not in ("0", "matching")} == {
-        "1.00": "2",
-        "0.00": "1",
-    }
-    assert foreign["-1.00"] == foreign["0.05"] == "1"
+    assert (matching["1.00"], matching["0.00"], foreign["-1.00"], foreign["0.05"]) == ("2", "1", "1", "1")

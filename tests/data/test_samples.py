@@ -7,6 +7,7 @@ import torch
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.samples import (
     HeldoutSyncNetSamples,
+    Samples,
     SyncNetSamples,
     UNetSamples,
     spread_starts,
@@ -89,31 +90,27 @@ def test_syncnet_windows_keep_their_distance_and_their_own_mel(syncnet_samples: 
         torch.testing.assert_close(window["mel"], mel_window(mel, window["first_frame"], tiny_clip), atol=0.1, rtol=0)
 
 
-@pytest.fixture
-def heldout_samples(tiny_clip: ClipSpec) -> HeldoutSyncNetSamples:
-    return HeldoutSyncNetSamples(clip=tiny_clip, windows_per_clip=4, min_gap_frames=5, max_offset_frames=5)
-
-
 def test_heldout_windows_are_those_of_training_with_the_sound_around_them(
-    heldout_samples: HeldoutSyncNetSamples, syncnet_samples: SyncNetSamples, tiny_clip: ClipSpec
+    syncnet_samples: SyncNetSamples, tiny_clip: ClipSpec
 ):
     sample = shard_sample(40)
     mel = log_mel(torch.from_numpy(sound_of(40, loud=LOUD)))
+    heldout_samples = HeldoutSyncNetSamples(clip=tiny_clip, windows_per_clip=4, min_gap_frames=5, max_offset_frames=5)
+    windows, plain = (
+        [window for seed in range(4) for window in samples(sample, np.random.default_rng(seed), range(4))]
+        for samples in (heldout_samples, syncnet_samples)
+    )
     num_whole = 0
-    for seed in range(4):
-        windows = heldout_samples(sample, np.random.default_rng(seed), range(4))
-        plain = syncnet_samples(sample, np.random.default_rng(seed), range(4))
-        for window, same in zip(windows, plain, strict=True):
-            assert all(torch.equal(window[key], same[key]) for key in ("frames", "mel"))
-            around, first = window["mel_around"], window["first_frame"]
-            assert around.shape == (11, 1, 80, tiny_clip.mel_columns)
-            if 5 <= first <= 40 - 4 - 5:
-                expected = torch.stack([mel_window(mel, first + offset, tiny_clip) for offset in range(-5, 6)])
-                torch.testing.assert_close(around, expected, atol=0.1, rtol=0)
-                assert torch.equal(around[5], window["mel"])
-                num_whole += 1
-            else:
-                assert around.isnan().all()
+    for window, same in zip(windows, plain, strict=True):
+        assert all(torch.equal(window[key], same[key]) for key in ("frames", "mel"))
+        around, first = window["mel_around"], window["first_frame"]
+        assert around.shape == (11, 1, 80, tiny_clip.mel_columns)
+        if 5 <= first <= 40 - 4 - 5:
+            expected = torch.stack([mel_window(mel, first + offset, tiny_clip) for offset in range(-5, 6)])
+            torch.testing.assert_close(around, expected, atol=0.1, rtol=0)
+            num_whole += 1
+        else:
+            assert around.isnan().all()
     assert 0 < num_whole < 16
 
 
@@ -123,14 +120,13 @@ def test_a_clip_gives_as_many_windows_as_it_says_and_those_that_are_wanted(
 ):
     sample = shard_sample(num_frames)
     for samples in (unet_samples, syncnet_samples):
-        starts = [
-            window["first_frame"]
-            for window in samples(sample, np.random.default_rng(2), range(samples.num_windows(num_frames)))
-        ]
-        assert len(starts) == samples.num_windows(num_frames)
-        for number, start in enumerate(starts):
-            (window,) = samples(sample, np.random.default_rng(2), range(number, number + 1))
-            assert window["first_frame"] == start
+
+        def starts(wanted: range, samples: Samples = samples) -> list[int]:
+            return [window["first_frame"] for window in samples(sample, np.random.default_rng(2), wanted)]
+
+        num_windows = samples.num_windows(num_frames)
+        apart = [starts(range(number, number + 1)) for number in range(num_windows)]
+        assert [[start] for start in starts(range(num_windows))] == apart
 
 
 def test_a_clip_with_less_sound_than_its_frames_promise_is_refused(syncnet_samples: SyncNetSamples):
@@ -157,14 +153,10 @@ def test_target_and_reference_cover_all_places_and_both_orders(tiny_clip: ClipSp
     assert pairs == {(a, b) for a in range(7) for b in range(7) if abs(a - b) >= 4}
 
 
-@pytest.mark.parametrize("num_frames", [4, 5, 13, 14, 40])
-def test_spread_starts_keep_the_gap_and_stay_inside(num_frames: int):
-    seen = set()
-    for seed in range(200):
-        count = min(3, (num_frames - 4) // 5 + 1)
-        starts = spread_starts(num_frames - 4, count, 5, np.random.default_rng(seed))
-        assert len(starts) == count
-        assert all(0 <= start <= num_frames - 4 for start in starts)
-        assert min(np.diff(sorted(starts)), default=5) >= 5
-        seen.update(starts)
-    assert {0, num_frames - 4} <= seen
+@pytest.mark.parametrize(("num_frames", "count"), [(4, 1), (13, 2), (14, 3), (40, 3)])
+def test_spread_starts_keep_the_gap_and_stay_inside(num_frames: int, count: int):
+    drawn = [spread_starts(num_frames - 4, count, 5, np.random.default_rng(seed)) for seed in range(200)]
+    assert {len(starts) for starts in drawn} == {count}
+    assert all(np.diff(sorted(starts)).min(initial=5) >= 5 for starts in drawn)
+    every = [start for starts in drawn for start in starts]
+    assert (min(every), max(every)) == (0, num_frames - 4)

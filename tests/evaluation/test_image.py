@@ -58,13 +58,6 @@ def test_a_blurred_mouth_scores_worse_in_all_three():
     assert slightly["lpips"] < badly["lpips"]
 
 
-def test_errors_are_pooled_over_the_frames_of_a_clip():
-    real = torch.zeros(2, 3, 32, 32)
-    uneven = real.clone()
-    uneven[0] = 0.2  # half the frames: mean squared error 0.02
-    assert quality(uneven, real)["psnr"] == pytest.approx(10 * math.log10(4 / 0.02), abs=1e-3)
-
-
 def test_lpips_sees_the_mask_s_box_enlarged_with_its_proportions():
     network = MeanDifference()
     quality(video("generated", 20), video("real", 20), network)

@@ -186,27 +186,23 @@ def test_bad_shards_are_told_by_name_and_reason(flaky: Flaky, folder: Path, tiny
     flaky.rm_file(f"{URL}/train/000005.tar")
     good, bad = survey(URL, "train", tiny_clip, MEMBERS)
     assert list(good) == NAMES[:1]
-    assert {name[-8:-4]: error.reason for name, error in bad.items()} == {
-        "0001": "without sidecar",
-        "0002": "truncated",
-        "0003": "unreachable",
-        "0004": "there twice",
-        "0005": "missing",
-    }
-    assert {error.reason for error in survey(URL, "train", tiny_clip, ["latents.npy"])[1].values()} >= {
-        "member missing"
-    }
+    reasons = ["without sidecar", "truncated", "unreachable", "there twice", "missing"]
+    assert [(name, error.reason) for name, error in sorted(bad.items())] == [
+        (f"train/00000{number}.tar", reason) for number, reason in enumerate(reasons, start=1)
+    ]
+    assert survey(URL, "train", tiny_clip, ["latents.npy"])[1][NAMES[0]].reason == "member missing"
 
 
 def test_a_split_may_be_missing_a_data_set_may_not(flaky: Flaky, tmp_path: Path, tiny_clip: ClipSpec):
     assert survey(URL, "heldout", tiny_clip, MEMBERS) == ({}, {})
-    for nothing in ("flaky://nothing", str(tmp_path / "nothing"), str(tmp_path)):
-        with pytest.raises(MissingShards, match=f"no shards at {nothing} "):
-            survey(nothing, "train", tiny_clip, MEMBERS)
-    with pytest.raises(MissingShards, match=r"data\.shards=nosuch://bucket cannot be listed: .*Protocol not known"):
-        survey("nosuch://bucket", "train", tiny_clip, MEMBERS)
     flaky.faults["data"] = [ConnectionError("reset")]
-    with pytest.raises(MissingShards, match=r"data\.shards=flaky://data cannot be listed: ConnectionError: reset"):
-        survey(URL, "train", tiny_clip, MEMBERS)
+    for url, told in (
+        ("flaky://nothing", "no shards at flaky://nothing "),
+        (str(tmp_path), f"no shards at {tmp_path} "),
+        ("nosuch://bucket", "data.shards=nosuch://bucket cannot be listed: .*Protocol not known"),
+        (URL, "data.shards=flaky://data cannot be listed: ConnectionError: reset"),
+    ):
+        with pytest.raises(MissingShards, match=told):
+            survey(url, "train", tiny_clip, MEMBERS)
     with pytest.raises(ClipMismatch, match="resolution 32 against 64"):
         survey(URL, "train", ClipSpec(**(tiny_clip.as_dict() | {"resolution": 64})), MEMBERS)

@@ -49,16 +49,12 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         if "current_model_state" in checkpoint:
             if self.ended:
                 checkpoint["current_model_state"], checkpoint["state_dict"] = checkpoint["state_dict"], average
-            prefixes = tuple(f"{part}." for part in _frozen_parts(pl_module))
-            current = checkpoint["current_model_state"].items()
-            checkpoint["current_model_state"] = {name: t for name, t in current if not name.startswith(prefixes)}
+            current, frozen = checkpoint["current_model_state"], _frozen_state(pl_module)
+            checkpoint["current_model_state"] = {name: current[name] for name in current if name not in frozen}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        prefixes = tuple(f"{part}." for part in _frozen_parts(pl_module))
-        frozen = {name: tensor for name, tensor in pl_module.state_dict().items() if name.startswith(prefixes)}
-        for state in ("state_dict", "current_model_state"):
-            if state in checkpoint:
-                checkpoint[state] = {**frozen, **checkpoint[state]}
+        for state in checkpoint.keys() & {"state_dict", "current_model_state"}:
+            checkpoint[state] = {**_frozen_state(pl_module), **checkpoint[state]}
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
@@ -66,3 +62,8 @@ def _frozen_parts(module: LightningModule) -> list[str]:
     """Return the attributes of a module none of whose parameters learns."""
     has_parameters = ((name, list(part.parameters())) for name, part in module.named_children())
     return [name for name, parameters in has_parameters if parameters and not any(p.requires_grad for p in parameters)]
+
+
+def _frozen_state(module: LightningModule) -> dict[str, Tensor]:
+    prefixes = tuple(f"{part}." for part in _frozen_parts(module))
+    return {name: tensor for name, tensor in module.state_dict().items() if name.startswith(prefixes)}

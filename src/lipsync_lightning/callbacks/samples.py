@@ -2,7 +2,6 @@
 
 import csv
 import io
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from einops import rearrange
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
@@ -66,16 +66,10 @@ class SampleWriter(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raises: BadConfig, if the module generates nothing."""
         if not hasattr(pl_module, "generate"):
-            raise BadConfig(
-                f"SampleWriter needs a module that generates frames, {type(pl_module).__name__} does not; "
-                "take it out of the callbacks (~callbacks.film_strips)"
-            )
-        if isinstance(trainer.strategy, FSDPStrategy) and trainer.is_global_zero:
-            warnings.warn(
-                "no samples of held-out clips will be written: under FSDPStrategy parameters are whole only while the "
-                "strategy calls the module; train with trainer=ddp to see them, or drop ~callbacks.film_strips",
-                stacklevel=2,
-            )
+            told = f"SampleWriter needs a module that generates frames, {type(pl_module).__name__} does not"
+            raise BadConfig(f"{told}; leave it out by ~callbacks.film_strips")
+        if isinstance(trainer.strategy, FSDPStrategy):  # parameters are whole only while it calls the module
+            rank_zero_warn("no samples of held-out clips will be written under FSDPStrategy; trainer=ddp has them")
         if self.judge is not None:
             self.judge.to(trainer.strategy.root_device)
 
@@ -106,23 +100,22 @@ class SampleWriter(Callback):
         if not self.samples or not trainer.is_global_zero:
             return
         own = next((part for part in pl_module.modules() if isinstance(part, SyncLoss)), None)
-        judge = own if self.judge is None else self.judge
-        folder = self.run_dir / "samples"
+        judge = self.judge or own
         rows: list[dict[str, Any]] = []
         for number, (sample, other) in enumerate(zip(self.samples, [*self.samples[1:], self.samples[0]], strict=True)):
-            name = folder / f"step_{trainer.global_step:06d}" / f"{sample.id.replace('/', '_')}_{number}"
-            strip, video = write_pictures(sample, name, pl_module.clip.fps)
-            scores: dict[str, float | None] = dict.fromkeys(SCORES)
-            with isolate_rng(), trainer.precision_plugin.val_step_context():
-                scores["psnr_mouth"] = sample.psnr_mouth()
-                if judge is not None:
+            name = f"samples/step_{trainer.global_step:06d}/{sample.id.replace('/', '_')}_{number}"
+            files = {"strip": f"{name}.png", "video": f"{name}.mp4"}
+            write_pictures(sample, self.run_dir / files["strip"], self.run_dir / files["video"], pl_module.clip.fps)
+            scores: dict[str, float | None] = dict.fromkeys(SCORES) | {"psnr_mouth": sample.psnr_mouth()}
+            if judge is not None:
+                with isolate_rng(), trainer.precision_plugin.val_step_context():
                     scores["sync_real"] = in_sync(judge, sample.real, sample.mel)
                     scores["sync_generated"] = in_sync(judge, sample.generated, sample.mel)
-                if judge is not None and other is not sample:
-                    scores["sync_control"] = in_sync(judge, sample.generated, other.mel)
-            files = {"strip": str(strip.relative_to(self.run_dir)), "video": str(video.relative_to(self.run_dir))}
+                    if other is not sample:
+                        scores["sync_control"] = in_sync(judge, sample.generated, other.mel)
             rows.append({"number": number, "id": sample.id, **files, **scores})
-        put_rows(folder / "samples.csv", trainer.global_step, rows)
+        self.samples = []
+        put_rows(self.run_dir / "samples" / "samples.csv", trainer.global_step, rows)
         for score in SCORES:
             values = [row[score] for row in rows if row[score] is not None]
             if values:
@@ -131,26 +124,25 @@ class SampleWriter(Callback):
             if hasattr(logger, "log_table"):  # wandb's logger; csv cannot hold pictures
                 import wandb  # which takes a second, and nobody else needs
 
-                shown = {"strip": wandb.Image, "video": lambda path: wandb.Video(path, format="mp4")}
-                pictures = [{key: show(str(self.run_dir / row[key])) for key, show in shown.items()} for row in rows]
-                columns = ["id", *shown, *SCORES]
-                data = [[(row | own)[key] for key in columns] for row, own in zip(rows, pictures, strict=True)]
+                data = []
+                for row in rows:
+                    strip, video = (str(self.run_dir / row[key]) for key in ("strip", "video"))
+                    media = [wandb.Image(strip), wandb.Video(video, format="mp4")]
+                    data.append([row["id"], *media, *(row[score] for score in SCORES)])
                 table: Any = logger
+                columns = ["id", "strip", "video", *SCORES]
                 table.log_table("val/film_strips", columns=columns, data=data, step=trainer.global_step)
-        self.samples = []
 
 
-def write_pictures(sample: Sample, name: Path, fps: int) -> tuple[Path, Path]:
-    """Write a sample's film strip and video under a name without suffix, and return where they lie."""
+def write_pictures(sample: Sample, strip: Path, video: Path, fps: int) -> None:
+    """Write a sample's film strip and its video: real, masked and generated frames."""
     videos = (sample.real, sample.real * sample.keep_mask, sample.generated)
-    rows = [rearrange(to_uint8(video), "t c h w -> t h w c").cpu().numpy() for video in videos]
-    strip, video = name.with_name(f"{name.name}.png"), name.with_name(f"{name.name}.mp4")
+    rows = [rearrange(to_uint8(frames), "t c h w -> t h w c").cpu().numpy() for frames in videos]
     save_png(strip, film_strip(rows, STRIP_COLUMNS))
     beside = np.concatenate(rows, axis=2)
     with VideoWriter(video, width=beside.shape[2], height=beside.shape[1], fps=fps) as writer:
         for frame in beside:
             writer.write(frame)
-    return strip, video
 
 
 def in_sync(judge: SyncLoss, frames: Tensor, mel: Tensor) -> float:

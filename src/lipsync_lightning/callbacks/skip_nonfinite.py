@@ -43,16 +43,11 @@ class SkipNonfinite(Callback):
             optimizer.zero_grad(set_to_none=True)  # an optimizer passes over parameters without gradients
             self.skipped += 1
             self.in_a_row += 1
-            clips = f"{', '.join(self.ids[:_NUM_NAMED])}{', ...' if len(self.ids) > _NUM_NAMED else ''}"
-            message = (
-                f"step {trainer.global_step}: the gradient is not finite, the step is skipped "
-                f"(clips {clips} on rank {trainer.global_rank})"
-            )
+            where = f"(clips {', '.join(self.ids[:_NUM_NAMED])} on rank {trainer.global_rank})"
+            message = f"step {trainer.global_step}: the gradient is not finite, the step is skipped {where}"
             if self.in_a_row > self.most_in_a_row:
-                raise StepFailed(
-                    f"{message}; {self.in_a_row} such steps in a row: lower module.optimizer.lr, look at these clips, "
-                    "and go on with ckpt_path=<an earlier checkpoint>"
-                )
+                way_out = "lower module.optimizer.lr, look at these clips, go on with ckpt_path=<an earlier checkpoint>"
+                raise StepFailed(f"{message}; {self.in_a_row} such steps in a row: {way_out}")
             warnings.warn(message, stacklevel=2)
         pl_module.log("train/skipped_steps", float(self.skipped))
 

@@ -31,7 +31,6 @@ _CHANCE_AUC, _GOOD_AUC = 0.6, 0.75  # held out; that of a handful of clips scatt
 _ABOVE_CHANCE = 5  # margins above chance where a loss still learns nothing: similarities that mean nothing cost more
 _PUBLISHED_PAIRS = 1024  # LatentSync (arXiv 2412.09262): 1024 was best, 128 stayed at chance with cross-entropy
 _EDGES = (np.arange(42) - 20.5) / 20  # of 41 bins of similarity, centred at -1.00, -0.95, ... 1.00
-_STATE = ("told", "verdict", "since", "was_off", "looked_at_clips")
 _MEMORISES, _LEARNS_NOTHING = "memorises its training clips", "learns nothing"
 _SHIFT = "shift the sound of the raw videos until it is in step and run `prepare` again"
 
@@ -41,12 +40,12 @@ class SyncNetWatch(Callback):
 
     - memorises: for `patience_steps` the training loss has been below chance and the held-out AUC still at chance;
     - learns nothing: as long, both have stayed at chance;
-    - learns an offset: its AUC is good, but in two validations in a row `val/offset_frames` is 2 frames or more, or
-      all training clips are out of step by the same number of frames, which SyncNet takes for sync.
+    - learns an offset: its AUC is good, but `val/offset_frames` is 2 or more in two validations in a row, or all
+      training clips are out of step by the same number of frames, which SyncNet takes for sync.
 
-    The first two come with what is wrong with 64 training clips, which takes seconds to find. Each validation also
-    writes `<run_dir>/similarities.csv`: how many held-out windows have which similarity with their own sound
-    (`matching`) and with their neighbour's (`foreign`); columns are named after the centres of the bins.
+    The first two come with what is wrong with 64 training clips. Each validation also writes
+    `<run_dir>/similarities.csv`: how many held-out windows have which similarity, by the centres of its bins, with
+    their own sound (`matching`) and with their neighbour's (`foreign`).
     """
 
     def __init__(self, *, run_dir: str, patience_steps: int, margin: float) -> None:
@@ -66,10 +65,8 @@ class SyncNetWatch(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raises: BadConfig, if the module is no SyncNetModule whose chance level is known."""
         if not hasattr(pl_module, "last_similarities") or not hasattr(pl_module.objective, "chance"):
-            raise BadConfig(
-                f"SyncNetWatch needs a SyncNetModule whose objective has `chance`, got {type(pl_module).__name__}; "
-                "take it out of the callbacks (~callbacks.syncnet_watch), or give the objective that method"
-            )
+            told = f"SyncNetWatch needs a SyncNetModule whose objective has `chance`, got {type(pl_module).__name__}"
+            raise BadConfig(f"{told}; leave it out by ~callbacks.syncnet_watch")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: WindowBatch, batch_idx: int
@@ -95,7 +92,7 @@ class SyncNetWatch(Callback):
             self._warn_of_offset(trainer, auc, offset)
 
     def state_dict(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in _STATE}
+        return {key: getattr(self, key) for key in ("told", "verdict", "since", "was_off", "looked_at_clips")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         vars(self).update(state_dict)
@@ -112,10 +109,8 @@ class SyncNetWatch(Callback):
         if verdict == _MEMORISES:
             reasons.append("it needs more people and more clips; a larger batch does not help")
         elif self.num_pairs < _PUBLISHED_PAIRS:
-            reasons.append(
-                f"{self.num_pairs} pairs are compared in a step (published: {_PUBLISHED_PAIRS} learnt best, 128 stayed "
-                "at chance): raise data.batch_size or trainer.devices; accumulated gradients add no pairs"
-            )
+            few = f"{self.num_pairs} pairs are compared in a step (published: {_PUBLISHED_PAIRS} learnt best)"
+            reasons.append(f"{few}: raise data.batch_size or trainer.devices; accumulated gradients add no pairs")
         seen = f"training loss {loss:.2f} (guessing: {chance:.2f}), held-out AUC {auc:.2f} (guessing: 0.50)"
         self._warn_once(trainer, verdict, "\n- ".join([f"SyncNet {verdict}: {seen}", *reasons]))
 
@@ -147,10 +142,8 @@ def histogram(similarities: Tensor) -> dict[str, int]:
 def faults_of_training_clips(trainer: Trainer) -> tuple[list[str], int | None]:
     """Return what `faults_of` returns for a trainer's clips, or the reason why they were not looked at."""
     data: Any = getattr(trainer, "datamodule", None)
-    if not hasattr(data, "clip_index"):
-        return ["the clips were not looked at: they do not come from a ClipDataModule"], None
     try:
-        return faults_of(data.clip_index("train", _NUM_SHARDS), data.clip)
+        return faults_of(data.clip_index("train", _NUM_SHARDS), data.clip) if data else ([], None)
     except LipSyncError as error:
         return [f"the clips could not be looked at: {error}"], None
 
@@ -159,8 +152,8 @@ def faults_of(index: ClipIndex, clip: ClipSpec) -> tuple[list[str], int | None]:
     """Return what is wrong with up to 64 clips, evenly spread over an index, as far as pixels and sound tell.
 
     Returns: a sentence for each fault, and the frames by which the sound of all clips comes early, or None where no
-        offset stands out: they must agree twice as well there as with other clips' sounds. On 30 seconds of two real
-        people in step none stood out, so None means nothing; this does not replace a trained judge of sync.
+        offset stands out: they must agree twice as well there as with other clips' sounds. None means nothing: on 30
+        seconds of two real people in step none stood out.
     """
     sounds: dict[str, np.ndarray] = {}
     lips: list[np.ndarray] = []  # motion of the mouth by frame, (T,)
@@ -171,31 +164,28 @@ def faults_of(index: ClipIndex, clip: ClipSpec) -> tuple[list[str], int | None]:
             sound = decode_flac(members["flac"])
             with_sound = int(len(sound) * clip.fps / clip.sample_rate_hz)
             num_frames = min(int(index.num_frames[number]), with_sound, _MOST_FRAMES)
-            if num_frames >= _FEWEST_FRAMES:
-                lips.append(_mouth_motion(decode_window(members["mp4"], 0, num_frames)))
-                edges = [clip.num_samples(frame) for frame in range(num_frames + 1)]
-                energy = np.add.reduceat(np.square(sound[: edges[-1]], dtype=np.float64), edges[:-1])
-                loudness.append(np.sqrt(energy / np.diff(edges)))
+            frames = decode_window(members["mp4"], 0, num_frames)
         except (BadMedia, BrokenShard, ClipTooShort):
             continue
         sounds[str(index.keys[number])] = sound
+        if num_frames >= _FEWEST_FRAMES:
+            lips.append(_mouth_motion(frames))
+            edges = [clip.num_samples(frame) for frame in range(num_frames + 1)]
+            energy = np.add.reduceat(np.square(sound[: edges[-1]], dtype=np.float64), edges[:-1])
+            loudness.append(np.sqrt(energy / np.diff(edges)))
     faults = []
     silent = [key for key, sound in sounds.items() if np.square(sound).mean() < _SILENT_POWER]
-    content = {key: sound.tobytes() for key, sound in sounds.items() if key not in silent}
-    counts = Counter(content.values())
-    shared = [key for key in content if counts[content[key]] > 1]
+    counts = Counter(sound.tobytes() for sound in sounds.values())
+    shared = [key for key, sound in sounds.items() if key not in silent and counts[sound.tobytes()] > 1]
     if len(shared) + len(silent) > _TOLERATED_SHARE * len(sounds):
-        faults.append(
-            f"of {len(sounds)} clips {len(shared)} hold the same sound as another and {len(silent)} are silent "
-            f"({', '.join([*shared[:3], *silent[:3]])}): compare them with the raw videos and run `prepare` again"
-        )
+        found = f"of {len(sounds)} clips {len(shared)} hold the same sound as another and {len(silent)} are silent"
+        faults.append(f"{found}, such as {[*shared, *silent][0]}: compare it with the raw video, `prepare` again")
     num_clips = len(lips)
     if num_clips < 4:
         return faults, None
-    curves = np.empty(
-        (1 + min(_NUM_FOREIGN, num_clips - 1), num_clips, 2 * MAX_LAG + 1)
-    )  # own sound, then foreign ones
-    for step, row in np.ndindex(curves.shape[:2]):
+    num_sounds = 1 + min(_NUM_FOREIGN, num_clips - 1)  # the own one, then foreign ones
+    curves = np.empty((num_sounds, num_clips, 2 * MAX_LAG + 1))
+    for step, row in np.ndindex(num_sounds, num_clips):
         curves[step, row] = _agreement(lips[row], loudness[(row + step) % num_clips], clip.fps)
     means, peaks = curves.mean(axis=1), curves.max(axis=2)
     if means[0].max() > 2 * means[1:].max():
@@ -206,10 +196,8 @@ def faults_of(index: ClipIndex, clip: ClipSpec) -> tuple[list[str], int | None]:
     # By chance a clip's rank among others is uniform in [0, 1], whose variance is 1/12: three standard deviations.
     own_fits = float(np.where(peaks[:1] == peaks[1:], 0.5, peaks[:1] > peaks[1:]).mean())
     if num_clips >= _ENOUGH_CLIPS and own_fits < 0.5 + 3 * sqrt(1 / (12 * num_clips)):
-        faults.append(
-            f"in {num_clips} clips the sound fits the lips hardly better than another clip's ({own_fits:.0%} of "
-            "comparisons, 50% by chance): it may be another's; restless real faces can look so too"
-        )
+        found = f"in {num_clips} clips the sound fits the lips hardly better than another clip's ({own_fits:.0%}"
+        faults.append(f"{found} of comparisons): it may be another's; restless real faces can look so too")
     return faults, None
 
 

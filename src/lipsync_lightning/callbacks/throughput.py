@@ -52,14 +52,13 @@ class ThroughputLog(Callback):
         self.counter: CountingOperations | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        device, dtype = trainer.strategy.root_device, _COMPUTED_IN.get(str(trainer.precision).split("-")[0])
-        known = get_available_flops(device, dtype) if dtype and device.type != "cpu" else None
+        dtype = _COMPUTED_IN.get(str(trainer.precision).split("-")[0])
+        known = get_available_flops(trainer.strategy.root_device, dtype) if dtype else None
         self.peak_flops = known if self.peak_tflops is None else self.peak_tflops * _TERA
         self.counter = CountingOperations()
         self.flops_per_batch = 0
         self.ended: float | None = None  # when the batch before did, if nothing but waiting for data followed
-        self.waited = self.computed = 0.0
-        self.windows = self.batches = 0
+        self._start_anew()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.started = perf_counter()
@@ -82,8 +81,7 @@ class ThroughputLog(Callback):
         self.batches += 1
         if self.batches == self.every_num_batches:
             self._log(trainer, pl_module)
-            self.waited = self.computed = 0.0
-            self.windows = self.batches = 0
+            self._start_anew()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.ended = None
@@ -94,6 +92,10 @@ class ThroughputLog(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop_counting()
 
+    def _start_anew(self) -> None:
+        self.waited = self.computed = 0.0
+        self.windows = self.batches = 0
+
     def _stop_counting(self) -> None:
         if self.counter is not None:
             self.counter.__exit__(None, None, None)
@@ -103,11 +105,8 @@ class ThroughputLog(Callback):
         seconds = self.computed + self.waited
         pl_module.log("vitals/windows_per_second", self.windows / seconds)
         pl_module.log("vitals/data_wait_share", self.waited / seconds)
-        if torch.cuda.is_available():
-            peak_memory = torch.cuda.max_memory_allocated()
-        else:  # the resident set, in bytes on macOS and KiB elsewhere
-            resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            peak_memory = resident * (1 if sys.platform == "darwin" else _KIB)
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else _KIB)
+        peak_memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident
         pl_module.log("vitals/peak_memory_gib", peak_memory / _GIB)
         if self.flops_per_batch:  # a closed-form fit multiplies nothing
             pl_module.log("vitals/tflops_per_step", self.flops_per_batch * trainer.accumulate_grad_batches / _TERA)

@@ -99,13 +99,9 @@ def _draw_series(axes: Axes, label: str, steps: np.ndarray, values: np.ndarray, 
         return
     drawn = np.unique(np.linspace(0, len(steps) - 1, MOST_DRAWN).round().astype(int))
     axes.plot(steps[drawn], values[drawn], color=colour, alpha=0.25, linewidth=0.8)
-    axes.plot(steps[drawn], smoothed(values)[drawn], color=colour, linewidth=1.8, label=f"{label}, smoothed")
-
-
-def smoothed(values: np.ndarray) -> np.ndarray:
-    """Return the moving average of (P,) values over a twentieth of them, over what there is near the ends."""
-    window = np.ones(min(len(values), 2 * (len(values) // (2 * SMOOTHED_SHARE)) + 1))
-    return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
+    window = np.ones(2 * (len(values) // (2 * SMOOTHED_SHARE)) + 1)
+    smoothed = np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
+    axes.plot(steps[drawn], smoothed[drawn], color=colour, linewidth=1.8, label=f"{label}, smoothed")
 
 
 def histogram(title: str, counts: Mapping[str, Mapping[float, int]], along: str) -> Curve:

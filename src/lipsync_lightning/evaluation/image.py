@@ -32,18 +32,12 @@ def mouth_quality(generated: Tensor, real: Tensor, keep_mask: Tensor, lpips_netw
     box = (..., slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
     ssim = structural_similarity_index_measure(generated[box], real[box], data_range=DATA_RANGE)
     assert isinstance(ssim, Tensor)
-    boxes = [_enlarged(frames[box][::LPIPS_EVERY]).split(LPIPS_FRAMES_AT_ONCE) for frames in (generated, real)]
+    pairs = torch.cat([generated[box][::LPIPS_EVERY], real[box][::LPIPS_EVERY]], dim=1)
+    factor = max(1.0, LPIPS_MIN_SIDE / min(pairs.shape[2:]))
+    size = [round(factor * side) for side in pairs.shape[2:]]
+    enlarged = F.interpolate(pairs, size=size, mode="bilinear").split(LPIPS_FRAMES_AT_ONCE)
     return {
         "psnr": float(peak_signal_noise_ratio(generated[:, :, made], real[:, :, made], data_range=DATA_RANGE)),
         "ssim": float(ssim),
-        "lpips": float(torch.cat([lpips_network(*pair).flatten() for pair in zip(*boxes, strict=True)]).mean()),
+        "lpips": float(torch.cat([lpips_network(*some.split(3, dim=1)).flatten() for some in enlarged]).mean()),
     }
-
-
-def _enlarged(images: Tensor) -> Tensor:
-    """Return (N, C, H, W) images with their smaller side at least `LPIPS_MIN_SIDE` pixels, proportions kept."""
-    height, width = images.shape[2:]
-    factor = LPIPS_MIN_SIDE / min(height, width)
-    if factor <= 1:
-        return images
-    return F.interpolate(images, size=(round(height * factor), round(width * factor)), mode="bilinear")

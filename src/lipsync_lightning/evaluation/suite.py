@@ -64,8 +64,7 @@ def test_videos(videos: Sequence[Path], sounds: Path, sample_rate_hz: int) -> li
     Raises: BadMedia, if there are fewer than two videos.
     """
     if len(videos) < 2:
-        found = [str(video) for video in videos]
-        raise BadMedia(f"need two videos or more to exchange speech between, found {found}; add some")
+        raise BadMedia(f"need two videos or more to exchange speech between, found {len(videos)}; add some")
     own = [Speech(path, path.stem, true_opening(path)) for path in videos]
     tests = []
     sounds.mkdir(parents=True, exist_ok=True)
@@ -83,8 +82,8 @@ def test_videos(videos: Sequence[Path], sounds: Path, sample_rate_hz: int) -> li
 def true_opening(video: Path) -> np.ndarray | None:
     """Return the true mouth opening of a synthetic video, (T,), or None where no json tells it."""
     sidecar = video.with_suffix(".json")
-    facts = json.loads(sidecar.read_text()) if sidecar.is_file() else {}
-    return np.array(facts["opening"]) if "opening" in facts else None
+    opening = json.loads(sidecar.read_text()).get("opening") if sidecar.is_file() else None
+    return None if opening is None else np.array(opening)
 
 
 def shuffled(waveform: np.ndarray, chunk: int, seed: int) -> np.ndarray:
@@ -166,8 +165,8 @@ def figures_of(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     for system in dict.fromkeys(row["system"] for row in rows):
         figures[system] = {}
         for (condition, score), name in (_MEANS_OF_REAL if system == REAL else _MEANS).items():
-            under = [row for row in rows if (row["system"], row["condition"]) == (system, condition)]
-            values = [row[score] for row in under if score in row]
+            where = {"system": system, "condition": condition}.items()
+            values = [row[score] for row in rows if where <= row.items() and score in row]
             if values:
                 figures[system][name] = float(np.mean(values))
     ceiling = figures.get(REAL, {}).get("mouth_correlation")

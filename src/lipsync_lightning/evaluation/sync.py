@@ -78,9 +78,8 @@ class SyncScorer(Protocol):
 class EvaluationSyncScorer(LazyNetwork[JudgeSyncNet]):
     """The released evaluation SyncNet, from `syncnet_v2.model`; it reads 25 frames per second and sound at 16 kHz.
 
-    Its public code finds the face with a detector of its own and crops it with some of the head around; this one
-    resizes the aligned face, whole, to 224x224, so confidences of the same video differ a little. What comes after the
-    crop is the same.
+    Its public code crops faces, by a detector of its own, with some of the head around; this one resizes the aligned
+    face to 224x224, so confidences of the same video differ a little. What comes after the crop is the same.
 
     Source: "Out of time: automated lip sync in the wild" (Chung and Zisserman 2016), sections 2 and 4; windows of five
         frames, one frame apart, five fewer than there are frames.
@@ -109,9 +108,7 @@ class EvaluationSyncScorer(LazyNetwork[JudgeSyncNet]):
         num_windows = min(len(faces), len(waveform) // (SAMPLE_RATE_HZ // _FPS)) - _WINDOW_FRAMES
         if num_windows < 1:
             got = f"{len(faces)} frames and {len(waveform) / SAMPLE_RATE_HZ:.2f} s"
-            raise ClipTooShort(
-                f"the evaluation SyncNet needs {_WINDOW_FRAMES + 1} frames and their sound, got {got}; leave it out"
-            )
+            raise ClipTooShort(f"the evaluation SyncNet needs {_WINDOW_FRAMES + 1} frames with sound, got {got}")
         # Bilinear and BGR, as the public code resizes its crops.
         resized = [cv2.resize(face, (_SIDE, _SIDE), interpolation=cv2.INTER_LINEAR)[..., ::-1] for face in faces]
         faces_TCHW = rearrange(torch.from_numpy(np.stack(resized)), "t h w c -> t c h w")
@@ -189,8 +186,8 @@ def syncnet_embeddings(
     Raises: ClipTooShort, if frames or sound end before one clip does; ClipMismatch, for faces of another resolution.
     """
     if tuple(faces.shape[2:]) != (clip.resolution, clip.resolution):
-        got, wanted = tuple(faces.shape[2:]), f"{clip.resolution}x{clip.resolution}"
-        raise ClipMismatch(f"SyncNet was given faces of {got} pixels, its clip has {wanted}; align with its clip")
+        side = clip.resolution
+        raise ClipMismatch(f"SyncNet reads faces of {side}x{side} pixels, got {tuple(faces.shape[2:])}; align anew")
     starts_of_frames = range(len(faces) - clip.num_frames + 1)
     num_windows = sum(clip.mel_start(start) + clip.mel_columns <= mel.shape[1] for start in starts_of_frames)
     if num_windows < 1:
@@ -198,16 +195,14 @@ def syncnet_embeddings(
         raise ClipTooShort(f"SyncNet needs {wanted}, got {got}; use a longer video")
     was_training = syncnet.training
     syncnet.eval()
-    vision, audio = [], []
-    for first in range(0, num_windows, batch_size):
-        starts = range(first, min(first + batch_size, num_windows))
-        frames_BTCHW = torch.stack([faces[start : start + clip.num_frames] for start in starts])
+    embeddings = []
+    for starts in torch.arange(num_windows).split(batch_size):
+        frames_BTCHW = torch.stack([faces[start : start + clip.num_frames] for start in starts.tolist()])
         lips_BCHW = rearrange(lower_half(frames_BTCHW), "b t c h w -> b (t c) h w").to(syncnet.device)
-        mel_B1ML = torch.stack([mel_window(mel, start, clip) for start in starts]).to(syncnet.device)
-        vision_BD, audio_BD = syncnet(to_float(lips_BCHW) if lips_BCHW.dtype == torch.uint8 else lips_BCHW, mel_B1ML)
-        vision.append(vision_BD)
-        audio.append(audio_BD)
+        mel_B1ML = torch.stack([mel_window(mel, start, clip) for start in starts.tolist()]).to(syncnet.device)
+        embeddings.append(syncnet(to_float(lips_BCHW) if lips_BCHW.dtype == torch.uint8 else lips_BCHW, mel_B1ML))
     syncnet.train(was_training)
+    vision, audio = zip(*embeddings, strict=True)
     return torch.cat(vision), torch.cat(audio)
 
 
