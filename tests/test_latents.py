@@ -74,8 +74,3 @@ def test_shards_are_encoded_by_several_processes_and_trained_on(command_line: Co
         train_a_step(demo_dir, "data.samples.mask=face")
     with pytest.raises(ClipMismatch, match="made by another audio encoder"):
         train_a_step(demo_dir, "audio_encoder.num_tokens=4")
-
-
-def test_by_default_it_needs_the_released_networks(command_line: CommandLine, tmp_path: Path):
-    command_line.monkeypatch.setenv("LIPSYNC_WEIGHTS", str(tmp_path))
-    assert command_line.refusal(main, "shards=nowhere", "device=cpu").startswith("error: no AutoencoderKL at")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -125,11 +125,9 @@ def test_bad_clips_are_reported_after_each_pass_and_logged_and_never_reach_the_m
 
 
 def state_after(data: ClipDataModule, steps: int) -> dict[str, Any]:
-    data.trainer = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
-        global_rank=0, world_size=1, global_step=0, accumulate_grad_batches=1
-    )
+    data.trainer = trainer = cast(Any, SimpleNamespace(global_rank=0, world_size=1, accumulate_grad_batches=1))
     data.train_dataloader()
-    data.trainer.global_step = steps  # pyright: ignore[reportOptionalMemberAccess]
+    trainer.global_step = steps
     return data.state_dict()
 
 

@@ -8,7 +8,7 @@ import torch
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.samples import HeldoutSyncNetSamples, SyncNetSamples, UNetSamples
-from lipsync_lightning.errors import ClipMismatch, ClipTooShort, MissingShards
+from lipsync_lightning.errors import ClipTooShort
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from tiny_shards import CLIP, data_of, write_real_shards
 
@@ -78,14 +78,3 @@ def test_a_resumed_run_reads_what_the_first_would_have_read_next(shards: Path):
         assert batch["id"] == expected["id"]
         tensors = ("frames", "reference", "audio", "mel", "first_frame", "seed")
         assert all(torch.equal(batch[key], expected[key]) for key in tensors)
-
-
-def test_shards_are_asked_for_before_training(tmp_path: Path, shards: Path):
-    unet_data(shards).require_shards("heldout")
-    with pytest.raises(MissingShards, match="make them with"):
-        unet_data(tmp_path).require_shards("train")
-    (tmp_path / "train").mkdir()
-    with pytest.raises(MissingShards, match="holds no train clips"):
-        unet_data(tmp_path).require_shards("train")
-    with pytest.raises(ClipMismatch, match="resolution 32 against 64"):
-        syncnet_data(shards, ClipSpec(**(CLIP.as_dict() | {"resolution": 64}))).require_shards("train")

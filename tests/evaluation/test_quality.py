@@ -55,5 +55,5 @@ def test_the_middle_of_first_middle_and_last_frame_is_scored_unresized(num_frame
 
 
 def test_faces_too_small_are_refused_with_the_way_out():
-    with pytest.raises(BadConfig, match=r"224x224 pixels of a face, got faces of 64x64; prepare faces of 256 pixels"):
+    with pytest.raises(BadConfig, match=r"224x224 pixels of a face, got faces of 64 pixels; prepare with clip=256px"):
         MarkScorer(path="none", device="cpu")(np.zeros((3, 64, 64, 3), np.uint8))

@@ -34,8 +34,8 @@ REFERENCE = {  # what the evaluation SyncNet's public code says of the fixture
 }
 
 
-def embeddings(name: str, num_windows: int = 60, width: int = 16) -> Tensor:
-    return torch.from_numpy(uniform(name, (num_windows, width))).float()
+def embeddings(num_windows: int) -> Tensor:
+    return torch.from_numpy(uniform("lips", (num_windows, 16))).float()
 
 
 @pytest.mark.parametrize("case", REFERENCE)
@@ -50,12 +50,12 @@ def test_the_offset_is_what_the_evaluation_syncnet_s_public_code_says(case: str)
 
 @pytest.mark.parametrize("shift", [-15, -4, 0, 1, 15])
 def test_sound_that_comes_k_windows_early_has_the_offset_k(shift: int):
-    vision = embeddings("lips")
+    vision = embeddings(60)
     assert offset_and_confidence(vision, vision.roll(-shift, dims=0)).offset == shift
 
 
 def test_a_clip_shorter_than_the_largest_shift_can_be_scored_and_one_of_another_length_is_refused():
-    vision = embeddings("lips", num_windows=4)
+    vision = embeddings(4)
     assert offset_and_confidence(vision, vision.roll(-1, dims=0), max_shift=3).offset == 1
     with pytest.raises(ValueError, match=r"same windows.*\(4, 16\).*\(3, 16\)"):
         offset_and_confidence(vision, vision[1:])
@@ -126,9 +126,8 @@ def test_the_evaluation_syncnet_says_what_its_network_says_of_single_windows(
 def test_sound_that_comes_early_has_a_positive_offset(early: int):
     levels = 0.5 + 0.5 * uniform("levels", (60,))
     faces, waveform = flickering(levels)
-    shown = faces[10:50]
     heard = waveform[640 * (10 + early) : 640 * (50 + early)]
-    assert LevelScorer(path="none", device="cpu")(shown, heard).offset == early
+    assert LevelScorer(path="none", device="cpu")(faces[10:50], heard).offset == early
 
 
 @pytest.mark.parametrize(("num_frames", "num_heard"), [(5, 30), (30, 5.9), (0, 30), (30, 0)])

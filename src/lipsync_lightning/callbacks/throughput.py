@@ -58,7 +58,8 @@ class ThroughputLog(Callback):
         self.counter = CountingOperations()
         self.flops_per_batch = 0
         self.ended: float | None = None  # when the batch before did, if nothing but waiting for data followed
-        self._start_anew()
+        self.waited = self.computed = 0.0
+        self.windows = self.batches = 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.started = perf_counter()
@@ -81,7 +82,8 @@ class ThroughputLog(Callback):
         self.batches += 1
         if self.batches == self.every_num_batches:
             self._log(trainer, pl_module)
-            self._start_anew()
+            self.waited = self.computed = 0.0
+            self.windows = self.batches = 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.ended = None
@@ -91,10 +93,6 @@ class ThroughputLog(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop_counting()
-
-    def _start_anew(self) -> None:
-        self.waited = self.computed = 0.0
-        self.windows = self.batches = 0
 
     def _stop_counting(self) -> None:
         if self.counter is not None:

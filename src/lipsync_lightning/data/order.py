@@ -41,13 +41,12 @@ class WindowOrder:
             return stored
         rng = np.random.default_rng([self.seed, epoch])
         shards = np.split(stored, np.flatnonzero(np.diff(self.shard_of)) + 1)
-        ordered, mixed, size = [], [], 0
+        ordered, mixed = [], []
         for position, number in enumerate(rng.permutation(len(shards)), start=1):
-            mixed.append(shards[number])
-            size += len(shards[number])
-            if size >= self.shuffle_buffer or position == len(shards):
-                ordered.append(rng.permutation(np.concatenate(mixed)))
-                mixed, size = [], 0
+            mixed += shards[number].tolist()
+            if len(mixed) >= self.shuffle_buffer or position == len(shards):
+                ordered.append(rng.permutation(mixed))
+                mixed = []
         return np.concatenate(ordered)
 
     def pieces(self, position: int, size: int) -> Iterator[list[Visit]]:

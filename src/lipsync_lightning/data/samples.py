@@ -27,9 +27,7 @@ class Samples(Protocol):
     parts: Sequence[str]  # suffixes of what it reads in parts
     same_for_all: Mapping[str, Tensor]  # what every window has besides, without a batch dimension
 
-    def num_windows(self, num_frames: int) -> int:
-        """Return how many windows a clip of so many frames gives; 0 where it is too short."""
-        ...
+    def num_windows(self, num_frames: int) -> int: ...  # that a clip of so many frames gives; 0 where it is too short
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
         """Return the wanted ones of the clip's windows, placed by `rng`, the same ones whichever others are wanted."""

@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from torchvision.transforms.functional import center_crop
 
-from lipsync_lightning.errors import BadConfig, ClipMismatch
+from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.models.hyperiqa import IMAGE_SHAPE, HyperIQA
 from lipsync_lightning.models.latentsync import hyperiqa_from_reference
 from lipsync_lightning.models.lazy_network import LazyNetwork, judging, version_by_content
@@ -49,17 +49,10 @@ class HyperIQAScorer(LazyNetwork[HyperIQA]):
 
     @judging()
     def __call__(self, faces: np.ndarray) -> float:
-        """Return the mean score of three frames of (T, R, R, 3) uint8 RGB faces.
-
-        Raises: BadConfig, if the faces are smaller than 224 pixels; ClipMismatch, if they are no faces or none.
-        """
-        if faces.ndim != 4 or len(faces) == 0 or faces.shape[3] != 3 or faces.dtype != np.uint8:
-            raise ClipMismatch(f"HyperIQA reads faces (T, R, R, 3) in uint8, got {faces.shape} in {faces.dtype}")
-        if min(faces.shape[1:3]) < _SIDE:
-            raise BadConfig(
-                f"HyperIQA scores the middle {_SIDE}x{_SIDE} pixels of a face, got faces of {faces.shape[1]}x"
-                f"{faces.shape[2]}; prepare faces of 256 pixels (clip=256px_25fps), or set recipe.quality=null"
-            )
+        """Return the mean score of three of (T, R, R, 3) uint8 RGB faces. Raises: BadConfig, below 224 pixels."""
+        if faces.shape[1] < _SIDE:
+            told = f"HyperIQA scores the middle {_SIDE}x{_SIDE} pixels of a face, got faces of {faces.shape[1]} pixels"
+            raise BadConfig(f"{told}; prepare with clip=256px_25fps, or with recipe.quality=null")
         chosen_THWC = torch.from_numpy(faces[[0, len(faces) // 2, -1]])
         images_BCHW = center_crop(rearrange(chosen_THWC, "t h w c -> t c h w"), [_SIDE, _SIDE])
         return float(self.network(images_BCHW.to(self.device).float() / 255).mean())

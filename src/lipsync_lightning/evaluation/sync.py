@@ -70,7 +70,7 @@ class SyncScorer(Protocol):
     def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
         """Score aligned faces (T, R, R, 3), uint8 RGB, and sound (N,), float32 mono, that begins with the first one.
 
-        Raises: ClipTooShort, if faces or sound end before one window does; ClipMismatch, if it does not read them.
+        Raises: ClipTooShort, if faces or sound end before one window does; ClipMismatch, for faces of another size.
         """
         ...
 
@@ -104,7 +104,6 @@ class EvaluationSyncScorer(LazyNetwork[JudgeSyncNet]):
     @judging()
     def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
         """As `SyncScorer` says, for faces of any size."""
-        _require_faces(faces)
         num_windows = min(len(faces), len(waveform) // (SAMPLE_RATE_HZ // _FPS)) - _WINDOW_FRAMES
         if num_windows < 1:
             got = f"{len(faces)} frames and {len(waveform) / SAMPLE_RATE_HZ:.2f} s"
@@ -164,7 +163,6 @@ class OwnSyncScorer(LazyNetwork[StableSyncNet]):
     @judging()
     def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:
         """As `SyncScorer` says, for faces and sound of its clip."""
-        _require_faces(faces)
         columns = {name: getattr(self.clip, name) for name in ("sample_rate_hz", "mel_hz", "num_mels")}
         mel = log_mel(torch.from_numpy(waveform), **columns)
         faces_TCHW = rearrange(torch.from_numpy(faces), "t h w c -> t c h w")
@@ -225,8 +223,3 @@ def pair_accuracy(syncnet: StableSyncNet, batches: Iterable[WindowBatch]) -> dic
         "syncnet_accuracy": float(is_right.float().mean()),
         "syncnet_auc": float(binary_auroc(similarity, is_matching)),
     }
-
-
-def _require_faces(faces: np.ndarray) -> None:
-    if faces.ndim != 4 or faces.shape[3] != 3 or faces.dtype != np.uint8:
-        raise ClipMismatch(f"a sync scorer reads faces (T, R, R, 3) in uint8, got {faces.shape} in {faces.dtype}")
