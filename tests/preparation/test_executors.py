@@ -10,69 +10,50 @@ from typing import Any
 
 import pytest
 
+from deadly_people import DeadlyPeople, WeightlessPeople
 from lipsync_lightning.errors import LipSyncError, MissingWeights, StepFailed
 from lipsync_lightning.preparation.executors.local import LocalExecutor
-from lipsync_lightning.preparation.filters.sync import SyncFilter
-from lipsync_lightning.preparation.ledger import FAILED, SOURCE, Row, read_ledger
+from lipsync_lightning.preparation.ledger import FAILED, SOURCE
 from lipsync_lightning.preparation.shard_job import _ended_after
-from simple_scorers import DeadlyOrHangingScorer, DeadlyScorer, SteadyScorer, WeightlessScorer
 from tiny_media import sound_of, write_video
-from tiny_recipe import CLIP_64, prepared
-
-NUM_SOURCES = 6
+from tiny_recipe import prepared
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Videos of 14 to 19 frames."""
     folder = tmp_path_factory.mktemp("raw")
-    for index in range(NUM_SOURCES):
+    for index in range(6):
         write_video(folder / f"{index}.mp4", 14 + index, sound_of(14 + index))
     return folder
 
 
 @pytest.fixture(autouse=True)
-def workers_find_the_scorers(monkeypatch: pytest.MonkeyPatch):
+def workers_find_this_folder(monkeypatch: pytest.MonkeyPatch):
     """Processes that others start have not the module path of pytest."""
     here = str(Path(__file__).parents[1])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])))
 
 
-def prepared_by(executor: Any, source: Path, out: Path, scorer: Any) -> list[Row]:
-    sync = SyncFilter(scorer=scorer, clip=CLIP_64, min_confidence=3, max_offset=6)
-    return prepared(source, out, sources_per_shard=2, executor=executor, sync=sync)
+@pytest.fixture(params=["local", "slurm", pytest.param("ray", marks=pytest.mark.slow)])
+def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    if request.param == "ray":
+        request.getfixturevalue("ray_cluster")
+        from lipsync_lightning.preparation.executors.ray import RayExecutor
 
+        return RayExecutor(address=None, gpus_per_worker=0, max_hours_per_source=1)
+    if request.param == "slurm":  # submitit's own local jobs stand in: the same pickled work in processes of their own
+        pytest.importorskip("submitit")
+        from lipsync_lightning.preparation.executors.slurm import SlurmExecutor
 
-def made(out: Path) -> dict[str, bytes]:
-    folders = ("train", "ledger")
-    return {str(path.relative_to(out)): path.read_bytes() for each in folders for path in (out / each).rglob("*.*")}
-
-
-@pytest.fixture(scope="module")
-def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("expected") / "out"
-    prepared_by(LocalExecutor(num_workers=0, max_hours_per_source=1), source, out, SteadyScorer())
-    return out
-
-
-def local_here(folder: Path) -> Any:
-    return LocalExecutor(num_workers=2, max_hours_per_source=10 / 3600)
-
-
-def slurm_here(folder: Path) -> Any:
-    """Submitit's own local jobs stand in for SLURM's: the same pickled work in processes of their own."""
-    pytest.importorskip("submitit")
-    from lipsync_lightning.preparation.executors.slurm import SlurmExecutor
-
-    settings: Any = {"num_jobs": 1, "poll_seconds": 0.2, "max_hours_per_source": 1, "parameters": {"timeout_min": 5}}
-    return SlurmExecutor(folder=str(folder / "slurm"), cluster="local", **settings)
-
-
-def ray_here(folder: Path) -> Any:
-    pytest.importorskip("ray")
-    from lipsync_lightning.preparation.executors.ray import RayExecutor
-
-    return RayExecutor(address=None, gpus_per_worker=0, max_hours_per_source=1)
+        settings: Any = {
+            "num_jobs": 1,
+            "poll_seconds": 0.2,
+            "max_hours_per_source": 1,
+            "parameters": {"timeout_min": 5},
+        }
+        return SlurmExecutor(folder=str(tmp_path / "slurm"), cluster="local", max_hours_per_source=1, **settings)
+    return LocalExecutor(num_workers=2, max_hours_per_source=3 / 3600)
 
 
 @pytest.fixture(scope="module")
@@ -84,46 +65,28 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.mark.parametrize(
-    ("executor", "scorer", "failed"),
-    [
-        (local_here, DeadlyOrHangingScorer, {"1.mp4", "3.mp4"}),
-        (slurm_here, DeadlyScorer, {"3.mp4"}),
-        pytest.param(ray_here, DeadlyScorer, {"3.mp4"}, marks=pytest.mark.slow),
-    ],
-)
 def test_a_deadly_or_endless_source_fails_alone_and_all_others_have_the_same_bytes_from_every_executor(
-    source: Path, tmp_path: Path, expected: Path, executor: Any, scorer: Any, failed: set[str], request: Any
+    source: Path, tmp_path: Path, executor: Any
 ):
-    if executor is ray_here:
-        request.getfixturevalue("ray_cluster")
-    rows = prepared_by(executor(tmp_path), source, tmp_path / "out", scorer())
-    fine = list(read_ledger(expected))
+    fine = prepared(source, tmp_path / "fine", sources_per_shard=2)
+    endless = "1.mp4" if isinstance(executor, LocalExecutor) else ""
+    failed = {"3.mp4", endless} - {""}
+    people = DeadlyPeople(deadly="3.mp4", endless=endless)
+    rows = prepared(source, tmp_path / "out", sources_per_shard=2, executor=executor, people=people)
     sources = {row.source: row for row in rows if row.kind == SOURCE}
     assert {name for name, row in sources.items() if row.verdict == FAILED} == failed
     assert all("worked on it died: out of memory" in str(sources[name].reason) for name in failed)
     assert [row for row in rows if row.source not in failed] == [row for row in fine if row.source not in failed]
-    touched = {row.shard.replace("/", "-") for row in rows if row.source in failed}
-    for name, data in made(expected).items():
-        if not any(shard in name.replace("/", "-") for shard in touched):
-            assert (tmp_path / "out" / name).read_bytes() == data, name
+    touched = {sources[name].shard for name in failed}
+    for shard in {row.shard for row in rows} - touched:
+        for file in (f"{shard}.tar", f"{shard}.json", f"ledger/{shard.replace('/', '-')}.parquet"):
+            assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "fine" / file).read_bytes(), file
 
 
-@pytest.mark.parametrize(
-    ("executor", "error", "told"),
-    [
-        (local_here, MissingWeights, "fetch it"),
-        (slurm_here, StepFailed, "fetch it.*its log lies in"),
-        pytest.param(ray_here, MissingWeights, "fetch it", marks=pytest.mark.slow),
-    ],
-)
-def test_what_every_source_would_meet_ends_the_run(
-    source: Path, tmp_path: Path, executor: Any, error: type[LipSyncError], told: str, request: Any
-):
-    if executor is ray_here:
-        request.getfixturevalue("ray_cluster")
-    with pytest.raises(error, match=told):
-        prepared_by(executor(tmp_path), source, tmp_path / "out", WeightlessScorer())
+def test_what_every_source_would_meet_ends_the_run(source: Path, tmp_path: Path, executor: Any):
+    error: type[LipSyncError] = StepFailed if "Slurm" in type(executor).__name__ else MissingWeights
+    with pytest.raises(error, match="fetch it"):
+        prepared(source, tmp_path / "out", sources_per_shard=2, executor=executor, people=WeightlessPeople())
     assert not list((tmp_path / "out" / "ledger").glob("*"))
 
 

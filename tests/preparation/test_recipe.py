@@ -9,7 +9,7 @@ from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.preparation.filters.sync import SyncFilter
 from lipsync_lightning.preparation.recipe import clip_id
 from lipsync_lightning.shards.format import require_safe_name
-from simple_scorers import SteadyScorer
+from simple_scorers import BrightnessScorer
 from tiny_recipe import folder_recipe
 
 
@@ -32,7 +32,7 @@ def test_limits_in_frames_hold_a_whole_window(tmp_path: Path, tiny_clip: ClipSpe
 def test_the_rule_of_a_recipe_changes_with_every_setting_that_decides(tmp_path: Path, tiny_clip: ClipSpec):
     recipe = folder_recipe(tmp_path, num_heldout=1)
     rule = recipe.rule(tiny_clip)
-    sync = SyncFilter(scorer=SteadyScorer(), clip=tiny_clip, min_confidence=3, max_offset=6)
+    sync = SyncFilter(scorer=BrightnessScorer(), clip=tiny_clip, min_confidence=3, max_offset=6)
     for other, changed in (
         (replace(recipe, max_seconds=2.0), "frames"),
         (replace(recipe, check=replace(recipe.check, min_fps=20)), "check"),
@@ -40,7 +40,7 @@ def test_the_rule_of_a_recipe_changes_with_every_setting_that_decides(tmp_path: 
         (folder_recipe(tmp_path, num_heldout=2), "split"),
     ):
         assert [name for name, value in other.rule(tiny_clip).items() if value != rule[name]] == [changed]
-    assert replace(recipe, sync=sync).rule(tiny_clip)["sync"]["scorer"] == "steady"
+    assert replace(recipe, sync=sync).rule(tiny_clip)["sync"]["scorer"] == "brightness"
 
 
 @pytest.mark.parametrize("limits", [{"min_seconds": 0}, {"min_seconds": 2, "max_seconds": 1}])

@@ -1,4 +1,3 @@
-import io
 import json
 import shutil
 from collections import Counter
@@ -8,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -16,7 +14,7 @@ import webdataset as wds
 from filelock import FileLock
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.errors import BadConfig, BrokenShard, MissingWeights, NoFace, StepFailed, WouldOverwrite
+from lipsync_lightning.errors import BadConfig, MissingWeights, StepFailed, WouldOverwrite
 from lipsync_lightning.evaluation.sync import EvaluationSyncScorer
 from lipsync_lightning.media.audio import decode_flac
 from lipsync_lightning.media.video import count_frames, decode_window
@@ -26,7 +24,8 @@ from lipsync_lightning.preparation.filters.check import Check
 from lipsync_lightning.preparation.filters.shots import AdaptiveShots
 from lipsync_lightning.preparation.filters.sync import SyncFilter
 from lipsync_lightning.preparation.ledger import CLIP, FAILED, KEPT, REJECTED, SOURCE, Row, read_ledger, totals
-from odd_media import MIN_FRAMES, BrightnessScorer, make_odd_folder
+from odd_media import MIN_FRAMES, make_odd_folder
+from simple_scorers import BrightnessScorer
 from tiny_media import FPS, number_of, sound_of, write_video
 from tiny_recipe import CLIP_64, prepared
 
@@ -117,15 +116,16 @@ def test_a_run_that_is_killed_anywhere_goes_on_and_ends_with_the_same_bytes(
     assert (written_at(tmp_path)["train/000000.tar"] == before) == is_done
 
 
-@pytest.mark.parametrize("damage", ["no shard", "no sidecar", "cut shard", "no piece"])
+@pytest.mark.parametrize("damage", ["no shard", "no sidecar", "cut shard", "no piece", "broken piece"])
 def test_a_damaged_shard_is_made_again_and_no_other_is_touched(source: Path, out: Path, damage: str):
     before, times = contents(out), written_at(out)
-    shard = out / "train" / "000001.tar"
+    shard, piece = out / "train" / "000001.tar", out / "ledger" / "train-000001.parquet"
     {
         "no shard": shard.unlink,
         "no sidecar": shard.with_suffix(".json").unlink,
         "cut shard": lambda: shard.write_bytes(shard.read_bytes()[:100]),
-        "no piece": (out / "ledger" / "train-000001.parquet").unlink,
+        "no piece": piece.unlink,
+        "broken piece": lambda: piece.write_text("no parquet"),
     }[damage]()
     prepared(source, out, sources_per_shard=2)
     assert contents(out) == before
@@ -233,24 +233,12 @@ def test_an_executor_that_leaves_shards_out_is_told_of_and_loses_nothing(
     assert contents(tmp_path) == contents(made)
 
 
-def test_two_runs_into_one_folder_are_refused(source: Path, tmp_path: Path):
+def test_two_runs_into_one_folder_and_shards_among_the_sources_are_refused(source: Path, tmp_path: Path):
     with FileLock(tmp_path / ".prepare.lock"), pytest.raises(WouldOverwrite, match="another process is preparing"):
         prepared(source, tmp_path, sources_per_shard=2)
-
-
-def test_shards_among_the_sources_are_refused(source: Path):
     with pytest.raises(BadConfig, match=r"lies inside recipe.source"):
         prepared(source, source / "shards", sources_per_shard=2)
     assert not (source / "shards").exists()
-
-
-def test_a_damaged_plan_or_ledger_is_told(source: Path, out: Path):
-    (out / "ledger" / "train-000000.parquet").write_text("no parquet")
-    prepared(source, out, sources_per_shard=2)
-    assert totals(read_ledger(out)).sources == {KEPT: 4}, "made again"
-    (out / "plan.json").write_text("[]")
-    with pytest.raises(BrokenShard, match=r"plan.json is no plan"):
-        prepared(source, out, sources_per_shard=2)
 
 
 def test_every_odd_file_gets_the_verdict_it_deserves_and_none_stops_the_run(
@@ -268,7 +256,7 @@ def test_every_odd_file_gets_the_verdict_it_deserves_and_none_stops_the_run(
     settings: dict[str, Any] = {
         "min_seconds": MIN_FRAMES / FPS,
         "max_seconds": 4,
-        "sync": SyncFilter(scorer=BrightnessScorer(), clip=CLIP_64, min_confidence=3, max_offset=6),
+        "sync": SyncFilter(scorer=BrightnessScorer(), clip=CLIP_64, min_confidence=1, max_offset=6),
         "check": Check(min_seconds=MIN_FRAMES / FPS, min_fps=10, min_side=32, min_dbfs=-60),
         "shots": AdaptiveShots(threshold=3, min_content=15, window=2, min_shot_seconds=0.6),
     }
@@ -277,13 +265,12 @@ def test_every_odd_file_gets_the_verdict_it_deserves_and_none_stops_the_run(
     assert set(verdicts) == {odd.source for odd in odd_files}
     for odd in odd_files:
         row = verdicts[odd.source]
-        assert (row.verdict, row.step) == (odd.verdict, odd.step), f"{odd.name}: {row.reason}"
-        assert odd.reason in (row.reason or ""), f"{odd.name}: {row.reason}"
+        assert (row.verdict, row.step, odd.reason in str(row.reason)) == (odd.verdict, odd.step, True), (odd.name, row)
     stored = samples(tmp_path / "out" / "train" / "000000.tar")
     kept = Counter(row.source for row in rows if row.is_kept_clip)
     assert kept == {odd.source: odd.num_clips for odd in odd_files if odd.verdict == KEPT}
     found = totals(rows)
-    assert found.sources.total() == len(odd_files) >= 30
+    assert found.sources.total() == len(odd_files)
     assert found.clips[KEPT] == len(stored) == kept.total()
     assert found.lost[SOURCE].total() == found.sources[REJECTED] + found.sources[FAILED]
     late = next(row for row in rows if row.kind == CLIP and row.source == "sound 0.12 s late.mp4")
@@ -291,14 +278,6 @@ def test_every_odd_file_gets_the_verdict_it_deserves_and_none_stops_the_run(
     sample = stored[str(late.id)]
     faces = decode_window(sample["mp4"], 0, count_frames(sample["mp4"]))
     assert BrightnessScorer()(faces, decode_flac(sample["flac"])).offset == 0, "the offset is corrected in the sample"
-
-
-def test_nothing_but_bad_files_is_an_error_that_says_why(tmp_path: Path):
-    for name in ("a.mp4", "b.mp4"):
-        write_video(tmp_path / "raw" / name, 20 + (name == "b.mp4"), sound_of(20), without_face=range(30))
-    with pytest.raises(NoFace, match=r"none of 2 sources .* gave a clip; .*no face found on any frame \(2 times\)"):
-        prepared(tmp_path / "raw", tmp_path / "out", sources_per_shard=2)
-    assert not list((tmp_path / "out").rglob("*.tar")), "no clip, no tar"
 
 
 def test_a_clip_holds_the_frames_and_the_sound_of_its_stretch(tmp_path: Path):
@@ -326,32 +305,6 @@ def test_frames_past_the_sound_are_cut_off(tmp_path: Path):
     (sample,) = samples(tmp_path / "out" / "train" / "000000.tar").values()
     assert count_frames(sample["mp4"]) == 15
     assert len(decode_flac(sample["flac"])) == 15 * 640
-
-
-def test_a_file_that_breaks_off_keeps_what_it_shows_and_the_ledger_says_so(tmp_path: Path):
-    noise = np.random.default_rng(0).integers(0, 255, size=(100, 64, 64, 3), dtype=np.uint8)  # takes many bytes
-    whole = as_matroska(write_video(tmp_path / "a.mp4", 100, sound_of(100), frames=noise))
-    (tmp_path / "raw").mkdir()
-    shutil.move(tmp_path / "a.json", tmp_path / "raw" / "a.json")
-    (tmp_path / "raw" / "a.mkv").write_bytes(whole[: len(whole) // 2])
-    rows = prepared(tmp_path / "raw", tmp_path / "out", sources_per_shard=1)
-    (row,) = of_kind(rows, SOURCE).values()
-    assert (row.verdict, row.step) == (KEPT, "check")
-    assert "breaks off after" in str(row.reason)
-    assert "s of the 4.0 s it says it has" in str(row.reason)
-    assert 1 <= totals(rows).clips[KEPT] < 4
-
-
-def as_matroska(video: Path) -> bytes:
-    """Return the same packets in the container that can be read as far as it goes."""
-    written = io.BytesIO()
-    with av.open(str(video)) as source, av.open(written, "w", format="matroska") as target:
-        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
-        for packet in source.demux():
-            if packet.dts is not None:
-                packet.stream = streams[packet.stream.index]
-                target.mux(packet)
-    return written.getvalue()
 
 
 def test_each_video_is_decoded_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

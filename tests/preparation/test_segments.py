@@ -31,69 +31,56 @@ def shown(num_frames: int, cuts: tuple[int, ...] = ()) -> Iterator[tuple[np.ndar
 
 
 def stretches(
-    num_frames: int, longest: int, shortest: int, lost: tuple[int, ...] = (), cuts: tuple[int, ...] = ()
-) -> list[Stretch]:
-    people = ScriptedPeople({0: set(range(num_frames)) - set(lost)})
-    return list(aligned_stretches(shown(num_frames, cuts), people, 32, longest, shortest))
-
-
-def stretches_of(
     seen_on: dict[int, set[int]], longest: int = 20, shortest: int = 2, cuts: tuple[int, ...] = ()
-) -> list[tuple]:
-    num_frames = max(max(frames) for frames in seen_on.values()) + 1
-    found = aligned_stretches(shown(num_frames, cuts), ScriptedPeople(seen_on), 32, longest, shortest)
-    return [(stretch.person, stretch.first_frame, len(stretch.faces)) for stretch in found]
+) -> list[Stretch]:
+    num_frames = max((max(frames) + 1 for frames in seen_on.values() if frames), default=0)
+    return list(aligned_stretches(shown(num_frames, cuts), ScriptedPeople(seen_on), 32, longest, shortest))
 
 
 @pytest.mark.parametrize(("longest", "shortest"), [(10, 5), (10, 3), (6, 5), (5, 5), (1, 1)])
 @pytest.mark.parametrize("num_frames", [0, 1, 4, 5, 6, 9, 10, 11, 14, 15, 16, 29, 31])
 def test_parts_cover_every_frame_with_a_face_once(num_frames: int, longest: int, shortest: int):
-    lost = (3, 20, 21)
+    seen = set(range(num_frames)) - {3, 20, 21}
     frames = [
         (stretch.first_frame + offset, number_of(face))
-        for stretch in stretches(num_frames, longest, shortest, lost, cuts=(12,))
+        for stretch in stretches({0: seen}, longest, shortest, cuts=(12,))
         for offset, face in enumerate(stretch.faces)
     ]
-    expected = [frame for frame in range(num_frames) if frame not in lost]
-    assert frames == [(frame, frame) for frame in expected]
+    assert frames == [(frame, frame) for frame in sorted(seen)]
 
 
 @pytest.mark.parametrize(("longest", "shortest"), [(10, 5), (10, 3), (6, 5), (5, 5)])
 def test_parts_are_long_enough_where_they_can_be_and_never_too_long(longest: int, shortest: int):
     for num_frames in range(shortest, 35):
-        lengths = [len(stretch.faces) for stretch in stretches(num_frames, longest, shortest)]
+        lengths = [len(stretch.faces) for stretch in stretches({0: set(range(num_frames))}, longest, shortest)]
         assert max(lengths) <= longest
         too_short = [length for length in lengths if length < shortest]
         assert len(too_short) <= (longest < 2 * shortest)
         assert sum(lengths) - sum(too_short) >= shortest
 
 
-def test_a_lost_face_splits():
-    assert stretches_of({0: {*range(5), *range(6, 12)}}) == [(0, 0, 5), (0, 6, 6)]
+STAYS = set(range(8))
 
 
-def test_a_shot_splits_even_where_the_face_stays():
-    assert stretches_of({0: set(range(12))}, cuts=(5,)) == [(0, 0, 5), (0, 5, 7)]
+@pytest.mark.parametrize(
+    ("seen_on", "settings", "expected"),
+    [
+        ({0: STAYS - {5}}, {}, [(0, 0, 5), (0, 6, 2)]),  # a lost face splits
+        ({0: STAYS}, {"cuts": (5,)}, [(0, 0, 5), (0, 5, 3)]),  # so does a shot, even where the face stays
+        ({0: STAYS, 1: set(range(4, 10))}, {}, [(0, 0, 8), (1, 4, 6)]),  # everyone has stretches of their own
+        ({2: STAYS, 0: STAYS, 1: STAYS}, {}, [(0, 0, 8), (1, 0, 8), (2, 0, 8)]),  # complete at once: by person
+        ({1: STAYS, 0: STAYS}, {"longest": 4}, [(0, 0, 4), (1, 0, 4), (0, 4, 4), (1, 4, 4)]),
+    ],
+)
+def test_where_stretches_begin_and_end(seen_on: dict, settings: dict, expected: list[tuple[int, int, int]]):
+    found = stretches(seen_on, **settings)
+    assert [(stretch.person, stretch.first_frame, len(stretch.faces)) for stretch in found] == expected
 
 
 def test_the_tracker_is_told_of_every_shot_before_its_first_frame():
     people = ScriptedPeople({0: {0}})
     list(aligned_stretches(shown(12, cuts=(5, 9)), people, 32, 20, 2))
     assert people.cuts == [0, 5, 9]
-
-
-def test_everyone_has_stretches_of_their_own():
-    assert stretches_of({0: set(range(10)), 1: set(range(4, 12))}) == [(0, 0, 10), (1, 4, 8)]
-
-
-def test_what_is_complete_at_the_same_frame_comes_by_person():
-    assert stretches_of({person: set(range(8)) for person in (2, 0, 1)}) == [(0, 0, 8), (1, 0, 8), (2, 0, 8)]
-    assert stretches_of({person: set(range(8)) for person in (1, 0)}, longest=4) == [
-        (0, 0, 4),
-        (1, 0, 4),
-        (0, 4, 4),
-        (1, 4, 4),
-    ]
 
 
 def test_a_new_stay_starts_a_new_smoothing():
