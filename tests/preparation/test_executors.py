@@ -46,13 +46,8 @@ def executor(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         pytest.importorskip("submitit")
         from lipsync_lightning.preparation.executors.slurm import SlurmExecutor
 
-        settings: Any = {
-            "num_jobs": 1,
-            "poll_seconds": 0.2,
-            "max_hours_per_source": 1,
-            "parameters": {"timeout_min": 5},
-        }
-        return SlurmExecutor(folder=str(tmp_path / "slurm"), cluster="local", max_hours_per_source=1, **settings)
+        limits: Any = {"num_jobs": 1, "poll_seconds": 0.2, "max_hours_per_source": 1, "parameters": {"timeout_min": 5}}
+        return SlurmExecutor(folder=str(tmp_path / "slurm"), cluster="local", **limits)
     return LocalExecutor(num_workers=2, max_hours_per_source=3 / 3600)
 
 

@@ -3,17 +3,19 @@
 import re
 from dataclasses import dataclass, fields, is_dataclass
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.media.people import People
 from lipsync_lightning.preparation.filters.check import Check
-from lipsync_lightning.preparation.filters.quality import QualityFilter
-from lipsync_lightning.preparation.filters.shots import AdaptiveShots
-from lipsync_lightning.preparation.filters.sync import SyncFilter
 from lipsync_lightning.preparation.sources import Sources
 from lipsync_lightning.preparation.split import Split
+
+if TYPE_CHECKING:  # a worker imports no step, and none of its networks, that its recipe does without
+    from lipsync_lightning.preparation.filters.quality import QualityFilter
+    from lipsync_lightning.preparation.filters.shots import AdaptiveShots
+    from lipsync_lightning.preparation.filters.sync import SyncFilter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +27,12 @@ class Recipe:
     sources: Sources
     split: Split
     check: Check
-    shots: AdaptiveShots | None  # None: every video is one shot
+    shots: "AdaptiveShots | None"  # None: every video is one shot
     people: People
     min_seconds: float  # shorter stretches with a face and sound are rejected
     max_seconds: float  # longer ones are cut
-    sync: SyncFilter | None  # None: every clip is kept as it is, unmeasured
-    quality: QualityFilter | None  # None: every clip is kept, unmeasured
+    sync: "SyncFilter | None"  # None: every clip is kept as it is, unmeasured
+    quality: "QualityFilter | None"  # None: every clip is kept, unmeasured
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w-]+", self.name):

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -128,10 +129,11 @@ class ShardJob:
 def worker_pool(num_workers: int) -> ProcessPoolExecutor:
     """Return a pool of processes of one thread each.
 
-    They are forked from a process that imports this module and has no threads, whose locks they would inherit.
+    They are forked from a process that has no threads, whose locks they would inherit, and has imported what they need.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    main = sys.modules["__main__"].__spec__  # None for a script, which "__main__" stands for
+    context.set_forkserver_preload(["__main__", __name__, *([main.name] if main else [])])
     return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin)
 
 
