@@ -22,7 +22,7 @@ from scenedetect import AdaptiveDetector, detect
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.media.alignment import Aligner, align
 from lipsync_lightning.media.audio import encode_flac, read_audio
-from lipsync_lightning.media.mux import VideoWriter, encode_clip
+from lipsync_lightning.media.mux import encode_clip, video_writer
 from lipsync_lightning.media.people import MeshPeople
 from lipsync_lightning.media.video import open_media, probe, read_frames, video_stream
 from lipsync_lightning.preparation.clips import clips_of_source
@@ -163,11 +163,11 @@ def warped(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def written(path: Path, faces: list[np.ndarray]) -> None:
-    with VideoWriter(
+    with video_writer(
         path, width=CLIP.resolution, height=CLIP.resolution, fps=CLIP.fps, crf=13, preset="medium"
-    ) as writer:
+    ) as write:
         for face in faces:
-            writer.write(face)
+            write(face)
 
 
 def ffmpeg_program() -> str | None:

@@ -1,13 +1,17 @@
 """Videos whose frames tell their number by their brightness, and whose face is where a json beside them says."""
 
 import json
-from collections.abc import Iterable
+import wave
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 
 from lipsync_lightning.media.audio import encode_flac
-from lipsync_lightning.media.mux import VideoWriter
+from lipsync_lightning.media.mux import video_writer
 
 RATE_HZ = 16000
 FPS = 25
@@ -54,10 +58,72 @@ def write_video(
     flac = path.with_name(".sound.flac")
     if sound is not None:
         flac.write_bytes(encode_flac(sound, RATE_HZ))
-    with VideoWriter(path, width=SIDE, height=SIDE, fps=fps, sound=flac if sound is not None else None) as writer:
+    with video_writer(path, width=SIDE, height=SIDE, fps=fps, sound=flac if sound is not None else None) as write:
         for frame in numbered_frames(num_frames) if frames is None else frames:
-            writer.write(frame)
+            write(frame)
     flac.unlink(missing_ok=True)
     points = [None if index in without_face else POINTS.tolist() for index in range(num_frames)]
     path.with_suffix(".json").write_text(json.dumps({"points": points}))
+    return path
+
+
+def write_timed(
+    path: Path,
+    times_ms: Sequence[int],
+    pictures: np.ndarray,
+    *,
+    rotation: int | None = None,
+    hflip: bool = False,
+    **options: str,
+) -> Path:
+    """Write pictures at these times, to be shown turned and mirrored; `options` are for x264."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "10", **options})
+        stream.codec_context.height, stream.codec_context.width = pictures.shape[1:3]
+        stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation is not None:
+            stream.set_display_rotation(rotation, hflip=hflip)
+        for picture, time_ms in zip(pictures, times_ms, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_wav(path: Path, levels: np.ndarray, sample_rate_hz: int) -> Path:
+    """Write 16-bit levels (N, channels)."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(levels.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(sample_rate_hz)
+        file.writeframes(levels.astype("<i2").tobytes())
+    return path
+
+
+def write_compressed(
+    path: Path, codec: str, levels: np.ndarray, *, sound_at_s: float = 0, video_at_s: float | None = None
+) -> Path:
+    """Write 48 kHz stereo sound, (N, 2) 16-bit levels, and, if `video_at_s` is given, 25 black frames."""
+    with av.open(str(path), "w") as container:
+        sound: Any = container.add_stream(codec, rate=48000)
+        sound.codec_context.layout, sound.codec_context.time_base = "stereo", Fraction(1, 48000)
+        if video_at_s is not None:
+            stream = container.add_stream("libx264", rate=25)
+            stream.codec_context.width = stream.codec_context.height = 32
+            for number in range(25):
+                image = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+                image.pts, image.time_base = round(video_at_s * 25) + number, Fraction(1, 25)
+                container.mux(stream.encode(image))
+            container.mux(stream.encode(None))
+        frame = av.AudioFrame.from_ndarray(levels.reshape(1, -1), format="s16", layout="stereo")
+        frame.sample_rate = 48000
+        size = sound.codec_context.frame_size or 1024
+        resampler = av.AudioResampler(format=sound.codec_context.format, layout="stereo", rate=48000, frame_size=size)
+        next_sample = round(sound_at_s * 48000)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            part.pts, part.time_base = next_sample, Fraction(1, 48000)
+            next_sample += part.samples
+            container.mux(sound.encode(part))
+        container.mux(sound.encode(None))
     return path

@@ -14,8 +14,7 @@ def main(config: DictConfig) -> None:
     for split, num_people in config.people.items():
         write_corpus(
             out=Path(config.out) / str(split),
-            num_people=num_people,
-            first_person=first_person,
+            people=range(first_person, first_person + num_people),
             clips_per_person=config.clips_per_person,
             seconds=config.seconds,
             seed=config.seed,

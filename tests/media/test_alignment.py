@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lipsync_lightning.errors import BadMedia
-from lipsync_lightning.media.alignment import Aligner, align, alignment_matrices, paste_back
+from lipsync_lightning.media.alignment import align, alignment_matrices, paste_back
 from patch_region import patch_region
 
 ORACLE = np.load(Path(__file__).parents[1] / "fixtures" / "faces_oracle.npz")
@@ -22,18 +22,6 @@ def test_matrices_match_the_reference_frame_by_frame(resolution: int) -> None:
     matrices = alignment_matrices(ORACLE["landmarks"], resolution)
     assert matrices.dtype == np.float64
     assert np.abs(matrices - ORACLE[f"matrices_{resolution}"]).max() < 1e-3
-
-
-def test_streaming_gives_the_matrices_of_the_batch() -> None:
-    aligner = Aligner(resolution=256)
-    streamed = np.stack([aligner.matrix(points) for points in ORACLE["landmarks"]])
-    assert (streamed == alignment_matrices(ORACLE["landmarks"], 256)).all()
-
-
-def test_the_first_frames_matrix_does_not_depend_on_later_frames_but_later_ones_on_the_first() -> None:
-    together = alignment_matrices(ORACLE["landmarks"], 256)
-    assert (alignment_matrices(ORACLE["landmarks"][:1], 256)[0] == together[0]).all()
-    assert not np.allclose(alignment_matrices(ORACLE["landmarks"][1:], 256)[0], together[1], atol=1e-4)
 
 
 def test_mirrored_points_are_turned_and_not_mirrored() -> None:

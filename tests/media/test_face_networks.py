@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from lipsync_lightning.errors import MissingWeights, WrongWeights
-from lipsync_lightning.media import face_networks
 from lipsync_lightning.media.face_networks import FACE_NETWORKS, face_network_path, fetch_face_networks
 
 CONTENT = {name: f"network {name}".encode() for name in FACE_NETWORKS}
@@ -15,8 +14,7 @@ CONTENT = {name: f"network {name}".encode() for name in FACE_NETWORKS}
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LIPSYNC_WEIGHTS", str(tmp_path / "weights"))
     for name, content in CONTENT.items():
-        sha256 = hashlib.sha256(content).hexdigest()
-        monkeypatch.setitem(face_networks.FACE_NETWORKS, name, (FACE_NETWORKS[name][0], sha256))
+        monkeypatch.setitem(FACE_NETWORKS, name, hashlib.sha256(content).hexdigest())
     return tmp_path / "weights" / "face_mesh"
 
 
@@ -24,7 +22,7 @@ def wheel_of(content: dict[str, bytes], folder: Path) -> Path:
     with zipfile.ZipFile(folder / "mediapipe.whl", "w") as wheel:
         wheel.writestr("mediapipe/other.tflite", b"other")
         for name, data in content.items():
-            wheel.writestr(f"mediapipe/modules/{FACE_NETWORKS[name][0]}/{name}.tflite", data)
+            wheel.writestr(f"mediapipe/modules/any/{name}.tflite", data)
     return folder / "mediapipe.whl"
 
 

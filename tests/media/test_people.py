@@ -173,33 +173,23 @@ def write_sidecar(folder: Path, content: object) -> PeopleTracker:
     return SidecarPeople().for_video(folder / "talk.one.mp4")
 
 
-def test_a_sidecar_numbers_people_as_they_appear_and_ends_in_nobody(tmp_path: Path):
+def test_a_sidecar_numbers_people_as_they_appear_anew_after_a_cut_and_ends_in_nobody(tmp_path: Path):
     here, there = POINTS.tolist(), (POINTS + 9).tolist()
-    following = write_sidecar(tmp_path, {"people": [[None, here, here], [there, there]]})
-    found = [following.people(FRAME) for _ in range(4)]
-    assert [list(people) for people in found] == [[0], [0, 1], [1], []]
+    following = write_sidecar(tmp_path, {"people": [[None, here, here, here], [there, there, None, there]]})
+    found = [following.people(FRAME) for _ in range(3)]
+    following.cut()
+    assert [list(people) for people in found] == [[0], [0, 1], [1]]
+    assert [list(following.people(FRAME)) for _ in range(2)] == [[2, 3], []]
     np.testing.assert_array_equal(found[1][0], POINTS + 9)
-
-
-def test_a_sidecar_of_points_is_one_person(tmp_path: Path):
-    points_of = write_sidecar(tmp_path, {"points": [POINTS.tolist(), None, (POINTS + 1).tolist()]})
-    first, second, third, fourth = (points_of(FRAME) for _ in range(4))
-    np.testing.assert_array_equal([first, third], [POINTS, POINTS + 1])
-    assert second is fourth is None
 
 
 def test_the_face_of_a_sidecar_is_the_first_persons_while_that_one_is_there(tmp_path: Path):
     here, there = POINTS.tolist(), (POINTS + 9).tolist()
     points_of = write_sidecar(tmp_path, {"people": [[here, None, here], [there] * 3]})
     np.testing.assert_array_equal([points_of(FRAME) for _ in range(3)], [here, there, here])
+    points_of = write_sidecar(tmp_path, {"points": [None, here]})
     assert points_of(FRAME) is None
-
-
-def test_a_cut_numbers_the_people_of_a_sidecar_anew(tmp_path: Path):
-    following = write_sidecar(tmp_path, {"people": [[POINTS.tolist()] * 3] * 2})
-    assert list(following.people(FRAME)) == [0, 1]
-    following.cut()
-    assert [list(following.people(FRAME)) for _ in range(2)] == [[2, 3], [2, 3]]
+    np.testing.assert_array_equal(points_of(FRAME), POINTS)
 
 
 @pytest.mark.parametrize(

@@ -9,26 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from lipsync_lightning import errors
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.errors import (
-    BadConfig,
-    BadMedia,
-    MissingAudio,
-    MissingWeights,
-    NoFace,
-    WouldOverwrite,
-    WrongWeights,
-)
+from lipsync_lightning.media.alignment import alignment_matrices
 from lipsync_lightning.media.audio import encode_flac, read_audio
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.media.video import probe, read_frames
 from lipsync_lightning.pipeline import lipsync
-from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
+from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, LipSyncResult, PlacedFrame, load_pipeline, placed_frames
 from lipsync_lightning.pipeline.reference import OwnFrames
-from lipsync_lightning.pipeline.windows import PlacedFrame, placed_frames
 from patch_region import patch_region
-from tiny_media import POINTS, SIDE, sound_of, write_video
+from tiny_media import POINTS, SIDE, numbered_frames, sound_of, write_video
 
 NUM_FRAMES = 10  # two whole windows and a half
 
@@ -76,12 +68,7 @@ def test_the_result_has_the_videos_frames_and_all_the_sound(pipeline, video, spe
     made = probe(out)
     assert (made.width, made.height, made.fps) == (SIDE, SIDE, 25)
     assert len(list(read_frames(out))) == NUM_FRAMES
-    assert (result.path, result.num_frames, result.num_synced, result.sound_seconds) == (
-        out,
-        NUM_FRAMES,
-        NUM_FRAMES,
-        0.4,
-    )
+    assert result == LipSyncResult(out, num_frames=NUM_FRAMES, num_synced=NUM_FRAMES, sound_seconds=0.4)
     np.testing.assert_array_equal(read_audio(out, 16000), read_audio(speech, 16000))
     assert not list(out.parent.glob("*.part"))
 
@@ -141,11 +128,11 @@ def test_frames_without_a_face_pass_through_unchanged(pipeline: LipSyncPipeline)
 
 def test_no_face_at_all_writes_nothing_and_keeps_a_former_result(pipeline, tmp_path, speech, out):
     video = write_video(tmp_path / "v.mp4", NUM_FRAMES, None, without_face=range(NUM_FRAMES))
-    with pytest.raises(NoFace, match=f"no face on any of {NUM_FRAMES} frames"):
+    with pytest.raises(errors.NoFace, match=f"no face on any of {NUM_FRAMES} frames"):
         pipeline(video=video, audio=speech, out=out, faces=SidecarPeople())
     assert list(out.parent.iterdir()) == []
     out.write_text("former")
-    with pytest.raises(NoFace):
+    with pytest.raises(errors.NoFace):
         pipeline(video=video, audio=speech, out=out, faces=SidecarPeople())
     assert out.read_text() == "former"
     assert list(out.parent.iterdir()) == [out]
@@ -161,30 +148,27 @@ def test_sound_of_another_length_is_warned_of_and_kept_whole(pipeline, video, tm
     np.testing.assert_array_equal(read_audio(out, 16000), read_audio(speech, 16000))
 
 
-def test_inputs_and_folders_are_not_overwritten(pipeline: LipSyncPipeline, video: Path, speech: Path):
-    before = video.read_bytes(), speech.read_bytes()
-    for target in (video, speech, video.parent / ".." / video.parent.name / video.name):
-        with pytest.raises(WouldOverwrite, match="is also an input"):
-            pipeline(video=video, audio=speech, out=target, faces=SidecarPeople())
-    with pytest.raises(WouldOverwrite, match="is a folder"):
-        pipeline(video=video, audio=speech, out=video.parent, faces=SidecarPeople())
-    assert (video.read_bytes(), speech.read_bytes()) == before
-
-
-def test_bad_inputs_are_told_apart(pipeline: LipSyncPipeline, video: Path, speech: Path, tmp_path: Path, out: Path):
+def test_bad_inputs_are_told_apart_and_nothing_is_overwritten(
+    pipeline: LipSyncPipeline, video: Path, speech: Path, tmp_path: Path, out: Path
+):
     silent = write_video(tmp_path / "silent.mp4", 5, None)
+    before = video.read_bytes(), speech.read_bytes()
     cases = [
-        (BadMedia, "no such file", {"video": tmp_path / "nowhere.mp4"}),
-        (BadMedia, "no such file", {"audio": tmp_path / "nowhere.wav"}),
-        (BadMedia, "no moving picture", {"video": speech}),
-        (MissingAudio, "no sound", {"audio": silent}),
-        (BadConfig, "num_inference_steps=0", {"num_inference_steps": 0}),
-        (BadConfig, "guidance_scale=-1", {"guidance_scale": -1}),
+        (errors.BadMedia, "no such file", {"video": tmp_path / "nowhere.mp4"}),
+        (errors.BadMedia, "no such file", {"audio": tmp_path / "nowhere.wav"}),
+        (errors.BadMedia, "no moving picture", {"video": speech}),
+        (errors.MissingAudio, "no sound", {"audio": silent}),
+        (errors.BadConfig, "num_inference_steps=0", {"num_inference_steps": 0}),
+        (errors.BadConfig, "guidance_scale=-1", {"guidance_scale": -1}),
+        (errors.WouldOverwrite, "is also an input", {"out": speech}),
+        (errors.WouldOverwrite, "is also an input", {"out": video.parent / ".." / video.parent.name / video.name}),
+        (errors.WouldOverwrite, "is a folder", {"out": video.parent}),
     ]
     for kind, words, change in cases:
         with pytest.raises(kind, match=words):
             pipeline(**({"video": video, "audio": speech, "out": out, "faces": SidecarPeople()} | change))
         assert not out.exists()
+    assert (video.read_bytes(), speech.read_bytes()) == before
 
 
 def test_memory_does_not_grow_with_the_video(pipeline, tmp_path, out, monkeypatch):
@@ -223,7 +207,7 @@ def test_a_saved_pipeline_is_a_diffusers_folder_and_makes_the_same_frames(pipeli
 
 
 def test_folders_that_are_no_whole_export_are_refused(pipeline: LipSyncPipeline, tmp_path: Path):
-    with pytest.raises(MissingWeights, match=r"no export at .*lipsync_lightning.export"):
+    with pytest.raises(errors.MissingWeights, match=r"no export at .*lipsync_lightning.export"):
         load_pipeline(str(tmp_path))
     export = tmp_path / "export"
     for number, damage in enumerate(("no weights", "cut weights", "cut index", "other pipeline", "other clip keys")):
@@ -240,7 +224,18 @@ def test_folders_that_are_no_whole_export_are_refused(pipeline: LipSyncPipeline,
             index.write_text(json.dumps({"_class_name": "DDPMPipeline", "scheduler": facts["scheduler"]}))
         else:
             index.write_text(json.dumps(facts | {"unet": ["no_such_library", "Nothing"]}))
-        with pytest.raises(WrongWeights, match="is not a whole export") as caught:
+        with pytest.raises(errors.WrongWeights, match="is not a whole export") as caught:
             load_pipeline(str(export))
         assert "\n" not in str(caught.value), damage
         export = tmp_path / f"export{number}"
+
+
+def test_frames_are_placed_as_training_places_them_and_anew_after_a_lost_face():
+    points = [POINTS + np.array([k, k * k / 4]) for k in range(8)]
+    shown = iter([*points[:5], None, *points[5:]])
+    placed = list(placed_frames(numbered_frames(9), lambda frame: next(shown), 32))
+    matrices = [each.matrix for each in placed]
+    assert [index for index, matrix in enumerate(matrices) if matrix is None] == [5]
+    before, after = (np.stack([m for m in part if m is not None]) for part in (matrices[:5], matrices[6:]))
+    np.testing.assert_allclose(before, alignment_matrices(np.stack(points[:5]), 32))
+    np.testing.assert_allclose(after, alignment_matrices(np.stack(points[5:]), 32))

@@ -23,15 +23,14 @@ def similarity() -> Callable[[np.ndarray], np.ndarray]:
     return fit_similarity
 
 
+def align_frame(frame: np.ndarray, points: np.ndarray, resolution: int) -> np.ndarray:
+    canvas = cv2.warpAffine(frame, fit_similarity(points), CANVAS_WH)
+    return cv2.resize(canvas, (resolution, resolution), interpolation=cv2.INTER_AREA)
+
+
 @pytest.fixture
 def align() -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
-    """A function (frame, points, resolution) -> aligned frame, (resolution, resolution, 3)."""
-
-    def aligned(frame: np.ndarray, points: np.ndarray, resolution: int) -> np.ndarray:
-        canvas = cv2.warpAffine(frame, fit_similarity(points), CANVAS_WH)
-        return cv2.resize(canvas, (resolution, resolution), interpolation=cv2.INTER_AREA)
-
-    return aligned
+    return align_frame
 
 
 @pytest.fixture

@@ -9,19 +9,12 @@ POSES = head_motion(200, 25, 11)[::50]
 
 
 def test_same_arguments_give_the_same_pixels():
+    pose = head_motion(9, 25, 3)[5]
     first, second = (
-        draw_face(
-            identity=Identity.from_seed([4, 2]),
-            pose=head_motion(9, 25, 3)[5],
-            opening=0.6,
-            width=0.3,
-            blink=0.5,
-            leak=0.5,
-        )
+        draw_face(identity=Identity.from_seed([4, 2]), pose=pose, opening=0.6, width=0.3, blink=0.5, leak=0.5)
         for _ in range(2)
     )
-    assert first.shape == (208, 208, 3)
-    assert first.dtype == np.uint8
+    assert (first.shape, first.dtype) == ((208, 208, 3), np.uint8)
     assert np.array_equal(first, second)
 
 

@@ -21,7 +21,7 @@ from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.files import write_atomically
 from lipsync_lightning.losses.sync import SyncLoss
 from lipsync_lightning.media.frames import to_uint8
-from lipsync_lightning.media.mux import VideoWriter
+from lipsync_lightning.media.mux import video_writer
 from lipsync_lightning.media.strips import film_strip, save_png
 from lipsync_lightning.models.weights_io import frozen
 
@@ -140,9 +140,9 @@ def write_pictures(sample: Sample, strip: Path, video: Path, fps: int) -> None:
     rows = [rearrange(to_uint8(frames), "t c h w -> t h w c").cpu().numpy() for frames in videos]
     save_png(strip, film_strip(rows, STRIP_COLUMNS))
     beside = np.concatenate(rows, axis=2)
-    with VideoWriter(video, width=beside.shape[2], height=beside.shape[1], fps=fps) as writer:
+    with video_writer(video, width=beside.shape[2], height=beside.shape[1], fps=fps) as write:
         for frame in beside:
-            writer.write(frame)
+            write(frame)
 
 
 def in_sync(judge: SyncLoss, frames: Tensor, mel: Tensor) -> float:

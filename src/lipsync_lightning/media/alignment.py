@@ -33,10 +33,7 @@ class FacePoints(Protocol):
     """Where the alignment points of a video come from."""
 
     def for_video(self, path: Path) -> Callable[[np.ndarray], Points | None]:
-        """Return a function to call once per frame of `path`, in order.
-
-        It takes a frame, (H, W, 3) uint8 RGB, and returns the points of the face in it, or None where there is none.
-        """
+        """Return what gives the points of each next frame's face, (H, W, 3) uint8 RGB; None where there is none."""
         ...
 
 
@@ -55,9 +52,7 @@ class Aligner:
         centre, template_centre = points.mean(axis=0), self._template.mean(axis=0)
         spread, template_spread = np.std(points - centre, ddof=1), np.std(self._template - template_centre, ddof=1)
         if not spread > 0:
-            raise BadMedia(
-                f"alignment points must differ, got {np.asarray(points).tolist()}; correct or drop that frame's points"
-            )
+            raise BadMedia(f"alignment points must differ, got {points.tolist()}; correct or drop that frame's points")
         normal, template_normal = (points - centre) / spread, (self._template - template_centre) / template_spread
         # The rotation (never a reflection) that best carries the points onto the template: Kabsch (1976).
         left, _, right = np.linalg.svd(normal.T @ template_normal)
@@ -83,8 +78,7 @@ def alignment_matrices(points: np.ndarray, resolution: int) -> np.ndarray:
         as pixels.
     """
     aligner = Aligner(resolution=resolution)
-    points_of_frames = np.asarray(points, dtype=np.float64)  # a tensor will do as well
-    return np.array([aligner.matrix(frame) for frame in points_of_frames], dtype=np.float64).reshape(-1, 2, 3)
+    return np.array([aligner.matrix(frame) for frame in np.asarray(points, dtype=np.float64)]).reshape(-1, 2, 3)
 
 
 def align(frame: np.ndarray, matrix: np.ndarray, resolution: int) -> np.ndarray:
@@ -126,8 +120,8 @@ def paste_back(frame: np.ndarray, face: np.ndarray, matrix: np.ndarray) -> np.nd
     weight = cv2.GaussianBlur(inner, (2 * feather + 1,) * 2, 0.3 * (feather - 1) + 0.8)[..., None]
 
     square = torch.from_numpy(rearrange(face, "h w c -> 1 c h w").astype(np.float32))
-    canvas = F.interpolate(square, size=(height, width), mode="bicubic", antialias=True).numpy()
-    canvas = np.ascontiguousarray(rearrange(canvas, "1 c h w -> h w c"))
+    canvas = F.interpolate(square, size=(height, width), mode="bicubic", antialias=True)
+    canvas = np.ascontiguousarray(rearrange(canvas.numpy(), "1 c h w -> h w c"))
     placed = cv2.warpAffine(canvas, to_frame, size, borderValue=(_OUTSIDE_FACE,) * 3)
     placed = np.clip(placed, 0, 255) * covered[..., None]
     pasted = frame.copy()

@@ -75,10 +75,8 @@ def encode_flac(waveform: np.ndarray, sample_rate_hz: int) -> bytes:
 
     Raises: ClipTooShort, if there is no sample.
     """
-    if waveform.ndim != 1 or waveform.size == 0:
-        raise ClipTooShort(
-            f"a mono waveform of at least one sample is needed, got shape {waveform.shape}; check what it was cut from"
-        )
+    if waveform.size == 0:
+        raise ClipTooShort("sound of at least one sample is needed, got none; check what it was cut from")
     levels = np.round(waveform * np.float32(_FULL_SCALE_16_BIT)).clip(-_FULL_SCALE_16_BIT, _FULL_SCALE_16_BIT - 1)
     frame = AudioFrame.from_ndarray(levels.astype(np.int16)[None], format="s16", layout="mono")
     frame.sample_rate = sample_rate_hz
@@ -101,11 +99,9 @@ def decode_flac(data: bytes) -> np.ndarray:
         with av.open(BytesIO(data), "r", format="flac") as container:
             frames = [frame.to_ndarray() for frame in container.decode(container.streams.audio[0])]
     except FFmpegError as error:
-        raise BadMedia(
-            f"a sound of {len(data)} bytes is no whole FLAC file ({error.strerror}); write its shard again"
-        ) from error
+        raise BadMedia(f"a sound is no whole FLAC file ({error.strerror}); write its shard again") from error
     if not frames or any(frame.dtype != np.int16 or frame.shape[0] != 1 for frame in frames):
-        raise BadMedia(f"a sound of {len(data)} bytes is not mono 16-bit FLAC; write its shard again")
+        raise BadMedia("a sound is not mono 16-bit FLAC; write its shard again")
     return np.concatenate(frames, axis=1)[0].astype(np.float32) / _FULL_SCALE_16_BIT
 
 

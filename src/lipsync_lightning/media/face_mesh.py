@@ -7,21 +7,19 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+from scipy.special import expit
 
 from lipsync_lightning.media.face_networks import face_network_path
 
-# Mesh points whose means are the alignment points; left and right as in the picture.
-BROW_L = (70, 63, 105, 66, 107)
-BROW_R = (336, 296, 334, 293, 300)
-NOSE = (5, 129, 358, 4)
+# Mesh points whose means are the alignment points: left brow, right brow (as in the picture), nose.
+_ALIGNMENT_POINTS = ([70, 63, 105, 66, 107], [336, 296, 334, 293, 300], [5, 129, 358, 4])
 
 # MediaPipe's published graphs (Apache-2.0): sizes, strides, thresholds and the rectangle around a face.
 _MESH_SIDE = 192
-_EYE_CORNERS = (33, 263)
+_EYE_CORNERS = [33, 263]
 _RECTANGLE_SCALE = 1.5
 _SMALLEST_SCORE = 0.5
 SAME_FACE_OVERLAP = 0.3
-_LARGEST_LOGIT = 100.0
 # How far the mesh may end from the square it was looked for in, as a part of the side.
 _LARGEST_DIFFERENCE = 0.05
 
@@ -80,15 +78,13 @@ def box_of_mesh(mesh: np.ndarray) -> np.ndarray:
 
 def rectangle_of_mesh(mesh: np.ndarray) -> Rectangle:
     """Return the square in which the face of a mesh (468, 2) is looked for in the next frame."""
-    return rectangle_around(box_of_mesh(mesh), mesh[list(_EYE_CORNERS)])
+    return rectangle_around(box_of_mesh(mesh), mesh[_EYE_CORNERS])
 
 
 def anchor_centres(side: int, grids: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Return the anchors' centres in input pixels, (anchors, 2) x, y: row by row, all anchors of a cell together.
+    """Return the anchors' centres in pixels of a square input, (anchors, 2) x, y, row by row, a cell's together.
 
-    Args:
-        side: of the input, pixels.
-        grids: stride in pixels and anchors per cell.
+    Args: grids: stride in pixels and anchors per cell.
     """
     rows = []
     for stride, per_cell in grids:
@@ -97,20 +93,15 @@ def anchor_centres(side: int, grids: Sequence[tuple[int, int]]) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -_LARGEST_LOGIT, _LARGEST_LOGIT)))
-
-
 def decode(regressors: np.ndarray, logits: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     """Return the boxes that score high enough, best first, in input pixels.
 
     Args:
         regressors: (anchors, 16), offsets from the anchor: box centre and size, then six points, first the eyes.
-        logits: (anchors,).
-        anchors: (anchors, 2), from `anchor_centres`.
+        logits, anchors: (anchors,) and (anchors, 2), from `anchor_centres`.
     Returns: (boxes, 9): score, left, top, right, bottom, first eye x, y, second eye x, y.
     """
-    scores = _sigmoid(logits)
+    scores = expit(logits.astype(np.float64))
     kept = np.flatnonzero(scores >= _SMALLEST_SCORE)
     kept = kept[np.argsort(-scores[kept])]
     centres = regressors[kept, :2] + anchors[kept]
@@ -210,9 +201,9 @@ class FaceFinder:
         points, score = self._network(square.crop(frame, _MESH_SIDE).astype(np.float32) / 255)
         to_frame = square.to_frame(_MESH_SIDE)
         in_crop = points.reshape(-1, 3)[:, :2].astype(np.float64)
-        return in_crop @ to_frame[:, :2].T + to_frame[:, 2], float(_sigmoid(score).item())
+        return in_crop @ to_frame[:, :2].T + to_frame[:, 2], float(expit(score).item())
 
 
 def alignment_points(mesh: np.ndarray) -> np.ndarray:
     """Return left brow, right brow and nose centre, (3, 2), of a mesh (468, 2)."""
-    return np.stack([mesh[list(indices)].mean(axis=0) for indices in (BROW_L, BROW_R, NOSE)])
+    return np.stack([mesh[indices].mean(axis=0) for indices in _ALIGNMENT_POINTS])

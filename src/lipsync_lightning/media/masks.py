@@ -1,8 +1,5 @@
 """Which pixels of an aligned face a model keeps, and which it makes."""
 
-from collections.abc import Callable
-from functools import partial
-
 import cv2
 import numpy as np
 import torch
@@ -13,8 +10,7 @@ from lipsync_lightning.errors import BadConfig
 # The released models' mask on the 256-pixel face (LatentSync, arXiv 2412.09262, public code), as geometry:
 # a U whose arms pass the nose bridge on both sides and whose bowl follows cheeks and chin.
 _DRAWN_AT = 256
-_ARM_ROWS = (95, 128)
-_ARM_COLUMNS = ((9, 78), (178, 247))
+_ARMS = ((95, 128, 9, 78), (95, 128, 178, 247))  # top, bottom, left, right
 # (row, column) corners of the bowl's outline; between two corners it is a straight line, rounded half up.
 _BOWL_LEFT = (
     *((128, 9), (157, 11), (170, 12), (179, 17), (189, 23), (196, 29), (207, 39)),
@@ -24,31 +20,16 @@ _BOWL_RIGHT = (
     *((128, 248), (169, 245), (178, 240), (196, 228), (206, 219), (214, 211), (215, 209)),
     *((220, 203), (228, 190), (231, 184), (234, 176), (239, 165), (242, 153)),
 )
+_ROWS = np.arange(_BOWL_LEFT[0][0], _BOWL_LEFT[-1][0] + 1)
+_LEFT, _RIGHT = (
+    np.floor(np.interp(_ROWS, *np.transpose(side)) + 0.5).astype(int) for side in (_BOWL_LEFT, _BOWL_RIGHT)
+)
 
-
-def _released() -> np.ndarray:
-    mask = np.full((_DRAWN_AT, _DRAWN_AT), 255, np.uint8)
-    for left, right in _ARM_COLUMNS:
-        mask[slice(*_ARM_ROWS), left:right] = 0
-    rows = np.arange(_BOWL_LEFT[0][0], _BOWL_LEFT[-1][0] + 1)
-    left, right = (
-        np.floor(np.interp(rows, *np.transpose(side)) + 0.5).astype(int) for side in (_BOWL_LEFT, _BOWL_RIGHT)
-    )
-    for row, start, stop in zip(rows, left, right, strict=True):
-        mask[row, start:stop] = 0
-    return mask
-
-
-def _box(rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-    mask = np.full((_DRAWN_AT, _DRAWN_AT), 255, np.uint8)
-    mask[slice(*rows), slice(*columns)] = 0
-    return mask
-
-
-REGIONS: dict[str, Callable[[], np.ndarray]] = {
-    "released": _released,  # 40.7 % of the face: nose bridge to chin, cheeks in part
-    "mouth": partial(_box, (150, 230), (76, 182)),  # 12.9 %: little more than open lips
-    "face": partial(_box, (28, 252), (4, 252)),  # 84.8 %: brows to chin and both sides
+# What each leaves to the model: boxes of the 256-pixel face.
+REGIONS = {
+    "released": [*_ARMS, *zip(_ROWS, _ROWS + 1, _LEFT, _RIGHT, strict=True)],  # 40.7 %: nose bridge to chin, some cheek
+    "mouth": [(150, 230, 76, 182)],  # 12.9 %: little more than open lips
+    "face": [(28, 252, 4, 252)],  # 84.8 %: brows to chin and both sides
 }
 
 
@@ -59,12 +40,14 @@ def keep_mask(resolution: int, region: str = "released") -> Tensor:
     Returns: (H, W) = (resolution, resolution), float32 in [0, 1]; edges are soft at sizes other than 256.
     Raises: BadConfig, for a region that is none of them.
     Source: LatentSync (arXiv 2412.09262), the public code's mask; other sizes are that 8-bit image resized with a
-        Lanczos kernel. The boxes are this library's own, to repeat the paper's finding that what the mask shows tempts
-        a model to read lips off it.
+        Lanczos kernel. "mouth" and "face" are this library's own, to repeat the paper's finding that what the mask
+        shows tempts a model to read lips off it.
     """
     if region not in REGIONS:
         raise BadConfig(f"mask={region!r} is none of {sorted(REGIONS)}; choose one of them")
-    mask = REGIONS[region]()
+    mask = np.full((_DRAWN_AT, _DRAWN_AT), 255, np.uint8)
+    for top, bottom, left, right in REGIONS[region]:
+        mask[top:bottom, left:right] = 0
     if resolution != _DRAWN_AT:
         mask = cv2.resize(mask, (resolution, resolution), interpolation=cv2.INTER_LANCZOS4)
     return torch.from_numpy(mask).float() / 255

@@ -64,7 +64,6 @@ def mel_window(mel: Tensor, first_frame: int, clip: ClipSpec) -> Tensor:
     Raises: ClipTooShort, if the sound ends before the clip does.
     Source: Wav2Lip (arXiv 2008.10010): 16 columns at 80 per second span 5 frames at 25 fps.
     """
-    assert first_frame >= 0, f"frames are counted from 0, got {first_frame}"
     start = clip.mel_start(first_frame)
     end = start + clip.mel_columns
     if end > mel.shape[1]:

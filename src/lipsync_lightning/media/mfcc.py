@@ -38,16 +38,11 @@ def mfcc(waveform: Tensor) -> Tensor:
         waveform: (N,), mono sound in [-1, 1] at 16 kHz. It is rounded to the 16-bit levels that the public code reads:
             silence that is exact there would otherwise be any small noise here, and far away in the logarithm.
     Returns: (13, L), float32, 100 columns per second; L = 1 for up to 400 samples, else 1 + ceil((N - 400) / 160).
-    Raises: ClipTooShort, if there is no sound at all.
     Source: "Out of time" (Chung and Zisserman 2016), section 2: 13 coefficients, 100 columns per second. Its public
         code leaves the rest to the defaults of `python_speech_features`: spans of 25 ms with no window function,
         pre-emphasis 0.97, power of a 512-point transform, 26 triangular filters from 0 to 8000 Hz, orthonormal cosine
         transform of their logarithms, sine lifter 22.
     """
-    if waveform.ndim != 1:
-        raise ValueError(f"mfcc takes mono sound of shape (N,), got {tuple(waveform.shape)}; average the channels")
-    if len(waveform) == 0:
-        raise ClipTooShort("mfcc needs at least one sample of sound, got none; use a video with sound")
     scaled = np.round(waveform.detach().cpu().double().numpy() * _FULL_SCALE_16_BIT)
     levels = scaled.clip(-_FULL_SCALE_16_BIT, _FULL_SCALE_16_BIT - 1)
     power = np.abs(np.fft.rfft(_spans(levels), _FFT_SIZE)) ** 2 / _FFT_SIZE
@@ -67,14 +62,10 @@ def mfcc_window(mfcc: Tensor, first_frame: int) -> Tensor:
     Raises: ClipTooShort, if the sound ends before the window does.
     Source: "Out of time" (Chung and Zisserman 2016), section 2: 20 columns at 100 per second span 5 frames at 25.
     """
-    assert first_frame >= 0, f"frames are counted from 0, got {first_frame}"
     start = COLUMNS_PER_FRAME * first_frame
     end = start + WINDOW_COLUMNS
     if end > mfcc.shape[1]:
-        raise ClipTooShort(
-            f"the window from frame {first_frame} needs MFCC columns {start} to {end}, the sound has {mfcc.shape[1]}; "
-            "start earlier or pad the sound"
-        )
+        raise ClipTooShort(f"frame {first_frame} needs MFCC columns to {end}, the sound has {mfcc.shape[1]}; pad it")
     return mfcc[None, :, start:end]
 
 

@@ -1,12 +1,11 @@
 """Write pictures, and sound untouched, into one mp4; write the clips of a shard."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Self
 
 import av
 import numpy as np
@@ -18,114 +17,87 @@ from av.packet import Packet
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 
-from lipsync_lightning.errors import BadMedia, ClipTooShort
+from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.media.audio import frame_time_s, sound_stream, zero_time
 from lipsync_lightning.media.resampling import exact
 from lipsync_lightning.media.video import EXACT_COLOURS, open_media, require_whole
 
 # What mp4 takes as it is and common players play; any other sound is decoded and kept as FLAC, which loses nothing.
-_COPIED_CODECS = frozenset({"aac", "mp3", "alac", "flac", "ac3", "eac3", "opus"})
+_COPIED_CODECS = {"aac", "mp3", "alac", "flac", "ac3", "eac3", "opus"}
 
-_FIT_16_BIT = frozenset({"u8", "u8p", "s16", "s16p"})
+_FIT_16_BIT = {"u8", "u8p", "s16", "s16p"}
 
 
-class VideoWriter:
-    """Write RGB frames, and the sound of a file if one is given, to an H.264 mp4 that appears only when complete.
+@contextmanager
+def video_writer(
+    path: Path | str,
+    *,
+    width: int,
+    height: int,
+    fps: float,
+    sound: Path | str | None = None,
+    crf: int = 18,
+    preset: str = "veryfast",
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that appends one frame, (height, width, 3) uint8 RGB, to an H.264 mp4.
 
-    Until then it is `<name>.part` beside it; an exception inside the `with` block removes that and leaves any former
-    file as it was. Odd sizes are kept: they are stored as 4:4:4, since 4:2:0 needs even ones.
+    The file appears when the block ends; after an exception, any former file is as it was. Odd sizes are kept: they are
+    stored as 4:4:4, since 4:2:0 needs even ones.
 
     The first sound stream of `sound` is kept whole, however long the picture is: compressed sound packet by packet,
     uncompressed sound as FLAC with the same samples (32-bit and float: the upper 24 bits), rate and channels. It starts
     as `read_audio` has it: with the first frame of `sound`, or with its own beginning if there is no picture.
 
-    Raises on entry: MissingAudio, if `sound` has none; BadMedia, if `sound` cannot be read, as does any later step.
+    Raises: MissingAudio, if `sound` has none; BadMedia, if it cannot be read, or if no frame was written; ValueError,
+        if a frame has another shape or type.
     """
-
-    def __init__(
-        self,
-        path: Path | str,
-        *,
-        width: int,
-        height: int,
-        fps: float,
-        sound: Path | str | None = None,
-        crf: int = 18,
-        preset: str = "veryfast",
-    ) -> None:
-        self.path = Path(path)
-        self._part = self.path.with_name(self.path.name + ".part")
-        self._fps = exact(fps)
-        self._size = {"width": width, "height": height}
-        self._options = {"crf": str(crf), "preset": preset}
-        self._sound = sound
-        self._num_written = 0
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.callback(self._part.unlink, missing_ok=True)
-            stack.push(self._rename)
-            self._container: OutputContainer = stack.enter_context(
-                av.open(str(self._part.absolute()), "w", format="mp4", container_options={"movflags": "+faststart"})
-            )
-            self._stream = add_h264(self._container, fps=self._fps, options=self._options, **self._size)
-            packets = iter(()) if self._sound is None else _sound_packets(self._sound, self._container)
+    path, rate = Path(path), exact(fps)
+    part = path.with_name(path.name + ".part")
+    options = {"movflags": "+faststart"}
+    num_written = 0
+    try:
+        with av.open(str(part.absolute()), "w", format="mp4", container_options=options) as container:
+            options = {"crf": str(crf), "preset": preset}
+            stream = add_h264(container, width=width, height=height, fps=rate, options=options)
+            packets = iter(()) if sound is None else _sound_packets(sound, container)
             # The first packet is read now, because every stream must be known before anything is written.
-            self._packets = chain(list(islice(packets, 1)), packets)
-            stack.push(self._finish)
-            self._closing = stack.pop_all()
-        return self
+            packets = chain(list(islice(packets, 1)), packets)
 
-    def write(self, frame: np.ndarray) -> None:
-        """Append one frame, (height, width, 3) uint8 RGB, and the sound up to its end.
+            def write(frame: np.ndarray) -> None:
+                nonlocal num_written
+                container.mux(stream.encode(to_yuv(frame, stream, num_written)))
+                num_written += 1
+                for packet in packets:
+                    container.mux(packet)
+                    if packet.dts is not None and packet.dts * packet.time_base >= num_written / rate:
+                        break
 
-        Raises: ValueError, if it has another shape or type; BadMedia, if the sound breaks off here.
-        """
-        self._container.mux(self._stream.encode(to_yuv(frame, self._stream, self._num_written)))
-        self._num_written += 1
-        for packet in self._packets:
-            self._container.mux(packet)
-            if packet.dts is not None and packet.dts * packet.time_base >= self._num_written / self._fps:
-                break
-
-    def __exit__(self, *error: Any) -> None:
-        self._closing.__exit__(*error)
-
-    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            if self._num_written == 0:
-                raise BadMedia(
-                    f"{self.path}: not written, there was no frame to write; check what the frames were made from"
-                )
-            for packet in self._packets:
-                self._container.mux(packet)
-            self._container.mux(self._stream.encode(None))
-
-    def _rename(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._part.replace(self.path)
+            yield write
+            if num_written == 0:
+                raise BadMedia(f"{path}: not written, no frame came; check what the frames were made from")
+            for packet in packets:
+                container.mux(packet)
+            container.mux(stream.encode(None))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def encode_clip(frames: Iterable[np.ndarray], *, fps: float, gop: int = 12, crf: int = 18) -> bytes:
+def encode_clip(frames: np.ndarray | Sequence[np.ndarray], *, fps: float, gop: int = 12) -> bytes:
     """Return an H.264 mp4 in which any window is found with one seek: closed groups of `gop` frames, no B-frames.
 
     Args:
-        frames: (H, W, 3) uint8 RGB, all of one size.
-    Raises: ClipTooShort, if there is no frame; ValueError, if the frames differ in size.
+        frames: at least one, (H, W, 3) uint8 RGB, all of one size; else ValueError.
     """
+    height, width = frames[0].shape[:2]
+    options = {"crf": "18", "preset": "veryfast", "bf": "0", "sc_threshold": "0", "flags": "+cgop"}
     data = BytesIO()
-    options = {"crf": str(crf), "preset": "veryfast", "bf": "0", "sc_threshold": "0", "flags": "+cgop"}
     with av.open(data, "w", format="mp4") as container:
-        stream = None
+        stream = add_h264(container, width=width, height=height, fps=exact(fps), options=options)
+        stream.codec_context.gop_size = gop
+        stream.codec_context.thread_count = 1
         for index, frame in enumerate(frames):
-            if stream is None:
-                height, width = frame.shape[:2]
-                stream = add_h264(container, width=width, height=height, fps=exact(fps), options=options)
-                stream.codec_context.gop_size = gop
-                stream.codec_context.thread_count = 1
             container.mux(stream.encode(to_yuv(frame, stream, index)))
-        if stream is None:
-            raise ClipTooShort("a clip needs at least one frame, none came; check what the frames were made from")
         container.mux(stream.encode(None))
     return data.getvalue()
 

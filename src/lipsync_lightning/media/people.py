@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lipsync_lightning.errors import BadConfig, BadMedia
+from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.media.alignment import Points
 from lipsync_lightning.media.face_mesh import (
     SAME_FACE_OVERLAP,
@@ -22,7 +22,7 @@ from lipsync_lightning.media.face_mesh import (
 
 
 class PeopleTracker(ABC):
-    """Follows the faces of one video; as a function of its frames, a single face, as `FacePoints` says."""
+    """Follows the faces of one video. Called with each frame in turn it follows a single face, as `FacePoints` says."""
 
     @abstractmethod
     def people(self, frame: np.ndarray) -> dict[int, Points]:
@@ -52,18 +52,12 @@ class People(Protocol):
 class MeshPeople:
     """People found by MediaPipe's detectors and followed by its mesh, on one core; by default one of any size.
 
-    Of several newcomers those are followed that the detectors are surest of. Raises: BadConfig, if a count is below 1.
+    Of several newcomers those are followed that the detectors are surest of.
     """
 
     search_every: int = 5  # frames, for newcomers; besides, where someone is lost or nobody in sight
     most_people: int = 1  # at a time
     min_side: float = 0  # pixels of the square around a face, 1.5 times its side; smaller ones are passed over
-
-    def __post_init__(self) -> None:
-        if min(self.search_every, self.most_people) < 1:
-            raise BadConfig(
-                f"people: need search_every >= 1 and most_people >= 1, got {self.search_every} and {self.most_people}"
-            )
 
     def for_video(self, path: Path) -> PeopleTracker:
         """Return a new tracker, as `People` says. Raises: MissingWeights, if the networks were not fetched."""
@@ -181,17 +175,15 @@ class _SidecarTracker(PeopleTracker):
 
 
 def _people_in(path: Path) -> list[list[Points | None]]:
-    point_lists = "one [[x, y], [x, y], [x, y]] or null per frame"
-    expected = f'{path}: expected JSON with key "points", {point_lists}, or "people", a list of such lists'
-    way_out = "write it, or find faces with MeshPeople"
     try:
         content = json.loads(path.read_text())
         lists = content["people"] if "people" in content else [content["points"]]
         return [[None if points is None else _three_points(points) for points in frames] for frames in lists]
-    except FileNotFoundError as error:
-        raise BadMedia(f"{expected}; there is no such file; {way_out}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadMedia(f"{expected}; found {type(error).__name__} ({error}); {way_out}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadMedia(
+            f'{path}: expected JSON with "points", one [[x, y], [x, y], [x, y]] or null per frame, or "people", a list '
+            f"of such lists; got {type(error).__name__} ({error}); write it, or find faces with MeshPeople"
+        ) from error
 
 
 def _three_points(points: Any) -> Points:

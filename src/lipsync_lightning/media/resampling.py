@@ -85,11 +85,10 @@ def _until_next(
     begun: Iterable[_Begun], clock: Fraction, frame_s: Fraction
 ) -> Iterator[tuple[av.VideoFrame, Fraction]]:
     """Every frame and when the next one takes its place."""
-    last: _Begun | None = None
+    begin, last = Fraction(0), None
     for begin, frame in begun:
         if last is not None:
-            yield last[1], begin
-        last = begin, frame
+            yield last, begin
+        last = frame
     if last is not None:
-        begin, frame = last
-        yield frame, begin + (frame.duration * clock if frame.duration else frame_s)
+        yield last, begin + (last.duration * clock if last.duration else frame_s)

@@ -22,14 +22,12 @@ def film_strip(rows: Sequence[np.ndarray], num_columns: int = 8) -> np.ndarray:
     """
     num_frames = len(rows[0])
     moments = np.linspace(0, num_frames - 1, min(num_columns, num_frames)).round().astype(int)
-    return stacked(
-        [np.concatenate(_with_gaps([video[moment] for moment in moments], axis=1), axis=1) for video in rows]
-    )
+    return stacked([_joined([video[moment] for moment in moments], axis=1) for video in rows])
 
 
 def stacked(rows: Sequence[np.ndarray]) -> np.ndarray:
     """Return pictures (H, W, 3) of one size as one, the first at the top, with a gap between each two."""
-    return np.concatenate(_with_gaps(rows, axis=0), axis=0)
+    return _joined(rows, axis=0)
 
 
 def strip_rows(strip: np.ndarray, num_rows: int) -> list[np.ndarray]:
@@ -57,8 +55,7 @@ def read_png(path: Path | str) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _with_gaps(pictures: Sequence[np.ndarray], axis: int) -> list[np.ndarray]:
-    shape = list(pictures[0].shape)
-    shape[axis] = GAP
-    gap = np.full(shape, GAP_COLOUR, np.uint8)
-    return [piece for picture in pictures for piece in (gap, picture)][1:]
+def _joined(pictures: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    behind = [(0, GAP if each == axis else 0) for each in range(3)]
+    with_gap = [np.pad(picture, behind, constant_values=GAP_COLOUR) for picture in pictures[:-1]]
+    return np.concatenate([*with_gap, pictures[-1]], axis)

@@ -56,14 +56,10 @@ def open_media(path: Path | str) -> Iterator[InputContainer]:
     try:
         with av.open(str(path.absolute()), "r", metadata_errors="replace") as container:
             if not (container.streams.video or container.streams.audio):
-                raise BadMedia(
-                    f"{path}: neither picture nor sound in it, it may be truncated; copy or download it again"
-                )
+                raise BadMedia(f"{path}: neither picture nor sound in it; copy or download it again")
             yield container
     except FFmpegError as error:
-        raise BadMedia(
-            f"{path}: not readable as video or sound ({error.strerror}); play it to check, then copy or convert it"
-        ) from error
+        raise BadMedia(f"{path}: not readable as video or sound ({error.strerror}); copy or convert it") from error
 
 
 def video_stream(container: InputContainer) -> VideoStream | None:
@@ -77,9 +73,7 @@ def require_whole(container: InputContainer, path: Path | str) -> None:
     entries = [stream.index_entries[-1] for stream in container.streams if len(stream.index_entries)]
     stated_bytes = max((entry.pos + entry.size for entry in entries), default=0)
     if stated_bytes > container.size:
-        raise BadMedia(
-            f"{path}: truncated, {container.size} bytes of at least {stated_bytes}; copy or download it again"
-        )
+        raise BadMedia(f"{path}: truncated, {container.size} of {stated_bytes} bytes; copy or download it again")
 
 
 def probe(path: Path | str) -> VideoInfo:
@@ -117,8 +111,8 @@ def read_frames(
             seconds after the first.
         start_s, stop_s: seconds after the file's first frame; frames that begin before `start_s`, or at `stop_s` or
             later, are left out. What lies long before `start_s` is not decoded. None for the end.
-    Raises: BadMedia, on first use if the file cannot be read, or at the frame where decoding breaks, saying how many
-        came before; if no frame lies between `start_s` and `stop_s`.
+    Raises: BadMedia, on first use, if the file cannot be read; where decoding breaks, saying how many frames came
+        before; if no frame lies between `start_s` and `stop_s`.
     """
     num_read = 0
     try:
@@ -136,10 +130,8 @@ def read_frames(
             raise
         raise BadMedia(f"{path}: breaks off after {num_read} frames; cut it there or copy it again") from error
     if num_read == 0:
-        if start_s == 0 and stop_s is None:
-            raise BadMedia(f"{path}: the video stream holds no frame; copy or convert the file again")
         until = "its end" if stop_s is None else f"{stop_s} s"
-        raise BadMedia(f"{path}: there is no frame between {start_s} s and {until}; ask for a part that it has")
+        raise BadMedia(f"{path}: no frame between {start_s} s and {until}; convert the file, or ask for another part")
 
 
 def count_frames(data: bytes) -> int:
@@ -171,21 +163,17 @@ def _open_clip(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
         with av.open(BytesIO(data), "r") as container:
             stream = video_stream(container)
             if stream is None:
-                raise BadMedia(f"a clip of {len(data)} bytes holds no video; write its shard again")
+                raise BadMedia("a clip holds no video; write its shard again")
             stream.codec_context.thread_count = 1
             yield container, stream
     except FFmpegError as error:
-        raise BadMedia(
-            f"a clip of {len(data)} bytes does not decode ({error.strerror}); write its shard again"
-        ) from error
+        raise BadMedia(f"a clip does not decode ({error.strerror}); write its shard again") from error
 
 
 def _read_window(container: InputContainer, stream: VideoStream, first_frame: int, num_frames: int) -> np.ndarray:
     end_frame = first_frame + num_frames
     if first_frame < 0 or num_frames < 1 or end_frame > stream.frames:
-        raise ClipTooShort(
-            f"frames {first_frame} to {end_frame - 1} were asked of a clip of {stream.frames}; ask for fewer"
-        )
+        raise ClipTooShort(f"frames {first_frame} to {end_frame - 1} were asked of a clip of {stream.frames} frames")
     assert stream.average_rate is not None
     assert stream.time_base is not None
     first_pts = (stream.start_time or 0) + round(first_frame / stream.average_rate / stream.time_base)
@@ -194,7 +182,7 @@ def _read_window(container: InputContainer, stream: VideoStream, first_frame: in
     window = [to_rgb(frame) for frame in islice(wanted, num_frames)]
     if len(window) < num_frames:
         raise BadMedia(
-            f"a clip that states {stream.frames} frames ends after {first_frame + len(window)}; write its shard again"
+            f"a clip of {stream.frames} frames ends after {first_frame + len(window)}; write its shard again"
         )
     return np.stack(window)
 
@@ -211,11 +199,11 @@ def _measured_duration_s(path: Path | str, fps: Fraction) -> float:
     """Return how long a stream lasts that does not say so, by its packets."""
     with open_media(path) as container:
         stream = _require_video(container, path)
-        times = [packet.pts for packet in container.demux(stream) if packet.size]
-        stated = [time for time in times if time is not None]
-        if stream.time_base is None or len(stated) < len(times):
-            return float(len(times) / fps)
-        return float((max(stated) - min(stated)) * stream.time_base + 1 / fps)
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        times = [packet.pts for packet in packets if packet.pts is not None]
+        if stream.time_base is None or len(times) < len(packets):
+            return float(len(packets) / fps)
+        return float((max(times) - min(times)) * stream.time_base + 1 / fps)
 
 
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:

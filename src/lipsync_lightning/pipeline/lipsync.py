@@ -2,9 +2,10 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import Any, Self
@@ -20,29 +21,46 @@ from torch.nn import functional
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.diffusion import inpaint
 from lipsync_lightning.errors import BadConfig, BadMedia, MissingWeights, NoFace, WouldOverwrite, WrongWeights
-from lipsync_lightning.media.alignment import FacePoints, align, paste_back
+from lipsync_lightning.media.alignment import Aligner, FacePoints, Points, align, paste_back
 from lipsync_lightning.media.audio import read_audio
 from lipsync_lightning.media.frames import to_float, to_uint8
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.media.mux import VideoWriter
+from lipsync_lightning.media.mux import video_writer
 from lipsync_lightning.media.video import probe, read_frames
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAudioEncoder
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, StableDiffusionAutoencoder
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.pipeline.reference import REFERENCES, Reference
-from lipsync_lightning.pipeline.windows import PlacedFrame, placed_frames, windows
 
 _SAME_LENGTH_S = 0.1  # picture and sound that differ by less end together
 
 
 @dataclass(frozen=True)
 class LipSyncResult:
-    """What was written."""
-
     path: Path
     num_frames: int
     num_synced: int  # frames with a face; the others were passed through
     sound_seconds: float
+
+
+@dataclass(frozen=True)
+class PlacedFrame:
+    """One frame of the input video."""
+
+    frame: np.ndarray  # (H, W, 3), uint8
+    matrix: np.ndarray | None  # (2, 3), from image pixels to the aligned face; None where no face was found
+
+
+def placed_frames(
+    frames: Iterable[np.ndarray], points_of: Callable[[np.ndarray], Points | None], resolution: int
+) -> Iterator[PlacedFrame]:
+    """Yield every frame with its alignment. Where the face is lost, the alignment starts afresh when it returns."""
+    aligner = Aligner(resolution=resolution)
+    for frame in frames:
+        points = points_of(frame)
+        if points is None:
+            aligner = Aligner(resolution=resolution)
+        yield PlacedFrame(frame, None if points is None else aligner.matrix(points))
 
 
 class LipSyncPipeline(DiffusionPipeline):
@@ -89,7 +107,7 @@ class LipSyncPipeline(DiffusionPipeline):
         taken, made = unet.config["in_channels"], 3 * autoencoder.latent_channels + 1
         if taken != made:
             raise WrongWeights(
-                f"the U-Net takes {taken} channels, this autoencoder makes {made}; export both from one run"
+                f"the U-Net takes {taken} channels, not {made}; export it and its autoencoder from one run"
             )
 
     @classmethod
@@ -140,24 +158,20 @@ class LipSyncPipeline(DiffusionPipeline):
         out.parent.mkdir(parents=True, exist_ok=True)
         with (
             self.progress_bar(total=most_frames - size) as bar,  # pyright: ignore[reportCallIssue]
-            VideoWriter(out, width=info.width, height=info.height, fps=fps, sound=audio) as writer,
+            video_writer(out, width=info.width, height=info.height, fps=fps, sound=audio) as write,
         ):
             bar.set_description(out.name)
-            for window in windows(frames, size):
+            while window := list(islice(frames, size)):
                 audio_TAD = next(tokens, None)
                 if audio_TAD is None:
-                    raise BadMedia(
-                        f"{video} has more frames than the {info.duration_s:.2f} s it states; convert it to mp4 anew"
-                    )
+                    raise BadMedia(f"{video} has more frames than its {info.duration_s:.2f} s hold; convert it to mp4")
                 for frame in self._with_new_mouths(window, audio_TAD, reference, inpaint):
-                    writer.write(frame)
+                    write(frame)
                 num_frames += len(window)
                 num_synced += sum(placed.matrix is not None for placed in window)
                 bar.update(len(window))
             if num_synced == 0:
-                raise NoFace(
-                    f"{video}: no face on any of {num_frames} frames, nothing was written; give a video that shows one"
-                )
+                raise NoFace(f"{video}: no face on any of {num_frames} frames, nothing was written; give another video")
         return LipSyncResult(out, num_frames, num_synced, sound_seconds)
 
     def inpainter(
@@ -225,9 +239,8 @@ def load_pipeline(folder: str) -> LipSyncPipeline:
     try:
         return LipSyncPipeline.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise WrongWeights(
-            f"{folder} is not a whole export: {str(error).splitlines()[0]}; export the run again"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise WrongWeights(f"{folder} is not a whole export: {reason}; export the run again") from error
 
 
 def _check_sampling(num_inference_steps: Any, guidance_scale: Any) -> None:

@@ -2,8 +2,7 @@
 
 import json
 import multiprocessing
-from dataclasses import asdict, dataclass
-from enum import IntEnum
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,17 +21,11 @@ from lipsync_lightning.synthetic.motion import blinks, head_motion
 from lipsync_lightning.synthetic.speech import Speaker, Utterance, speak
 
 SAMPLE_RATE_HZ = 16000
+_FPS = 25
 
 
-class Stream(IntEnum):
-    """Independent streams of random numbers; never 0, which a seed is padded with."""
-
-    LOOKS = 1
-    VOICE = 2
-    WORDS = 3
-    MOTION = 4
-    BLINKS = 5
-    OFFSET = 6
+# Independent streams of random numbers; never 0, which a seed is padded with.
+_LOOKS, _VOICE, _WORDS, _MOTION, _BLINKS, _OFFSET = range(1, 7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +44,15 @@ class ClipPlan:
     @property
     def sound_early_by(self) -> int:
         """By how many frames the sound comes before the lips that speak it: drawn, `max_offset_frames` at most."""
-        draw = np.random.default_rng(self.stream(Stream.OFFSET))
+        draw = np.random.default_rng(self.stream(_OFFSET))
         return int(draw.integers(-self.max_offset_frames, self.max_offset_frames + 1))
 
     @property
     def name(self) -> str:
         return f"person_{self.person:03d}_clip_{self.clip}"
 
-    def stream(self, purpose: Stream) -> list[int]:
-        of_person = purpose in (Stream.LOOKS, Stream.VOICE)
-        return [self.seed, self.person, 0 if of_person else self.clip, purpose]
+    def stream(self, purpose: int) -> list[int]:
+        return [self.seed, self.person, 0 if purpose in (_LOOKS, _VOICE) else self.clip, purpose]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,24 +68,19 @@ class TalkingClip:
 
 def make_clip(plan: ClipPlan) -> TalkingClip:
     """Return the clip of a plan; the same plan gives the same pixels and samples."""
-    identity = Identity.from_seed(plan.stream(Stream.LOOKS))
-    speaker = Speaker.from_seed(plan.stream(Stream.VOICE))
-    utterance = speak(speaker, plan.seconds, plan.stream(Stream.WORDS), plan.fps, SAMPLE_RATE_HZ)
+    identity = Identity.from_seed(plan.stream(_LOOKS))
+    speaker = Speaker.from_seed(plan.stream(_VOICE))
+    utterance = speak(speaker, plan.seconds, plan.stream(_WORDS), plan.fps, SAMPLE_RATE_HZ)
     num_frames = len(utterance.opening)
-    poses = head_motion(num_frames, plan.fps, plan.stream(Stream.MOTION))
-    lids = blinks(num_frames, plan.fps, plan.stream(Stream.BLINKS))
-    tracks = zip(poses, utterance.opening, utterance.width, lids, strict=True)
+    poses = head_motion(num_frames, plan.fps, plan.stream(_MOTION))
+    lids = blinks(num_frames, plan.fps, plan.stream(_BLINKS))
     frames = [
         draw_face(
-            identity=identity,
-            pose=pose,
-            opening=float(opening),
-            width=float(width),
-            blink=float(lid),
-            leak=plan.leak,
-            size=plan.size,
+            identity=identity, pose=pose, opening=opening, width=width, blink=blink, leak=plan.leak, size=plan.size
         )
-        for pose, opening, width, lid in tracks
+        for pose, opening, width, blink in zip(
+            poses, utterance.opening.tolist(), utterance.width.tolist(), lids.tolist(), strict=True
+        )
     ]
     points = np.stack([alignment_points(identity, pose, plan.size) for pose in poses])
     return TalkingClip(frames=np.stack(frames), utterance=utterance, points=points, identity=identity, speaker=speaker)
@@ -102,54 +89,47 @@ def make_clip(plan: ClipPlan) -> TalkingClip:
 def write_corpus(
     *,
     out: Path,
-    num_people: int,
+    people: range,
     clips_per_person: int,
     seconds: float,
     seed: int,
     leak: float,
     num_workers: int = 2,
-    fps: int = 25,
     size: int = 208,
-    first_person: int = 0,
     max_offset_frames: int = 0,
 ) -> list[Path]:
-    """Return the paths of `num_people * clips_per_person` videos with sound, each with a JSON file of the same name.
+    """Return the paths of `clips_per_person` videos with sound of each person, each with a JSON file of the same name.
 
     The JSON holds `opening` and `width` (T each), `points` (T, 3, 2: left brow, right brow, nose; x, y in pixels), the
     plan, the looks and the voice. A clip that is there is left as it is: an interrupted call is finished by repeating.
 
     Args:
-        seed: with a person's number decides that person, whatever `num_people` and `num_workers` are.
+        people: their numbers, of which each with the seed decides a person.
         leak: how much of the mouth shows outside the region to be generated, see `draw_face`.
         size: height and width in pixels, even.
         num_workers: processes that draw and encode; 1 = this one alone.
-        first_person: number of the first person, so that a test set can hold people no training set has.
         max_offset_frames: the sound of each clip comes early or late by up to so many frames, to study what that does.
     Raises: WouldOverwrite, if a clip of the same name was made with other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
-    plans = [
-        ClipPlan(
-            seed=seed,
-            person=person,
-            clip=clip,
-            seconds=seconds,
-            leak=leak,
-            fps=fps,
-            size=size,
-            max_offset_frames=max_offset_frames,
-        )
-        for person in range(first_person, first_person + num_people)
-        for clip in range(clips_per_person)
-    ]
+    every_clip = ClipPlan(
+        seed=seed,
+        person=0,
+        clip=0,
+        seconds=seconds,
+        leak=leak,
+        fps=_FPS,
+        size=size,
+        max_offset_frames=max_offset_frames,
+    )
+    plans = [replace(every_clip, person=person, clip=clip) for person in people for clip in range(clips_per_person)]
     missing = [plan for plan in plans if not _is_whole(out, plan)]
     bar = partial(tqdm, total=len(missing), desc="talking faces", disable=not missing)
     write = partial(_write_clip, out)
-    processes = min(num_workers, len(missing))
-    if processes <= 1:
+    if min(num_workers, len(missing)) <= 1:
         list(bar(map(write, missing)))
     else:
-        with multiprocessing.get_context("spawn").Pool(processes, cv2.setNumThreads, (1,)) as pool:
+        with multiprocessing.get_context("spawn").Pool(num_workers, cv2.setNumThreads, (1,)) as pool:
             list(bar(pool.imap_unordered(write, missing)))
     return [out / f"{plan.name}.mp4" for plan in plans]
 
@@ -163,12 +143,10 @@ def _is_whole(out: Path, plan: ClipPlan) -> bool:
     if not (video.exists() and facts.exists()):
         return False
     stored = json.loads(facts.read_text())
-    differing = [
-        f"{key} {stored.get(key)} instead of {value}" for key, value in asdict(plan).items() if stored.get(key) != value
-    ]
+    planned = asdict(plan).items()
+    differing = [f"{key} {stored.get(key)} instead of {value}" for key, value in planned if stored.get(key) != value]
     if differing:
-        listing = ", ".join(differing)
-        raise WouldOverwrite(f"{video} was made with {listing}; choose another folder, or delete this one first")
+        raise WouldOverwrite(f"{video} was made with {', '.join(differing)}; choose another folder")
     return True
 
 
@@ -184,17 +162,12 @@ def _write_clip(out: Path, plan: ClipPlan) -> None:
         "speaker": asdict(clip.speaker),
     }
     write_atomically(out / f"{plan.name}.json", json.dumps(facts).encode())
+    # The sound is shifted by whole frames, and is silent where nothing is known.
+    shift = round(plan.sound_early_by * SAMPLE_RATE_HZ / plan.fps)
+    sound = np.pad(clip.utterance.waveform, abs(shift))[abs(shift) + shift :][: len(clip.utterance.waveform)]
     unfinished = out / f".{plan.name}.part.mp4"
-    _encode(unfinished, clip.frames, _earlier(clip.utterance.waveform, plan.sound_early_by, plan.fps), plan.fps)
+    _encode(unfinished, clip.frames, sound, plan.fps)
     unfinished.replace(out / f"{plan.name}.mp4")
-
-
-def _earlier(waveform: NDArray[np.float32], num_frames: int, fps: int) -> NDArray[np.float32]:
-    """Return the waveform `num_frames` video frames earlier, as long as before, silence where nothing is known."""
-    shift = round(abs(num_frames) * SAMPLE_RATE_HZ / fps)
-    if num_frames > 0:
-        return np.pad(waveform[shift:], (0, shift))
-    return np.pad(waveform[: len(waveform) - shift], (shift, 0))
 
 
 def _encode(path: Path, frames: NDArray[np.uint8], waveform: NDArray[np.float32], fps: int) -> None:

@@ -11,14 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsync_lightning.synthetic.features import (
-    draw_brows,
-    draw_eyes,
-    draw_hair_back,
-    draw_hair_front,
-    draw_mouth,
-    draw_nose,
-)
+from lipsync_lightning.synthetic import features
 from lipsync_lightning.synthetic.identity import Identity, mix
 from lipsync_lightning.synthetic.motion import Pose
 from lipsync_lightning.synthetic.pencil import MIDDLE, Floats, Frame, Pencil, brow_line, ellipse, smooth_outline
@@ -33,14 +26,7 @@ _SHADE_ORIGIN, _SHADE_SIZE = -60, (330, 400)  # canvas area covered by the shadi
 
 
 def draw_face(
-    *,
-    identity: Identity,
-    pose: Pose,
-    opening: float,
-    width: float,
-    blink: float = 0.0,
-    leak: float = 0.0,
-    size: int = 208,
+    *, identity: Identity, pose: Pose, opening: float, width: float, blink: float = 0, leak: float = 0, size: int = 208
 ) -> Frame:
     """Return a picture of one person, (size, size, 3) uint8 RGB.
 
@@ -54,16 +40,16 @@ def draw_face(
     frame = _wall(identity, size).copy()
     head = Pencil(frame, _placement(pose, size))
     _draw_body(Pencil(frame, _placement(Pose(x=pose.x, y=pose.y), size)), identity)
-    draw_hair_back(head, identity)
+    features.draw_hair_back(head, identity)
     _draw_neck_and_ears(head, identity)
     head.fill(_head_outline(identity, opening, leak), identity.skin)
     _draw_cheeks(head, identity, opening * leak)
     _shade(frame, head.matrix)
-    draw_nose(head, identity)
-    draw_eyes(head, identity, blink)
-    draw_brows(head, identity, pose.brow_raise)
-    draw_mouth(head, identity, opening, width)
-    draw_hair_front(head, identity)
+    features.draw_nose(head, identity)
+    features.draw_eyes(head, identity, blink)
+    features.draw_brows(head, identity, pose.brow_raise)
+    features.draw_mouth(head, identity, opening, width)
+    features.draw_hair_front(head, identity)
     return frame
 
 
@@ -130,19 +116,10 @@ def _draw_neck_and_ears(pencil: Pencil, identity: Identity) -> None:
 @lru_cache(maxsize=64)
 def _resting_outline(identity: Identity) -> Floats:
     wide, jaw, chin = identity.face_width, identity.jaw_width, identity.chin_length
-    half = [
-        (0, -16),
-        (38 * wide, -10),
-        (66 * wide, 14),
-        (78 * wide, 56),
-        (79 * wide, 100),
-        (74 * wide * (0.7 + 0.3 * jaw), 146),
-        (60 * jaw, 190),
-        (41 * jaw, 222 + 0.6 * chin),
-        (21 * jaw, 240 + chin),
-        (0, 245 + chin),
-    ]
-    return smooth_outline(half)
+    temples = [0, 38 * wide, 66 * wide, 78 * wide, 79 * wide]
+    from_middle = [*temples, 74 * wide * (0.7 + 0.3 * jaw), 60 * jaw, 41 * jaw, 21 * jaw, 0]
+    heights = [-16, -10, 14, 56, 100, 146, 190, 222 + 0.6 * chin, 240 + chin, 245 + chin]
+    return smooth_outline(np.column_stack([from_middle, heights]))
 
 
 def _head_outline(identity: Identity, opening: float, leak: float) -> Floats:

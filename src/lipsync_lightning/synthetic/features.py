@@ -1,7 +1,5 @@
 """The parts of a drawn face: hair, eyes, brows, nose and mouth. All lengths are canvas units."""
 
-from functools import lru_cache
-
 import numpy as np
 
 from lipsync_lightning.synthetic.identity import Colour, Identity, mix
@@ -63,7 +61,6 @@ def draw_nose(pencil: Pencil, identity: Identity) -> None:
 
 
 def draw_eyes(pencil: Pencil, identity: Identity, blink: float) -> None:
-    """Draw both eyes, and the glasses of who wears them."""
     eye_y = brow_line(identity)[0] + 26
     half_width, half_height = 16 * identity.eye_size, 9 * identity.eye_size
     across = np.linspace(-1, 1, 15)
@@ -90,7 +87,6 @@ def draw_eyes(pencil: Pencil, identity: Identity, blink: float) -> None:
 
 
 def draw_brows(pencil: Pencil, identity: Identity, brow_raise: float) -> None:
-    """Draw brows centred on the alignment's brow points."""
     brow_y = brow_line(identity)[0] - brow_raise
     along = np.linspace(-1, 1, 9)
     for side in (-1, 1):
@@ -105,7 +101,6 @@ _LONG = ((0, -36), (60, -26), (94, 20), (98, 90), (104, 180), (100, 262), (60, 2
 _SCARF = ((0, -34), (58, -24), (90, 24), (94, 96), (92, 180), (78, 262), (50, 290), (0, 296))
 
 
-@lru_cache(maxsize=64)
 def _hair_back(identity: Identity) -> tuple[Floats, ...]:
     wide = identity.face_width
     if identity.hair_style in ("long", "scarf"):
@@ -140,15 +135,11 @@ _HAIRLINES: dict[str, tuple[tuple[float, float], ...]] = {
 
 def draw_hair_front(pencil: Pencil, identity: Identity) -> None:
     """Draw the hair or cloth that covers the forehead, down to the style's hairline."""
-    if identity.hair_style in _HAIRLINES:
-        pencil.fill(_fringe(identity), identity.hair)
-
-
-@lru_cache(maxsize=64)
-def _fringe(identity: Identity) -> Floats:
+    if identity.hair_style not in _HAIRLINES:
+        return
     half = 83 * identity.face_width
     hairline = np.array(_HAIRLINES[identity.hair_style]) * (half, 1) + (MIDDLE, 0)
     turns = np.linspace(np.pi / 2, -np.pi / 2, 25)
     crown_y = hairline[0, 1]
     crown = np.column_stack([MIDDLE + half * np.sin(turns), crown_y - (crown_y + 28) * np.cos(turns)])
-    return np.concatenate([hairline, crown])
+    pencil.fill(np.concatenate([hairline, crown]), identity.hair)

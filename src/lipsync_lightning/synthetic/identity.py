@@ -90,10 +90,10 @@ class Identity:
             hair_style=style,
             background=_one_of(BACKGROUNDS, rng),
             clothes=_one_of(CLOTHES, rng),
-            **{name: float(rng.uniform(low, high)) for name, (low, high) in _RANGES.items()},
-            glasses=bool(rng.uniform() < 0.22),
-            freckles=bool(rng.uniform() < 0.15),
-            rosiness=float(rng.uniform(0.1, 1)),
+            **{name: rng.uniform(low, high) for name, (low, high) in _RANGES.items()},
+            glasses=rng.uniform() < 0.22,
+            freckles=rng.uniform() < 0.15,
+            rosiness=rng.uniform(0.1, 1),
         )
 
 

@@ -3,12 +3,12 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Shares of an aligned picture's height and width. The mouth strip is narrow, so that a wide mouth does not count as an
-# open one; the patch of skin lies on the nose, above anything that lip sync generates.
-_MOUTH_ROWS, _MOUTH_COLUMNS = (0.61, 0.86), (0.445, 0.555)
-_SKIN_ROWS, _SKIN_COLUMNS = (0.30, 0.40), (0.445, 0.555)
+# Shares of an aligned picture's height and width. The strip is narrow, so that a wide mouth does not count as an open
+# one; the skin in it lies on the nose, above anything that lip sync generates.
+_COLUMNS = np.array([0.445, 0.555])
+_MOUTH_ROWS = np.array([0.61, 0.86])
+_SKIN_ROWS = np.array([0.30, 0.40])
 _SHADOW = 0.8  # of the skin's red: lips are about as red as that or redder, the inside of a mouth far less
-_RED = 0
 
 
 def mouth_opening(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -21,23 +21,16 @@ def mouth_opening(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
     Args:
         frames: (T, H, W, 3), uint8 RGB, aligned synthetic faces, H and W at least 32.
     """
-    red = frames[..., _RED].astype(np.float64)
-    height, width = red.shape[1:3]
-
-    def patch(rows: tuple[float, float], columns: tuple[float, float]) -> NDArray[np.float64]:
-        top, bottom = (round(row * height) for row in rows)
-        left, right = (round(column * width) for column in columns)
-        return red[:, top:bottom, left:right]
-
-    skin = float(np.median(patch(_SKIN_ROWS, _SKIN_COLUMNS)))
-    darkness = 1 - patch(_MOUTH_ROWS, _MOUTH_COLUMNS) / max(_SHADOW * skin, 1.0)
+    height, width = frames.shape[1:3]
+    red = frames[:, :, slice(*(_COLUMNS * width).round().astype(int)), 0].astype(np.float64)
+    mouth, skin = (red[:, slice(*(rows * height).round().astype(int))] for rows in (_MOUTH_ROWS, _SKIN_ROWS))
+    darkness = 1 - mouth / max(_SHADOW * np.median(skin), 1.0)
     return np.clip(darkness, 0, 1).mean(axis=(1, 2))
 
 
 def correlation(first: ArrayLike, second: ArrayLike) -> float:
     """Return Pearson's correlation of two series of equal length, in [-1, 1]; 0 when either is constant."""
-    a = np.asarray(first, dtype=np.float64)
-    b = np.asarray(second, dtype=np.float64)
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(np.sqrt((a**2).sum() * (b**2).sum()))
-    return float(np.clip((a * b).sum() / scale, -1, 1)) if scale > 1e-12 else 0.0
+    series = np.array([first, second], dtype=np.float64)
+    a, b = series - series.mean(axis=1, keepdims=True)
+    scale = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(np.clip(a @ b / scale, -1, 1)) if scale > 1e-12 else 0.0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,7 @@ _LOUDEST = 0.7
 _ROOM_NOISE = 4e-4
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sound:
+class _Sound(NamedTuple):
     opening: float
     width: float
     voicing: float
@@ -32,10 +31,10 @@ class _Sound:
 # Height and frontness of the vowel chart are opening and width: an open vowel has a high F1, a spread one a high F2.
 _VOWELS = ((1.0, 0.5), (0.6, 0.8), (0.28, 1.0), (0.62, 0.15), (0.25, 0.0), (0.45, 0.5))  # a e i o u schwa
 _VOWEL_SHARES = (0.3, 0.17, 0.15, 0.15, 0.11, 0.12)
-_BILABIAL = _Sound(opening=_PRESSED, width=0.4, voicing=0.0, hiss=0.0, seconds=0.1)
-_PLOSIVE = _Sound(opening=0.08, width=0.5, voicing=0.6, hiss=0.0, seconds=0.05)
-_BURST = _Sound(opening=0.14, width=0.5, voicing=0.4, hiss=0.7, seconds=0.025)
-_FRICATIVE = _Sound(opening=0.12, width=0.7, voicing=0.0, hiss=1.0, seconds=0.09)
+_BILABIAL = _Sound(_PRESSED, 0.4, 0, 0, 0.1)
+_PLOSIVE = _Sound(0.08, 0.5, 0.6, 0, 0.05)
+_BURST = _Sound(0.14, 0.5, 0.4, 0.7, 0.025)
+_FRICATIVE = _Sound(0.12, 0.7, 0, 1, 0.09)
 _ONSETS: tuple[tuple[_Sound, ...], ...] = ((_BILABIAL,), (_PLOSIVE, _BURST), (_FRICATIVE,), ())
 _ONSET_SHARES = (0.42, 0.25, 0.23, 0.1)
 
@@ -56,11 +55,11 @@ class Speaker:
         rng = np.random.default_rng(seed)
         height = rng.uniform()
         return cls(
-            pitch_hz=float(90 * 2 ** (1.4 * height + rng.uniform(-0.08, 0.08))),
-            intonation=float(rng.uniform(0.06, 0.18)),
-            formant_scale=float(0.92 + 0.18 * height + rng.uniform(-0.03, 0.03)),
-            syllables_per_second=float(rng.uniform(3.0, 4.5)),
-            breathiness=float(rng.uniform(0.01, 0.06)),
+            pitch_hz=90 * 2 ** (1.4 * height + rng.uniform(-0.08, 0.08)),
+            intonation=rng.uniform(0.06, 0.18),
+            formant_scale=0.92 + 0.18 * height + rng.uniform(-0.03, 0.03),
+            syllables_per_second=rng.uniform(3.0, 4.5),
+            breathiness=rng.uniform(0.01, 0.06),
         )
 
 
@@ -108,7 +107,7 @@ def _sequence(speaker: Speaker, seconds: float, rng: np.random.Generator) -> lis
             stress = rng.uniform(0.8, 1.0)
             syllable_s = rng.uniform(0.85, 1.15) / speaker.syllables_per_second
             vowel_s = max(0.1, syllable_s - sum(sound.seconds for sound in onset))
-            phrase += [*onset, _Sound(opening=opening * stress, width=width, voicing=1.0, hiss=0.0, seconds=vowel_s)]
+            phrase += [*onset, _Sound(opening * stress, width, voicing=1, hiss=0, seconds=vowel_s)]
         phrase.append(_pause(rng.uniform(0.18, 0.45)))
         total_s += sum(sound.seconds for sound in phrase)
         sounds += phrase
@@ -116,7 +115,7 @@ def _sequence(speaker: Speaker, seconds: float, rng: np.random.Generator) -> lis
 
 
 def _pause(seconds: float) -> _Sound:
-    return _Sound(opening=_PRESSED, width=0.45, voicing=0.0, hiss=0.0, seconds=seconds)
+    return _Sound(_PRESSED, 0.45, voicing=0, hiss=0, seconds=seconds)
 
 
 def _articulate(sounds: Sequence[_Sound], seconds: float) -> Floats:
@@ -124,7 +123,7 @@ def _articulate(sounds: Sequence[_Sound], seconds: float) -> Floats:
     ends = np.cumsum([sound.seconds for sound in sounds])
     times = (np.arange(round(seconds * _TRACK_HZ)) + 0.5) / _TRACK_HZ
     current = np.minimum(np.searchsorted(ends, times), len(sounds) - 1)
-    targets = np.array([(s.opening, s.width, s.voicing, s.hiss) for s in sounds])[current]
+    targets = np.array(sounds)[current, :4]
     lips = gaussian_filter1d(targets[:, :2], _LIP_INERTIA_S * _TRACK_HZ, axis=0, mode="nearest")
     glottis = gaussian_filter1d(targets[:, 2:], 0.012 * _TRACK_HZ, axis=0, mode="nearest")
     return np.column_stack([np.clip(lips, 0, 1), glottis])
