@@ -110,9 +110,11 @@ def test_what_is_no_run_of_a_unet_is_refused_in_one_sentence(run: Path, command_
     config = run / "config.yaml"
     text = config.read_text()
     config.write_text(text.replace("layers_per_block: 1", "layers_per_block: 2"))
-    assert "its weights are not those of the U-Net" in command_line.refusal(main, f"run={run}", "out=x")
+    assert "do not fit LipSyncUNet" in command_line.refusal(main, f"run={run}", "out=x")
     config.write_text(text.replace("unet:", "syncnet:"))
-    assert "trained no U-Net but UNetStage1Module" in command_line.refusal(main, f"run={run}", "out=x")
+    assert "trained no U-Net but lipsync_lightning.modules.unet_stage1.UNetStage1Module" in command_line.refusal(
+        main, f"run={run}", "out=x"
+    )
     config.write_text("steps: []")
     assert "holds no training run" in command_line.refusal(main, f"run={run}", "out=x")
     config.write_text(text)

@@ -17,14 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from lipsync_lightning.cli import build, entry_point
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.errors import BadConfig, MissingWeights, WrongWeights
+from lipsync_lightning.errors import BadConfig, MissingWeights
 from lipsync_lightning.files import require_space, weights_dir, whole_file, whole_folder
 from lipsync_lightning.models import released
 from lipsync_lightning.models.hub import HubFile, fetch
 from lipsync_lightning.models.latentsync import syncnet_to_reference, unet_to_reference
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.unet import LipSyncUNet
-from lipsync_lightning.models.weights_io import pretrained
+from lipsync_lightning.models.weights_io import load_matching, pretrained
 from lipsync_lightning.modules.weights import RUN_CONFIG, network_weights
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline
 
@@ -51,17 +51,11 @@ def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float, 
     """
     config = OmegaConf.load(run / RUN_CONFIG) if (run / RUN_CONFIG).is_file() else {}
     if not isinstance(config, DictConfig) or "module" not in config:
-        way_out = "give the run_dir of a training"
-        raise MissingWeights(f"run={run} holds no training run ({RUN_CONFIG} with a module); {way_out}")
+        raise MissingWeights(f"run={run} holds no training run ({RUN_CONFIG}); give the run_dir of a training")
     if "unet" not in config.module:
-        name = config.module._target_.split(".")[-1]
-        raise BadConfig(f"run={run} trained no U-Net but {name}, which lies in {run}; give a run of a stage")
+        raise BadConfig(f"run={run} trained no U-Net but {config.module._target_}; give a run of a stage")
     unet = build(config.module.unet)
-    try:
-        unet.load_state_dict(network_weights(str(run), "unet"))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise WrongWeights(f"run={run}: its weights are not those of the U-Net it configures ({reason})") from error
+    load_matching(unet, network_weights(str(run), "unet"), allowed_missing=())
     clip: ClipSpec = build(config.clip)
     return LipSyncPipeline(
         unet=unet.eval(),
@@ -79,8 +73,7 @@ def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float, 
 def fetch_release(config: DictConfig) -> None:
     """Download a release to where conf/models reads it. Raises: BadConfig, and what `fetch` raises."""
     if config.fetch not in config.releases or config.needs not in ("inference", "training"):
-        known = f"fetch one of {sorted(config.releases)}, for needs=inference or needs=training"
-        raise BadConfig(f"fetch={config.fetch} needs={config.needs} is not there; {known}")
+        raise BadConfig(f"fetch one of {sorted(config.releases)}, for needs=inference or needs=training")
     release = config.releases[config.fetch]
     pins = [*release.inference, *(release.training if config.needs == "training" else ())]
     num = len(fetch(HubFile(**{**pin, "folder": weights_dir() / pin.folder}) for pin in pins))
@@ -102,8 +95,6 @@ def export_released(config: DictConfig) -> None:
             parts = {name: build(config[name]) for name in ("autoencoder", "audio_encoder", "scheduler")}
             parts |= {"clip": clip.as_dict(), **{name: config[name] for name in DEFAULTS}}
         network = KINDS[kind](path=config.source, **options)
-        if network.dtype == torch.float64:
-            raise WrongWeights(f"{config.source} holds float64 weights, an export float32 ones; save them so first")
         require_space(out, network.get_memory_footprint())
         (LipSyncPipeline(unet=network, **parts) if parts else network).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
     print(f"{out}: {type(network).__name__}, {network.num_parameters():,} parameters, from {config.source}")
@@ -116,9 +107,8 @@ def model_section(path: str) -> Mapping[str, Any]:
     """Return the `model` section of a released YAML file. Raises: BadConfig, if there is none."""
     content = OmegaConf.to_container(OmegaConf.load(path), resolve=True) if Path(path).is_file() else None
     if not isinstance(content, dict):
-        raise BadConfig(
-            f"model_config={path} is no YAML file with settings; give the one the checkpoint was trained with"
-        )
+        way_out = "give the one the checkpoint was trained with"
+        raise BadConfig(f"model_config={path} is no YAML file with settings; {way_out}")
     return content.get("model", content)
 
 
@@ -128,8 +118,7 @@ def write_original(config: DictConfig) -> None:
     Raises: BadConfig, for a kind without a way back; WouldOverwrite, if `out` exists; MissingWeights, WrongWeights.
     """
     if config.kind not in WAYS_BACK or not config.out.endswith(".pt"):
-        kinds = " or ".join(WAYS_BACK)
-        raise BadConfig(f"to=latentsync writes a file of kind={kinds}; give the kind and out=<file.pt>")
+        raise BadConfig(f"to=latentsync writes a file of kind={' or '.join(WAYS_BACK)}; give it and out=<file.pt>")
     network_class, name, to_reference = WAYS_BACK[config.kind]
     folder = Path(config.source)
     path = folder / name if (folder / name).is_dir() else folder
@@ -144,9 +133,8 @@ def write_original(config: DictConfig) -> None:
 
 def require_complete(config: DictConfig) -> None:
     """Raises: BadConfig, if what is given is not one of the four commands."""
-    given = [f"{key}=" for key in ("run", "fetch", "source") if config[key] is not None]
-    if len(given) != 1:
-        raise BadConfig(f"give one of run=, fetch= and source=, not {given or 'none of them'}")
+    if sum(config[key] is not None for key in ("run", "fetch", "source")) != 1:
+        raise BadConfig("give one of run=, fetch= and source=")
     if config.out is None and config.fetch is None:
         raise BadConfig("give out=<folder>, or out=<file.pt> where to=latentsync")
     if config.to not in ("export", "latentsync"):

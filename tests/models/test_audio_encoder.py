@@ -12,7 +12,7 @@ from lipsync_lightning.media.mel import log_mel
 from lipsync_lightning.models.audio_encoder import (
     LOG_MEL_MEAN,
     LOG_MEL_STD,
-    ChunkedAudioEncoder,
+    AudioEncoder,
     LogMelAudioEncoder,
     WhisperAudioEncoder,
     whisper_log_mel,
@@ -106,7 +106,7 @@ def test_whisper_reads_sixty_five_seconds_in_windows_of_thirty():
 
 @pytest.mark.parametrize("build", ENCODERS)
 @pytest.mark.parametrize("window", [1, 7, 80])
-def test_token_windows_put_together_are_exactly_the_tokens(build: Callable[[], ChunkedAudioEncoder], window: int):
+def test_token_windows_put_together_are_exactly_the_tokens(build: Callable[[], AudioEncoder], window: int):
     encoder, waveform = build(), speechlike(3.4)
     windows = list(encoder.token_windows(waveform, 85, 25.0, window))
     assert [len(piece) for piece in windows[:-1]] == [window] * (len(windows) - 1)

@@ -61,9 +61,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path, save):
     assert not (tmp_path / "touched").exists()
 
 
-def test_what_holds_no_names_or_is_not_there_is_refused(tmp_path):
-    with pytest.raises(MissingWeights, match=r"no weights at .*nowhere\.pt"):
-        read_file(tmp_path / "nowhere.pt")
+def test_what_holds_no_names_is_refused(tmp_path):
     torch.save(torch.zeros(2), tmp_path / "a.pt")
     with pytest.raises(WrongWeights, match="holds a Tensor and no names"):
         read_file(tmp_path / "a.pt")
@@ -83,7 +81,7 @@ def test_weights_are_found_bare_and_in_the_usual_wrappings(content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"state_dict": WEIGHTS, "model": WEIGHTS}, r"several sets of weights, \['state_dict', 'model'\]"),
+        ({"state_dict": WEIGHTS, "model": WEIGHTS}, "several sets of weights"),
         ({"pytorch-lightning_version": "2.6", "state_dict": WEIGHTS}, r"a training run.*export run="),
         ({"epoch": 3}, r"a\.pt holds no weights, only \['epoch'\]"),
     ],
@@ -95,7 +93,9 @@ def test_what_holds_no_set_of_weights_or_several_is_refused(content, message):
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_a_wrappers_prefix_before_every_name_is_left_out(prefix):
-    assert set(plain_weights({prefix + name: tensor for name, tensor in WEIGHTS.items()})) == set(WEIGHTS)
+    wrapped = {prefix + name: tensor for name, tensor in WEIGHTS.items()}
+    assert set(plain_weights(wrapped)) == set(WEIGHTS)
+    assert set(plain_weights({**wrapped, "bare": torch.zeros(1)})) == {*wrapped, "bare"}
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,7 @@ def test_half_precision_becomes_single_without_a_change_of_value_and_double_stay
     [
         ({"a": torch.zeros(1), "epoch": 3}, "epoch is a int"),
         ({"a": torch.tensor([1.0, torch.nan])}, "a has values that are not finite"),
-        ({"a": torch.zeros(2).to(torch.float8_e4m3fn)}, r"a is a torch\.strided of torch\.float8_e4m3fn"),
-        ({"a": torch.eye(3).to_sparse()}, r"a is a torch\.sparse_coo"),
-        ({"a": torch.zeros(1), "b": torch.zeros(1).double()}, "float64 and others are not"),
-        ({"module.a": torch.zeros(1), "b": torch.zeros(1)}, r"some names start with 'module\.', b does not"),
+        ({"a": torch.zeros(2).to(torch.float8_e4m3fn)}, r"a is a torch\.float8_e4m3fn"),
     ],
 )
 def test_what_are_no_usable_weights_is_refused_by_name(state_dict, message):

@@ -19,7 +19,7 @@ from lipsync_lightning.errors import BadConfig, WouldOverwrite
 from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.video import decode_window
-from lipsync_lightning.models.audio_encoder import ChunkedAudioEncoder
+from lipsync_lightning.models.audio_encoder import AudioEncoder
 from lipsync_lightning.models.weights_io import fingerprint, fingerprint_with_settings
 from lipsync_lightning.shards.format import (
     SPLITS,
@@ -41,7 +41,7 @@ class ClipEncoder:
 
     clip: ClipSpec
     autoencoder: Any  # models.autoencoder.Autoencoder and a module
-    audio_encoder: ChunkedAudioEncoder
+    audio_encoder: AudioEncoder
     mask: str
     batch_size: int  # frames at a time
     device: str

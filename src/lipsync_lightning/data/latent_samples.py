@@ -16,7 +16,7 @@ import torch
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.samples import UNetSamples, Window
 from lipsync_lightning.errors import BrokenShard, ClipMismatch
-from lipsync_lightning.models.audio_encoder import ChunkedAudioEncoder
+from lipsync_lightning.models.audio_encoder import AudioEncoder
 from lipsync_lightning.models.weights_io import fingerprint_with_settings
 from lipsync_lightning.shards.reader import StoredPart
 
@@ -63,7 +63,7 @@ class LatentSamples(UNetSamples):
     members = ("json",)
     parts = (LATENTS, TOKENS)
 
-    def __init__(self, *, clip: ClipSpec, audio_encoder: ChunkedAudioEncoder, windows_per_clip: int, mask: str) -> None:
+    def __init__(self, *, clip: ClipSpec, audio_encoder: AudioEncoder, windows_per_clip: int, mask: str) -> None:
         """Args:
         audio_encoder: the one that tokens were encoded with, which serves inference later; it computes nothing here.
         mask: what is to be generated, one of `media.masks.REGIONS`; the one that latents were encoded with.

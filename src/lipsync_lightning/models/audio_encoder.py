@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from math import ceil, floor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -32,24 +32,6 @@ _LOG_MEL_CHUNK_S = 30
 _LOG_MEL_CONTEXT_S = 0.1  # the log-mel's Fourier window reaches 25 ms to either side
 
 
-class AudioEncoder(Protocol):
-    """Turns a whole utterance into (A, D) audio tokens for each video frame."""
-
-    def tokens(self, waveform: Tensor, num_frames: int, fps: float = 25.0) -> Tensor:
-        """Return (num_frames, A, D).
-
-        Args:
-            waveform: (N,), mono sound in [-1, 1]. What a frame hears past its ends is up to the encoder.
-            num_frames: of the video.
-            fps: video frames per second.
-        """
-        ...
-
-    def token_windows(self, waveform: Tensor, num_frames: int, fps: float, window: int) -> Iterator[Tensor]:
-        """Yield what `tokens` returns in pieces of `window` frames, holding at most two chunks of states."""
-        ...
-
-
 class SoundStates(NamedTuple):
     """States along an utterance, computed chunk by chunk when they are needed."""
 
@@ -58,8 +40,11 @@ class SoundStates(NamedTuple):
     chunk: Callable[[int], Tensor]  # chunk index to (rows, ...); only the last chunk has fewer than `rows_per_chunk`
 
 
-class ChunkedAudioEncoder(ModelMixin, ConfigMixin):
-    """Base of the encoders that compute states at a fixed rate and read a few of them for each frame."""
+class AudioEncoder(ModelMixin, ConfigMixin):
+    """Turns a whole utterance into (A, D) audio tokens for each video frame.
+
+    A subclass computes states of the sound at a fixed rate; a frame hears a few of them.
+    """
 
     def sound_states(self, waveform: Tensor, num_frames: int, fps: float) -> SoundStates:
         """Return the states of the utterance, as far as `num_frames` of video need them."""
@@ -74,29 +59,32 @@ class ChunkedAudioEncoder(ModelMixin, ConfigMixin):
         raise NotImplementedError
 
     def tokens(self, waveform: Tensor, num_frames: int, fps: float = 25.0) -> Tensor:
-        """Return (num_frames, A, D); see `AudioEncoder.tokens`."""
+        """Return (num_frames, A, D).
+
+        Args:
+            waveform: (N,), mono sound in [-1, 1]. What a frame hears past its ends is up to the encoder.
+            num_frames: of the video.
+            fps: video frames per second.
+        """
         return next(self.token_windows(waveform, num_frames, fps, num_frames))
 
     @torch.no_grad()
     def token_windows(self, waveform: Tensor, num_frames: int, fps: float, window: int) -> Iterator[Tensor]:
-        """Yield the tokens of `window` frames after another; see `AudioEncoder.token_windows`."""
-        states = self.sound_states(waveform, num_frames, fps)
-        recent_chunk = lru_cache(maxsize=2)(states.chunk)
+        """Yield what `tokens` returns in pieces of `window` frames, holding at most two chunks of states."""
+        num_rows, rows_per_chunk, chunk = self.sound_states(waveform, num_frames, fps)
+        recent_chunk = lru_cache(maxsize=2)(chunk)
+
+        def state(row: int) -> Tensor:
+            index, row_of_chunk = divmod(min(max(row, 0), num_rows - 1), rows_per_chunk)
+            return recent_chunk(index)[row_of_chunk]
+
         for first in range(0, num_frames, window):
             frames = range(first, min(first + window, num_frames))
-            rows = [_gather(states, recent_chunk, self.frame_rows(frame, fps)) for frame in frames]
-            yield self.rows_to_tokens(torch.stack(rows))
+            states = [state(row) for frame in frames for row in self.frame_rows(frame, fps)]
+            yield self.rows_to_tokens(rearrange(states, "(t rows) ... -> t rows ...", t=len(frames)))
 
 
-def _gather(states: SoundStates, chunk: Callable[[int], Tensor], wanted: range) -> Tensor:
-    """The wanted rows, clamped to the utterance, from the one or two chunks that hold them."""
-    clamped = [min(max(row, 0), states.num_rows - 1) for row in wanted]
-    chunks = sorted({row // states.rows_per_chunk for row in clamped})
-    held = chunk(chunks[0]) if len(chunks) == 1 else torch.cat([chunk(index) for index in chunks])
-    return held[torch.tensor(clamped, device=held.device) - chunks[0] * states.rows_per_chunk]
-
-
-class WhisperAudioEncoder(ChunkedAudioEncoder):
+class WhisperAudioEncoder(AudioEncoder):
     """Returns (10 * (n_audio_layer + 1), n_audio_state) tokens a frame: states of Whisper's encoder around it.
 
     The states are the embedding and the output of each block, before the final norm; tokens run through time first.
@@ -123,16 +111,14 @@ class WhisperAudioEncoder(ChunkedAudioEncoder):
         filters = mel_filter_bank(
             1 + WHISPER_FFT // 2, n_mels, 0.0, WHISPER_RATE_HZ / 2, WHISPER_RATE_HZ, norm="slaney", mel_scale="slaney"
         )
-        self.register_buffer(
-            "mel_filters", rearrange(torch.from_numpy(filters).float(), "f m -> m f"), persistent=False
-        )
+        filters_MF = rearrange(torch.from_numpy(filters).float(), "f m -> m f")
+        self.register_buffer("mel_filters", filters_MF, persistent=False)
         self.mel_filters: Tensor
 
     def sound_states(self, waveform: Tensor, num_frames: int, fps: float) -> SoundStates:
         waveform_N = waveform.to(self.mel_filters.device, torch.float32)
         if len(waveform_N) < WHISPER_FFT:
-            found = f"got {len(waveform_N)}; give a longer sound, or pad it"
-            raise ClipTooShort(f"Whisper needs {WHISPER_FFT} samples of sound or more, {found}")
+            raise ClipTooShort(f"Whisper needs {WHISPER_FFT} samples of sound, got {len(waveform_N)}; pad the sound")
         columns_per_chunk = 2 * self.rows_per_chunk
         log_mel_ML = whisper_log_mel(waveform_N, self.mel_filters.float())
         num_columns = log_mel_ML.shape[1]
@@ -188,17 +174,14 @@ def whisper_log_mel(waveform: Tensor, mel_filters: Tensor, columns_per_step: int
     return (torch.maximum(log_ML, log_ML.max() - 8.0) + 4.0) / 4.0
 
 
-class LogMelAudioEncoder(ChunkedAudioEncoder):
+class LogMelAudioEncoder(AudioEncoder):
     """Returns (num_tokens, columns_per_token * num_mels) tokens a frame: the log-mel around it, without any weights.
 
     Past the ends of the sound there is silence.
 
     Args:
-        num_tokens: of each frame.
-        columns_per_token: log-mel columns that make one token.
-        sample_rate_hz: of the sound.
-        mel_hz: log-mel columns per second.
-        num_mels: log-mel bins.
+        num_tokens, columns_per_token: tokens of each frame, and log-mel columns that make one of them.
+        sample_rate_hz, mel_hz, num_mels: of the sound, and columns per second and bins of its log-mel.
     """
 
     @register_to_config

@@ -85,10 +85,6 @@ class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
         unscaled = cast(torch.FloatTensor, latents / self.scaling_factor + self.shift_factor)
         return cast(tuple[Tensor], self.vae.decode(unscaled, return_dict=False))[0]
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Return the frames after `encode` and `decode`."""
-        return self.decode(self.encode(frames))
-
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any) -> None:
         """Write the VAE's folder, as diffusers does."""
         self.vae.save_pretrained(save_directory, *args, **options)
@@ -114,9 +110,7 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
         super().__init__()
         num_values = RGB * patch * patch
         if latent_channels > num_values:
-            raise BadConfig(
-                f"latent_channels={latent_channels}: a patch of {patch}x{patch} pixels has {num_values} values"
-            )
+            raise BadConfig(f"latent_channels={latent_channels}: a patch of {patch}x{patch} has {num_values} values")
         self.latent_channels = latent_channels
         self.downscale = patch
         self.register_buffer("basis", torch.zeros(latent_channels, num_values))
@@ -130,13 +124,7 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def fit_from_moments(self, count: int, total: Tensor, outer: Tensor) -> None:
-        """Set the components to those of the patches summed up by `PatchMoments`.
-
-        Args:
-            count: number of patches.
-            total: (P,), their sum.
-            outer: (P, P), the sum of their outer products.
-        """
+        """Set the components to those of `count` patches, of sum `total` (P,) and of summed outer products (P, P)."""
         mean_P = total.double() / count
         covariance_PP = outer.double() / count - torch.outer(mean_P, mean_P)
         variance_P, vectors_PP = torch.linalg.eigh(covariance_PP)
@@ -152,11 +140,10 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
     def encode(self, frames: Tensor, generator: Generators = None) -> Tensor:
         """Return latents (N, latent_channels, H / patch, W / patch) of unit variance; nothing is drawn.
 
-        Args:
-            frames: (N, 3, H, W) in [-1, 1].
         Raises: MissingWeights, before it is fitted. ClipMismatch, if patches do not cover the frames.
         """
-        self._require_fitted()
+        if not self.is_fitted:
+            raise MissingWeights("the linear autoencoder is not fitted; call `fit_from_moments` or load a fitted one")
         _require_divisible(frames, self.downscale)
         patches_NHWP = frames_to_patches(frames, self.downscale) - self.mean
         latents_NCHW = einsum(patches_NHWP, self.basis, "n h w p, c p -> n c h w")
@@ -168,11 +155,7 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
         return latents, torch.zeros_like(latents)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return frames (N, 3, H, W), about in [-1, 1]: linear in the latents.
-
-        Raises: MissingWeights, before it is fitted.
-        """
-        self._require_fitted()
+        """Return frames (N, 3, H, W), about in [-1, 1]: linear in the latents."""
         patches_NHWP = einsum(latents * self.scale[:, None, None], self.basis, "n c h w, c p -> n h w p") + self.mean
         return rearrange(patches_NHWP, "n h w (c p q) -> n c (h p) (w q)", c=RGB, p=self.downscale)
 
@@ -180,17 +163,9 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
         """Return the frames after `encode` and `decode`."""
         return self.decode(self.encode(frames))
 
-    def _require_fitted(self) -> None:
-        if not self.is_fitted:
-            raise MissingWeights("the linear autoencoder is not fitted; call `fit_from_moments` or load a fitted one")
-
 
 class PatchMoments:
-    """Sums over patches of frames, in float64, from which `LinearAutoencoder.fit_from_moments` is computed.
-
-    Args:
-        patch: height and width of a patch, in pixels.
-    """
+    """Sums over patches of frames, in float64, from which `LinearAutoencoder.fit_from_moments` is computed."""
 
     def __init__(self, *, patch: int):
         num_values = RGB * patch * patch

@@ -34,7 +34,7 @@ def fetch(files: Iterable[HubFile]) -> list[Path]:
     for file in files:
         target, staging = file.folder / file.path, file.folder / ".download"
         if target.is_file():
-            _require_pinned(target, file, "move it away, or set LIPSYNC_WEIGHTS to another folder, and call again")
+            _require_pinned(file, target, "move it away, or set LIPSYNC_WEIGHTS to another folder")
             continue
         try:
             arrived = Path(hf_hub_download(file.repo, file.path, revision=file.revision, local_dir=staging))
@@ -45,18 +45,16 @@ def fetch(files: Iterable[HubFile]) -> list[Path]:
                 f"hf download {file.repo} {file.path} --revision {file.revision} --local-dir {file.folder}"
             ) from error
         try:
-            _require_pinned(arrived, file, "it was removed; call again, and check HF_ENDPOINT and proxies")
-        except WrongWeights:
-            arrived.unlink()
-            raise
-        target.parent.mkdir(parents=True, exist_ok=True)
-        arrived.replace(target)
+            _require_pinned(file, arrived, "call again, and check HF_ENDPOINT and proxies")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            arrived.replace(target)
+        finally:
+            shutil.rmtree(staging)  # a wrong file goes with it
         downloaded.append(target)
-        shutil.rmtree(staging, ignore_errors=True)
     return downloaded
 
 
-def _require_pinned(path: Path, file: HubFile, way_out: str) -> None:
+def _require_pinned(file: HubFile, path: Path, way_out: str) -> None:
     found = sha256_of(path)
     if found != file.sha256:
         pinned = f"{file.path} of {file.repo} at {file.revision[:8]}"

@@ -39,14 +39,8 @@ class HyperIQA(ModelMixin, ConfigMixin):
     def __init__(self):
         super().__init__()
         self.res = DistortionBackbone()
-        self.conv1 = nn.Sequential(
-            nn.Conv2d(2048, 1024, 1),
-            nn.ReLU(),
-            nn.Conv2d(1024, 512, 1),
-            nn.ReLU(),
-            nn.Conv2d(512, _CONTENT_CHANNELS, 1),
-            nn.ReLU(),
-        )
+        widths = pairwise((2048, 1024, 512, _CONTENT_CHANNELS))
+        self.conv1 = nn.Sequential(*(part for pair in widths for part in (nn.Conv2d(*pair, 1), nn.ReLU())))
         for layer, (width, out_width) in enumerate(pairwise(_TARGET_WIDTHS[:5]), start=1):
             weight_channels = width * out_width // _POOL**2
             self.add_module(f"fc{layer}w_conv", nn.Conv2d(_CONTENT_CHANNELS, weight_channels, 3, padding=1))
@@ -60,23 +54,19 @@ class HyperIQA(ModelMixin, ConfigMixin):
 
         Raises: ClipMismatch, if the images have another shape.
         """
-        _require_images(images)
-        return self.score_normalised(normalize(images, IMAGENET_MEAN, IMAGENET_STD))
-
-    def score_normalised(self, images: Tensor) -> Tensor:
-        """Return the scores (B,) of images (B, 3, 224, 224) from which ImageNet's mean and deviation are already taken.
-
-        Raises: ClipMismatch, if the images have another shape.
-        """
-        _require_images(images)
-        distortions_BD, content_BCHW = self.res(images)
-        return target_scores(distortions_BD, self.target_layers(content_BCHW))
+        if tuple(images.shape[1:]) != IMAGE_SHAPE:
+            got = f"got {tuple(images.shape)}; crop or resize them first"
+            raise ClipMismatch(f"HyperIQA reads images (B, *{IMAGE_SHAPE}), {got}")
+        hidden_BD, content_BCHW = self.res(normalize(images, IMAGENET_MEAN, IMAGENET_STD))
+        *hidden_layers, (last_weight_BDD, last_bias_BD) = self.target_layers(content_BCHW)
+        for weight_BDD, bias_BD in hidden_layers:
+            hidden_BD = torch.sigmoid(einsum(weight_BDD, hidden_BD, "b o i, b i -> b o") + bias_BD)
+        return rearrange(einsum(last_weight_BDD, hidden_BD, "b o i, b i -> b o") + last_bias_BD, "b 1 -> b")
 
     def target_layers(self, content: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return weight (B, out, in) and bias (B, out) of each of the five layers that judge the distortions.
 
-        Args:
-            content: (B, 2048, 7, 7), the last stage of the backbone.
+        Args: content: (B, 2048, 7, 7), the last stage of the backbone.
         """
         content_BCHW = self.conv1(content)
         content_BC = reduce(content_BCHW, "b c h w -> b c", "mean")
@@ -97,12 +87,10 @@ class DistortionBackbone(ResNet):
     def __init__(self):
         super().__init__(Bottleneck, _RESNET50_BLOCKS)
         del self.fc
-        self.lda1_pool = nn.Sequential(nn.Conv2d(256, 16, 1, bias=False), nn.AvgPool2d(_POOL))
-        self.lda1_fc = nn.Linear(16 * 8 * 8, _DISTORTION_WIDTH)
-        self.lda2_pool = nn.Sequential(nn.Conv2d(512, 32, 1, bias=False), nn.AvgPool2d(_POOL))
-        self.lda2_fc = nn.Linear(32 * 4 * 4, _DISTORTION_WIDTH)
-        self.lda3_pool = nn.Sequential(nn.Conv2d(1024, 64, 1, bias=False), nn.AvgPool2d(_POOL))
-        self.lda3_fc = nn.Linear(64 * 2 * 2, _DISTORTION_WIDTH)
+        for stage, (channels, kept, side) in enumerate([(256, 16, 8), (512, 32, 4), (1024, 64, 2)], start=1):
+            pool = nn.Sequential(nn.Conv2d(channels, kept, 1, bias=False), nn.AvgPool2d(_POOL))
+            self.add_module(f"lda{stage}_pool", pool)
+            self.add_module(f"lda{stage}_fc", nn.Linear(kept * side**2, _DISTORTION_WIDTH))
         self.lda4_pool = nn.AvgPool2d(_POOL)
         self.lda4_fc = nn.Linear(2048, _TARGET_WIDTHS[0] - 3 * _DISTORTION_WIDTH)
 
@@ -114,20 +102,3 @@ class DistortionBackbone(ResNet):
             pooled_BCHW = self.get_submodule(f"lda{stage}_pool")(hidden_BCHW)
             distortions.append(self.get_submodule(f"lda{stage}_fc")(rearrange(pooled_BCHW, "b c h w -> b (c h w)")))
         return torch.cat(distortions, dim=1), hidden_BCHW
-
-
-def target_scores(distortions: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return the scores (B,) of features (B, 224), each row through its own layers, a sigmoid after all but the last.
-
-    Args: layers: weight (B, out, in) and bias (B, out) of each.
-    """
-    *hidden_layers, (last_weight_BDD, last_bias_BD) = layers
-    for weight_BDD, bias_BD in hidden_layers:
-        distortions = torch.sigmoid(einsum(weight_BDD, distortions, "b o i, b i -> b o") + bias_BD)
-    return rearrange(einsum(last_weight_BDD, distortions, "b o i, b i -> b o") + last_bias_BD, "b 1 -> b")
-
-
-def _require_images(images: Tensor) -> None:
-    if tuple(images.shape[1:]) != IMAGE_SHAPE:
-        shape = ", ".join(map(str, IMAGE_SHAPE))
-        raise ClipMismatch(f"HyperIQA reads images (B, {shape}), got {tuple(images.shape)}; crop or resize them first")

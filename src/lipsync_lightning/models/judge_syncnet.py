@@ -25,10 +25,31 @@ class JudgeSyncNet(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self):
         super().__init__()
-        self.netcnnaud = sound_layers()
-        self.netfcaud = embedding_layers()
-        self.netfclip = embedding_layers()
-        self.netcnnlip = lip_layers()
+        self.netcnnaud = nn.Sequential(  # (B, 1, 13, 20) -> (B, 512, 1, 1)
+            *_convolution(1, 64, (3, 3), padding=1),
+            nn.Identity(),  # the released network pools one by one here; the later layers' numbers count it
+            *_convolution(64, 192, (3, 3), padding=1),
+            nn.MaxPool2d((3, 3), stride=(1, 2)),
+            *_convolution(192, 384, (3, 3), padding=1),
+            *_convolution(384, 256, (3, 3), padding=1),
+            *_convolution(256, 256, (3, 3), padding=1),
+            nn.MaxPool2d((3, 3), stride=(2, 2)),
+            *_convolution(256, 512, (5, 4)),
+        )
+        self.netfcaud, self.netfclip = (  # (B, 512) -> (B, 1024)
+            nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 1024)) for _ in range(2)
+        )
+        self.netcnnlip = nn.Sequential(  # (B, 3, 5, 224, 224) -> (B, 512, 1, 1, 1): the first sees all five frames
+            *_convolution(3, 96, (5, 7, 7), stride=2),
+            nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2)),
+            *_convolution(96, 256, (1, 5, 5), stride=2, padding=1),
+            nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+            *_convolution(256, 256, (1, 3, 3), padding=1),
+            *_convolution(256, 256, (1, 3, 3), padding=1),
+            *_convolution(256, 256, (1, 3, 3), padding=1),
+            nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2)),
+            *_convolution(256, 512, (1, 6, 6)),
+        )
         self.eval()
 
     def forward(self, lips: Tensor, mfcc: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,64 +72,30 @@ class JudgeSyncNet(ModelMixin, ConfigMixin):
             mfcc: (B, 1, 13, 20), the 20 columns of `media.mfcc.mfcc` heard during the five frames.
         Raises: ClipMismatch, if the sound has another shape.
         """
-        _require_shape("sound (batch, 1, coefficients, columns)", mfcc, MFCC_SHAPE, "cut it with `mfcc_window`")
+        _require_shape("sound", mfcc, MFCC_SHAPE, "cut it with `mfcc_window`")
         return self.netfcaud(rearrange(self.netcnnaud(mfcc), "b d 1 1 -> b d"))
 
     def forward_lipfeat(self, lips: Tensor) -> Tensor:
         """Return the features (B, 512) that the lips' embedding is made from; arguments and errors of `forward_lip`."""
-        what = "lips (batch, channels, frames, height, width)"
-        _require_shape(what, lips, LIPS_SHAPE, "cut windows and resize them first")
+        _require_shape("lips", lips, LIPS_SHAPE, "cut windows and resize them first")
         return rearrange(self.netcnnlip(lips), "b d 1 1 1 -> b d")
 
 
-def lip_layers() -> nn.Sequential:
-    """Return the layers from (B, 3, 5, 224, 224) lips to (B, 512, 1, 1, 1): the first sees all five frames at once."""
-    return nn.Sequential(
-        *_convolution_3d(3, 96, (5, 7, 7), stride=2),
-        nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2)),
-        *_convolution_3d(96, 256, (1, 5, 5), stride=2, padding=1),
-        nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
-        *_convolution_3d(256, 256, (1, 3, 3), padding=1),
-        *_convolution_3d(256, 256, (1, 3, 3), padding=1),
-        *_convolution_3d(256, 256, (1, 3, 3), padding=1),
-        nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2)),
-        *_convolution_3d(256, 512, (1, 6, 6)),
-    )
-
-
-def sound_layers() -> nn.Sequential:
-    """Return the layers from (B, 1, 13, 20) MFCC to (B, 512, 1, 1)."""
-    return nn.Sequential(
-        *_convolution_2d(1, 64, (3, 3), padding=1),
-        nn.Identity(),  # the released network pools one by one here; the later layers' numbers count it
-        *_convolution_2d(64, 192, (3, 3), padding=1),
-        nn.MaxPool2d((3, 3), stride=(1, 2)),
-        *_convolution_2d(192, 384, (3, 3), padding=1),
-        *_convolution_2d(384, 256, (3, 3), padding=1),
-        *_convolution_2d(256, 256, (3, 3), padding=1),
-        nn.MaxPool2d((3, 3), stride=(2, 2)),
-        *_convolution_2d(256, 512, (5, 4)),
-    )
-
-
-def embedding_layers() -> nn.Sequential:
-    """Return the layers from (B, 512) features to the (B, 1024) embedding."""
-    return nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 1024))
-
-
-def _convolution_3d(
-    channels: int, out_channels: int, kernel: tuple[int, int, int], *, stride: int = 1, padding: int = 0
+def _convolution(
+    channels: int,
+    out_channels: int,
+    kernel: tuple[int, int] | tuple[int, int, int],
+    *,
+    stride: int = 1,
+    padding: int = 0,
 ) -> list[nn.Module]:
-    """Stride and padding in height and width; time has neither."""
-    layer = nn.Conv3d(channels, out_channels, kernel, stride=(1, stride, stride), padding=(0, padding, padding))
+    """A kernel of three sizes is one of clips: stride and padding in height and width; time has neither."""
+    if len(kernel) == 2:
+        return [nn.Conv2d(channels, out_channels, kernel, stride, padding), nn.BatchNorm2d(out_channels), nn.ReLU()]
+    layer = nn.Conv3d(channels, out_channels, kernel, (1, stride, stride), (0, padding, padding))
     return [layer, nn.BatchNorm3d(out_channels), nn.ReLU()]
-
-
-def _convolution_2d(channels: int, out_channels: int, kernel: tuple[int, int], *, padding: int = 0) -> list[nn.Module]:
-    return [nn.Conv2d(channels, out_channels, kernel, padding=padding), nn.BatchNorm2d(out_channels), nn.ReLU()]
 
 
 def _require_shape(what: str, given: Tensor, expected: tuple[int, ...], way_out: str) -> None:
     if tuple(given.shape[1:]) != expected:
-        shape = ", ".join(map(str, expected))
-        raise ClipMismatch(f"the evaluation SyncNet reads {what} (B, {shape}), got {tuple(given.shape)}; {way_out}")
+        raise ClipMismatch(f"the evaluation SyncNet reads {what} (B, *{expected}), got {tuple(given.shape)}; {way_out}")

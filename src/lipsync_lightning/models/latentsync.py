@@ -32,15 +32,7 @@ from lipsync_lightning.models.videomae import VideoMAEFeatures
 from lipsync_lightning.models.weights_io import Network, filled, plain_weights, require_match
 
 _REFERENCE_MOTION_GROUPS = 32
-_VIDEOMAE_ARGUMENTS = {  # the authors' names of what may be chosen: ours
-    "img_size": "image_size",
-    "patch_size": "patch_size",
-    "embed_dim": "embed_dim",
-    "depth": "depth",
-    "num_heads": "num_heads",
-    "all_frames": "num_frames",
-    "tubelet_size": "tubelet_size",
-}
+_VIDEOMAE_SIZES = ("patch_size", "embed_dim", "depth", "num_heads", "tubelet_size")  # that have the same name here
 _VIDEOMAE_FIXED = {"qkv_bias": True, "use_mean_pooling": True, "layer_norm_eps": 1e-6}
 
 log = logging.getLogger(__name__)
@@ -63,9 +55,8 @@ def unet_to_reference(unet: LipSyncUNet) -> dict[str, Tensor]:
 
     Raises: BadConfig, if the reference could not compute what this U-Net does.
     """
-    groups = unet.config["motion_norm_num_groups"]
-    if unet.config["motion"] != "none" and groups != _REFERENCE_MOTION_GROUPS:
-        expected = _REFERENCE_MOTION_GROUPS
+    groups, expected = unet.config["motion_norm_num_groups"], _REFERENCE_MOTION_GROUPS
+    if unet.config["motion"] != "none" and groups != expected:
         raise BadConfig(f"the temporal modules have {groups} groups in their norm, the reference's always {expected}")
     return renamed(unet.state_dict(), unet_names)
 
@@ -107,15 +98,15 @@ def videomae_from_reference(state_dict: Mapping[str, Tensor], config: Mapping[st
 
     Args:
         state_dict: names as released.
-        config: what the network was built with, in its authors' terms: `img_size`, `patch_size`, `embed_dim`, `depth`,
-            `num_heads`, `mlp_ratio`, `all_frames`, `tubelet_size`.
+        config: what the network was built with, in its authors' terms; see `released.VIDEOMAE_CONFIG`.
     Raises: WrongWeights, if names or shapes do not fit; BadConfig, if the configuration is not VideoMAE-v2's.
     """
-    chosen, without_effect = (*_VIDEOMAE_ARGUMENTS, "mlp_ratio"), ("num_classes", "drop_path_rate")  # in eval mode
-    require_section("a VideoMAE-v2", config, chosen, _VIDEOMAE_FIXED, without_effect)
-    arguments = {ours: config[theirs] for theirs, ours in _VIDEOMAE_ARGUMENTS.items()}
-    build = partial(VideoMAEFeatures, **arguments, mlp_width=int(config["embed_dim"] * config["mlp_ratio"]))
-    return _loaded(build, state_dict, "VideoMAE", dropped=("head.",))
+    chosen = (*_VIDEOMAE_SIZES, "img_size", "all_frames", "mlp_ratio")
+    require_section("a VideoMAE-v2", config, chosen, _VIDEOMAE_FIXED, ("num_classes", "drop_path_rate"))
+    arguments = {name: config[name] for name in _VIDEOMAE_SIZES}
+    arguments |= {"image_size": config["img_size"], "num_frames": config["all_frames"]}
+    arguments |= {"mlp_width": int(config["embed_dim"] * config["mlp_ratio"])}
+    return _loaded(partial(VideoMAEFeatures, **arguments), state_dict, "VideoMAE", dropped=("head.",))
 
 
 def judge_syncnet_from_reference(state_dict: Mapping[str, Tensor]) -> JudgeSyncNet:

@@ -47,9 +47,11 @@ class SyncNet(ModelMixin, ConfigMixin):
         The published SyncNet's similarity is trained to be that probability; others are calibrated after training.
         """
         calibration = self.config.get("calibration")
-        if calibration is None:
-            return similarity
-        return torch.sigmoid(calibration["scale"] * similarity + calibration["bias"])
+        return (
+            similarity
+            if calibration is None
+            else torch.sigmoid(calibration["scale"] * similarity + calibration["bias"])
+        )
 
     def log_probability(self, similarity: Tensor, lowest: float) -> Tensor:
         """Return the logarithm of `probability`, with a gradient that says which way is better.
@@ -79,20 +81,19 @@ class SyncNet(ModelMixin, ConfigMixin):
 
     def embed_frames(self, frames: Tensor) -> Tensor:
         """Return the unit embeddings (B, D) of lips; `frames` as in `forward`."""
-        return _unit_embedding(self.visual_encoder, frames, "frames")
+        return _unit_embedding(self.visual_encoder, frames)
 
     def embed_mel(self, mel: Tensor) -> Tensor:
         """Return the unit embeddings (B, D) of sound; `mel` as in `forward`."""
-        return _unit_embedding(self.audio_encoder, mel, "mel")
+        return _unit_embedding(self.audio_encoder, mel)
 
 
-def _unit_embedding(encoder: nn.Module, images_BCHW: Tensor, name: str) -> Tensor:
+def _unit_embedding(encoder: nn.Module, images_BCHW: Tensor) -> Tensor:
     features_BCHW = encoder(images_BCHW)
     if tuple(features_BCHW.shape[2:]) != _UNCHANGED:
-        raise ClipMismatch(
-            f"SyncNet's {name} {tuple(images_BCHW.shape)} must shrink to 1x1, became {tuple(features_BCHW.shape[2:])}; "
-            "set its strides (`downsample_factors`) for this clip, or make the clip this SyncNet was built for"
-        )
+        given, became = tuple(images_BCHW.shape), tuple(features_BCHW.shape)
+        way_out = "set `downsample_factors` for this clip, or make the clip it was built for"
+        raise ClipMismatch(f"this SyncNet must shrink frames or mel {given} to 1x1, made {became}; {way_out}")
     return F.normalize(rearrange(features_BCHW, "b c 1 1 -> b c"), dim=-1)
 
 
@@ -155,7 +156,8 @@ class DownEncoder(nn.Module):
         self.down_blocks = nn.ModuleList()
         blocks = zip(widths, block_out_channels, downsample_factors, attn_blocks, strict=False)
         for before, after, factor, has_attention in blocks:
-            self.down_blocks.append(ResidualDownBlock(before, after, _pair(factor), dropout, norm_num_groups))
+            height, width = (factor, factor) if isinstance(factor, int) else factor
+            self.down_blocks.append(ResidualDownBlock(before, after, (height, width), dropout, norm_num_groups))
             if has_attention:
                 self.down_blocks.append(ImageAttention(after, attention_heads, norm_num_groups))
         self.norm_out = nn.GroupNorm(norm_num_groups, widths[-1], eps=NORM_EPS)
@@ -218,11 +220,3 @@ class ImageAttention(nn.Module):
         pixels_BPD = pixels_BPD + self.attn(self.norm2(pixels_BPD))
         pixels_BPD = pixels_BPD + self.ff(self.norm3(pixels_BPD))
         return images_BCHW + self.conv_out(rearrange(pixels_BPD, "b (h w) d -> b d h w", h=height))
-
-
-def _pair(factor: Factor) -> tuple[int, int]:
-    """(height, width) of a factor given as one number or as two."""
-    if isinstance(factor, int):
-        return factor, factor
-    height, width = factor
-    return height, width

@@ -69,7 +69,7 @@ class LipSyncUNet(UNetMotionModel):
         if motion != "none":
             divisors |= {"motion_num_attention_heads": motion_num_attention_heads}
             divisors |= {"motion_norm_num_groups": motion_norm_num_groups}
-        _require_fitting(block_out_channels, attention, motion, divisors)
+        _require_fitting(block_out_channels, motion, divisors)
         own_config = self.config
         motion_down, motion_up = _HAS_MOTION[motion]
         super().__init__(
@@ -90,7 +90,15 @@ class LipSyncUNet(UNetMotionModel):
         )
         # The parent registers its own arguments as well; a saved config must hold exactly what this constructor takes.
         self._internal_dict = own_config
-        _adapt_blocks(self, motion_norm_num_groups)
+        for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
+            stock_resnets = cast(Iterable[ResnetBlock2D], block.resnets)
+            block.resnets = nn.ModuleList(ClipResnet(stock) for stock in stock_resnets)
+        for block in (*self.down_blocks, *self.up_blocks):
+            stock_modules = cast(Iterable[AnimateDiffTransformer3D], block.motion_modules)
+            block.motion_modules = nn.ModuleList(
+                TemporalTransformer(stock, motion_norm_num_groups) if len(stock.transformer_blocks) else NoTemporal()
+                for stock in stock_modules
+            )
         for parameter in self.conv_out.parameters():
             nn.init.zeros_(parameter)
 
@@ -106,10 +114,8 @@ class LipSyncUNet(UNetMotionModel):
         """
         num_frames, longest = sample.shape[2], self.config["motion_max_seq_length"]
         if self.config["motion"] != "none" and num_frames > longest:
-            raise BadConfig(
-                f"the clip has {num_frames} frames, the U-Net's temporal modules know positions for {longest} at most "
-                "(motion_max_seq_length); use shorter clips, or train with a larger motion_max_seq_length"
-            )
+            way_out = "use shorter clips, or train with a larger motion_max_seq_length"
+            raise BadConfig(f"the clip has {num_frames} frames, the U-Net knows positions for {longest}; {way_out}")
         timestep_B = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         time_BD = self.time_embedding(self.time_proj(timestep_B).to(self.conv_in.weight.dtype))  # one per clip
         audio_NAD = rearrange(audio, "b t a d -> (b t) a d")
@@ -150,10 +156,8 @@ class ClipResnet(nn.Module):
     def __init__(self, stock: ResnetBlock2D) -> None:
         super().__init__()
         assert stock.time_emb_proj is not None
-        self.norm1, self.conv1 = stock.norm1, stock.conv1
-        self.time_emb_proj = stock.time_emb_proj
-        self.norm2, self.conv2 = stock.norm2, stock.conv2
-        self.conv_shortcut = stock.conv_shortcut
+        self.norm1, self.conv1, self.time_emb_proj = stock.norm1, stock.conv1, stock.time_emb_proj
+        self.norm2, self.conv2, self.conv_shortcut = stock.norm2, stock.conv2, stock.conv_shortcut
 
     def forward(self, input_tensor: Tensor, temb: Tensor) -> Tensor:
         """Return (N, C', H, W), from frames (N, C, H, W) and time embeddings (B, D); N is a multiple of B."""
@@ -188,8 +192,7 @@ class TemporalTransformer(nn.Module):
 
     def _attend(self, frames_NCHW: Tensor, num_frames: int) -> Tensor:
         height, width = frames_NCHW.shape[-2:]
-        hidden_PTC = rearrange(self.norm(frames_NCHW), "(b t) c h w -> (b h w) t c", t=num_frames)
-        hidden_PTC = self.proj_in(hidden_PTC)
+        hidden_PTC = self.proj_in(rearrange(self.norm(frames_NCHW), "(b t) c h w -> (b h w) t c", t=num_frames))
         for block in self.transformer_blocks:
             hidden_PTC = block(hidden_PTC)
         hidden_PTC = self.proj_out(hidden_PTC)
@@ -213,30 +216,11 @@ def clip_group_norm(norm: nn.GroupNorm, frames_NCHW: Tensor, num_clips: int) -> 
     return rearrange(stacked, "b c (t h) w -> (b t) c h w", t=num_frames)
 
 
-def _adapt_blocks(unet: UNetMotionModel, motion_norm_num_groups: int) -> None:
-    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
-        stock_resnets = cast(Iterable[ResnetBlock2D], block.resnets)
-        block.resnets = nn.ModuleList(ClipResnet(stock) for stock in stock_resnets)
-    for block in (*unet.down_blocks, *unet.up_blocks):
-        stock_modules = cast(Iterable[AnimateDiffTransformer3D], block.motion_modules)
-        block.motion_modules = nn.ModuleList(
-            TemporalTransformer(stock, motion_norm_num_groups) if len(stock.transformer_blocks) else NoTemporal()
-            for stock in stock_modules
-        )
-
-
 def _audio_argument(block: nn.Module, audio_NAD: Tensor) -> dict[str, Any]:
     return {"encoder_hidden_states": audio_NAD} if getattr(block, "has_cross_attention", False) else {}
 
 
-def _require_fitting(
-    block_out_channels: tuple[int, ...], attention: tuple[bool, ...], motion: str, divisors: dict[str, int]
-) -> None:
-    if len(attention) != len(block_out_channels):
-        raise BadConfig(
-            f"block_out_channels {list(block_out_channels)} describe {len(block_out_channels)} levels, "
-            f"attention {list(attention)} describes {len(attention)}; give one of each per level"
-        )
+def _require_fitting(block_out_channels: tuple[int, ...], motion: str, divisors: dict[str, int]) -> None:
     if motion not in _HAS_MOTION:
         raise BadConfig(f"motion must be one of {sorted(_HAS_MOTION)}, not {motion!r}")
     for name, divisor in divisors.items():

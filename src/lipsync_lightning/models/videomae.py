@@ -3,6 +3,7 @@
 Parameter names are those of the released `vit_g_hybrid_pt_1200e_ssv2_ft.pth`, so that it loads without any mapping.
 """
 
+from collections import OrderedDict
 from typing import cast
 
 import torch
@@ -23,14 +24,10 @@ class VideoMAEFeatures(ModelMixin, ConfigMixin):
     """Returns one feature vector for each clip: the mean of a video transformer's tokens, normalised.
 
     Args:
-        image_size: height and width of the frames it reads, in pixels.
-        patch_size: height and width of a token, in pixels.
+        image_size, num_frames: of the clips it reads, whose frames are square.
+        patch_size, tubelet_size: height and width of a token in pixels, and its frames.
         embed_dim: width of the tokens, and of the features.
-        depth: number of transformer blocks.
-        num_heads: of each block's attention.
-        mlp_width: hidden width of each block's MLP.
-        num_frames: video frames of a clip.
-        tubelet_size: frames of a token.
+        depth: number of transformer blocks; each has `num_heads` and a hidden width of `mlp_width`.
     """
 
     _supports_gradient_checkpointing = True
@@ -67,10 +64,7 @@ class VideoMAEFeatures(ModelMixin, ConfigMixin):
         Raises: ClipMismatch, if the video has another shape.
         """
         if tuple(video.shape[1:]) != self.clip_shape:
-            expected, given = self.clip_shape, tuple(video.shape[1:])
-            raise ClipMismatch(
-                f"VideoMAE reads clips of (frames, channels, height, width) {expected}, got {given}; resize them first"
-            )
+            raise ClipMismatch(f"VideoMAE reads clips (B, T, C, H, W) of {self.clip_shape}, got {tuple(video.shape)}")
         tokens_BAD = self.patch_embed(video) + self.positions_AD
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -101,7 +95,8 @@ class TransformerBlock(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.attn = SelfAttention(embed_dim, num_heads)
         self.norm2 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
-        self.mlp = Mlp(embed_dim, mlp_width)
+        layers = {"fc1": nn.Linear(embed_dim, mlp_width), "gelu": nn.GELU(), "fc2": nn.Linear(mlp_width, embed_dim)}
+        self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, tokens_BAD: Tensor) -> Tensor:
         tokens_BAD = tokens_BAD + self.attn(self.norm1(tokens_BAD))
@@ -121,23 +116,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens_BAD: Tensor) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        queries_keys_values = F.linear(tokens_BAD, self.qkv.weight, bias)
-        query, key, value = rearrange(
-            queries_keys_values, "b a (three h d) -> three b h a d", three=3, h=self.num_heads
-        )
+        stacked = F.linear(tokens_BAD, self.qkv.weight, bias)
+        query, key, value = rearrange(stacked, "b a (three h d) -> three b h a d", three=3, h=self.num_heads)
         return self.proj(rearrange(F.scaled_dot_product_attention(query, key, value), "b h a d -> b a (h d)"))
-
-
-class Mlp(nn.Module):
-    """Returns each token after two linear layers with a GELU between them."""
-
-    def __init__(self, embed_dim: int, width: int):
-        super().__init__()
-        self.fc1 = nn.Linear(embed_dim, width)
-        self.fc2 = nn.Linear(width, embed_dim)
-
-    def forward(self, tokens_BAD: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(tokens_BAD)))
 
 
 def sinusoidal_positions(num_tokens: int, embed_dim: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -32,12 +33,17 @@ class Wav2LipGenerator(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, *, channels: Sequence[int], speech_channels: int, num_tokens: int, token_width: int):
         super().__init__()
-        self.token_shape = (num_tokens, token_width)
         self.shrinks_by = 2 ** (len(channels) - 1)
-        self.speech_encoder = _speech_encoder(num_tokens, token_width, speech_channels)
-        self.face_encoder = nn.ModuleList(
-            [ConvBlock(in_channels=2 * RGB, out_channels=channels[0], kernel_size=7, padding=3)]
+        along: dict[str, Any] = {"kernel_size": (1, 3), "padding": (0, 1)}  # the tokens, as their order matters
+        alike: dict[str, Any] = {"in_channels": speech_channels, "out_channels": speech_channels}
+        self.speech_encoder = nn.Sequential(  # (N, D, 1, A) -> (N, channels, 1, 1)
+            ConvBlock(in_channels=token_width, out_channels=speech_channels, **along),
+            ConvBlock(**alike, **along, residual=True),
+            ConvBlock(**alike, **along, residual=True),
+            ConvBlock(**alike, kernel_size=(1, num_tokens), padding=0),
         )
+        first = ConvBlock(in_channels=2 * RGB, out_channels=channels[0], kernel_size=7, padding=3)
+        self.face_encoder = nn.ModuleList([first])
         self.face_encoder.extend(_pair_of_blocks(before, after, stride=2) for before, after in pairwise(channels))
         self.meeting = _pair_of_blocks(channels[-1] + speech_channels, channels[-1])
         self.face_decoder = nn.ModuleList(
@@ -52,15 +58,11 @@ class Wav2LipGenerator(ModelMixin, ConfigMixin):
             masked: (B, T, 3, H, W) in [-1, 1], the frames to be completed, 0 where they are to be generated.
             reference: (B, T, 3, H, W) in [-1, 1], the same person at another time.
             audio: (B, T, A, D), the audio tokens of each frame.
-        Raises: ClipMismatch, if frames cannot be halved often enough, or the tokens have another shape.
+        Raises: ClipMismatch, if frames cannot be halved often enough.
         """
-        size, step = tuple(masked.shape[-2:]), self.shrinks_by
-        if size[0] % step or size[1] % step:
+        if any(side % self.shrinks_by for side in masked.shape[-2:]):
             way_out = "use a resolution divisible by it, or fewer `channels`"
-            raise ClipMismatch(f"frames of {size[0]}x{size[1]} pixels cannot be shrunk by {step}; {way_out}")
-        if tuple(audio.shape[2:]) != self.token_shape:
-            found = f"got {tuple(audio.shape[2:])}; use the audio encoder it was made for"
-            raise ClipMismatch(f"this generator hears {self.token_shape} (num_tokens, token_width) of a frame, {found}")
+            raise ClipMismatch(f"frames {tuple(masked.shape)} cannot be shrunk by {self.shrinks_by}; {way_out}")
         hidden_NCHW = rearrange(torch.cat([masked, reference], dim=2), "b t c h w -> (b t) c h w")
         skips = []
         for block in self.face_encoder:
@@ -78,15 +80,4 @@ def _pair_of_blocks(in_channels: int, out_channels: int, stride: int = 1) -> nn.
     return nn.Sequential(
         ConvBlock(in_channels=in_channels, out_channels=out_channels, stride=stride),
         ConvBlock(in_channels=out_channels, out_channels=out_channels, residual=True),
-    )
-
-
-def _speech_encoder(num_tokens: int, token_width: int, channels: int) -> nn.Sequential:
-    """(N, D, 1, A) -> (N, channels, 1, 1): along the tokens, as their order matters, then all of them together."""
-    along, all_of_them = (1, 3), (1, num_tokens)
-    return nn.Sequential(
-        ConvBlock(in_channels=token_width, out_channels=channels, kernel_size=along, padding=(0, 1)),
-        ConvBlock(in_channels=channels, out_channels=channels, kernel_size=along, padding=(0, 1), residual=True),
-        ConvBlock(in_channels=channels, out_channels=channels, kernel_size=along, padding=(0, 1), residual=True),
-        ConvBlock(in_channels=channels, out_channels=channels, kernel_size=all_of_them, padding=0),
     )

@@ -59,10 +59,8 @@ class ConvBlock(nn.Module):
         residual: bool = False,
     ):
         super().__init__()
-        self.conv_block = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding),
-            nn.BatchNorm2d(out_channels),
-        )
+        convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding)
+        self.conv_block = nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
         self.residual = residual
 
     def forward(self, images_BCHW: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from lipsync_lightning.errors import MissingWeights, WrongWeights
 Network = TypeVar("Network", bound=nn.Module)
 
 _CONTAINERS = ("state_dict", "model_state_dict", "module", "model")  # under which projects put the weights in a file
-_WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+_WRAPPERS = ("module.", "_orig_mod.", "module.")  # DistributedDataParallel's and torch.compile's, in either order
 _HALVES = (torch.float16, torch.bfloat16)
 _DTYPES = (*_HALVES, torch.float32, torch.float64, torch.int64, torch.int32)  # the integers count a norm's batches
 _NUM_LISTED = 5
@@ -29,10 +29,8 @@ def read_file(path: Path) -> dict[str, Any]:
     """Return what a checkpoint holds: safetensors, or a torch file read with `weights_only=True`, which runs no code.
 
     Torch's own format is mapped into memory, so that a large file costs no more than what is used of it.
-    Raises: MissingWeights, if there is no file; WrongWeights, if it is damaged or holds more than plain tensors.
+    Raises: FileNotFoundError; WrongWeights, if it is damaged or holds more than plain tensors.
     """
-    if not path.is_file():
-        raise MissingWeights(f"no weights at {path}; give a file that exists")
     with path.open("rb") as file:
         beginning = file.read(16)
     try:
@@ -61,40 +59,32 @@ def weights_of(content: Mapping[str, Any], path: object) -> dict[str, Tensor]:
         raise WrongWeights(
             f"{path} is a checkpoint of a training run; export it: python -m lipsync_lightning.export run=<run>"
         )
-    inside = {name: content[name] for name in _CONTAINERS if isinstance(content.get(name), Mapping)}
-    found = {name: part for name, part in inside.items() if any(isinstance(value, Tensor) for value in part.values())}
-    if len(found) > 1:
-        raise WrongWeights(f"{path} holds several sets of weights, {list(found)}; save one in a file of its own")
-    if found:
-        return dict(*found.values())
+    inside = [content[name] for name in _CONTAINERS if isinstance(content.get(name), Mapping)]
+    if len(inside) > 1:
+        raise WrongWeights(f"{path} holds several sets of weights; save one in a file of its own")
+    if inside:
+        return dict(inside[0])
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise WrongWeights(
-            f"{path} holds no weights, only {sorted(map(str, content))[:_NUM_LISTED]}; give a checkpoint"
-        )
+        raise WrongWeights(f"{path} holds no weights, only {list(content)[:_NUM_LISTED]}; give a checkpoint")
     return tensors
 
 
 def plain_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights without a wrapper's prefixes, half-precision ones as float32 of the same value.
 
-    Raises: WrongWeights, if only some names have such a prefix, if a value is no dense, finite tensor of a type that
-        networks are trained in, or if float64 and others are mixed.
+    Raises: WrongWeights, if a value is no finite tensor of a type that networks are trained in.
     """
     for name, value in state_dict.items():
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.dtype not in _DTYPES:
-            came = f"{value.layout} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-            raise WrongWeights(f"{name} is a {came}, expected a dense tensor of float16 to float64; get the file again")
+        if not isinstance(value, Tensor) or value.dtype not in _DTYPES:
+            came = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise WrongWeights(f"{name} is a {came}, expected a tensor of float16 to float64; get the file again")
         if not (value.is_meta or value.isfinite().all()):
             raise WrongWeights(f"{name} has values that are not finite; get the file again, or an earlier checkpoint")
     weights = dict(state_dict)
-    while prefix := next((prefix for prefix in _WRAPPERS if any(name.startswith(prefix) for name in weights)), None):
-        bare = [name for name in weights if not name.startswith(prefix)]
-        if bare:
-            raise WrongWeights(f"some names start with {prefix!r}, {bare[0]} does not; give a file of one training")
-        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-    if len({tensor.dtype == torch.float64 for tensor in weights.values() if tensor.is_floating_point()}) > 1:
-        raise WrongWeights("some of these weights are float64 and others are not; save all in one precision")
+    for prefix in _WRAPPERS:
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     return {name: tensor.float() if tensor.dtype in _HALVES else tensor for name, tensor in weights.items()}
 
 
@@ -110,11 +100,7 @@ def require_match(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], n
         "unexpected": [key for key in given if key not in expected],
         "misshapen": [f"{key} {came} instead of {wanted}" for key, came, wanted in pairs if came != wanted],
     }
-    listed = [
-        f"{len(keys)} {problem}: {', '.join(keys[:_NUM_LISTED])}{', ...' if len(keys) > _NUM_LISTED else ''}"
-        for problem, keys in problems.items()
-        if keys
-    ]
+    listed = [f"{len(keys)} {kind}: {', '.join(keys[:_NUM_LISTED])}" for kind, keys in problems.items() if keys]
     if listed:
         raise WrongWeights(
             f"these weights do not fit {network}, {len(expected)} entries expected, {len(given)} given "
@@ -170,15 +156,13 @@ def pretrained(*, network: type[ModelMixin], path: str, get_with: str) -> ModelM
         raise MissingWeights(f"no {name} at {path} (no config.json there); get it with: {get_with}")
     try:
         answer = network.from_pretrained(path, low_cpu_mem_usage=False, output_loading_info=True)
+        loaded, report = cast(tuple[ModelMixin, dict[str, list[str]]], answer)
+        differing = sorted([*report["missing_keys"], *report["unexpected_keys"]])
+        if differing:  # diffusers would only warn
+            raise ValueError(f"missing or unknown {differing[:_NUM_LISTED]}")
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise WrongWeights(f"{path} does not hold a {name}: {reason}; get it with: {get_with}") from error
-    loaded, report = cast(tuple[ModelMixin, dict[str, list[str]]], answer)
-    differing = sorted([*report["missing_keys"], *report["unexpected_keys"]])
-    if differing:  # diffusers would only warn
-        raise WrongWeights(
-            f"{path} does not hold a {name}: missing or unknown {differing[:3]}; get it with: {get_with}"
-        )
     return frozen(loaded)
 
 
