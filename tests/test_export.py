@@ -126,7 +126,7 @@ def test_what_is_no_run_of_a_unet_is_refused_in_one_sentence(run: Path, command_
 def test_a_released_unet_becomes_an_export_that_lip_syncs_a_video(released, command_line, tmp_path):
     printed = command_line.run(main, *exporting("num_inference_steps=7"))
     assert "exports/x: LipSyncUNet" in printed
-    assert "for faces of 32x32 pixels" in printed
+    assert "for faces of 32 pixels" in printed
     pipeline = LipSyncPipeline.from_pretrained("exports/x", low_cpu_mem_usage=False)
     assert (pipeline.scheduler.config["beta_end"], pipeline.scheduler.config["prediction_type"]) == (0.012, "epsilon")
     assert (pipeline.clip.resolution, pipeline.config["num_inference_steps"]) == (32, 7)
@@ -211,9 +211,9 @@ def test_a_bad_file_is_refused_and_a_former_export_stays(content, reason, releas
     ("arguments", "reason"),
     [
         (["kind=latentsync", "out=x"], "give one of run=, fetch= and source="),
-        (["source=a.pt", "kind=latentsync"], "give out=<folder>"),
+        (["source=a.pt", "kind=latentsync"], "give out=<folder>, or to=latentsync"),
         (["source=a.pt", "kind=unet", "out=x"], "kind=unet is none of"),
-        (["source=a.pt", "kind=latentsync", "out=x", "to=onnx"], "to=onnx is neither"),
+        (["source=a.pt", "kind=latentsync", "out=x", "to=onnx"], "or to=latentsync out=<file.pt>"),
         (["source=nowhere.pt", "kind=syncnet", "out=x"], "no weights at nowhere.pt"),
         (["source=stage2.yaml", "kind=syncnet", "out=weights"], "not written here"),
         (["source=stage2.yaml", "kind=syncnet", "out=a.pt"], "a.pt is a file"),

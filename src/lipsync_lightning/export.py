@@ -16,7 +16,6 @@ from diffusers.models.modeling_utils import ModelMixin
 from omegaconf import DictConfig, OmegaConf
 
 from lipsync_lightning.cli import build, entry_point
-from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, MissingWeights
 from lipsync_lightning.files import require_space, weights_dir, whole_file, whole_folder
 from lipsync_lightning.models import released
@@ -56,13 +55,12 @@ def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float, 
         raise BadConfig(f"run={run} trained no U-Net but {config.module._target_}; give a run of a stage")
     unet = build(config.module.unet)
     load_matching(unet, network_weights(str(run), "unet"), allowed_missing=())
-    clip: ClipSpec = build(config.clip)
     return LipSyncPipeline(
         unet=unet.eval(),
         autoencoder=build(config.module.autoencoder),
         audio_encoder=build(config.audio_encoder),
         scheduler=build(config.module.scheduler),
-        clip=clip.as_dict(),
+        clip=build(config.clip).as_dict(),
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         reference=reference,
@@ -91,24 +89,21 @@ def export_released(config: DictConfig) -> None:
             config.clip.resolution = config.releases[config.fetch].resolution
         parts = {}
         if kind == "latentsync":
-            clip: ClipSpec = build(config.clip)
             parts = {name: build(config[name]) for name in ("autoencoder", "audio_encoder", "scheduler")}
-            parts |= {"clip": clip.as_dict(), **{name: config[name] for name in DEFAULTS}}
+            parts |= {"clip": build(config.clip).as_dict(), **{name: config[name] for name in DEFAULTS}}
         network = KINDS[kind](path=config.source, **options)
         require_space(out, network.get_memory_footprint())
         (LipSyncPipeline(unet=network, **parts) if parts else network).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
     print(f"{out}: {type(network).__name__}, {network.num_parameters():,} parameters, from {config.source}")
     if parts:
-        size = config.clip.resolution
-        print(f"for faces of {size}x{size} pixels; weights that were trained on others want another clip=")
+        print(f"for faces of {config.clip.resolution} pixels; weights that were trained on others want another clip=")
 
 
 def model_section(path: str) -> Mapping[str, Any]:
     """Return the `model` section of a released YAML file. Raises: BadConfig, if there is none."""
     content = OmegaConf.to_container(OmegaConf.load(path), resolve=True) if Path(path).is_file() else None
     if not isinstance(content, dict):
-        way_out = "give the one the checkpoint was trained with"
-        raise BadConfig(f"model_config={path} is no YAML file with settings; {way_out}")
+        raise BadConfig(f"model_config={path} is no YAML file with settings; give the checkpoint's own")
     return content.get("model", content)
 
 
@@ -135,10 +130,8 @@ def require_complete(config: DictConfig) -> None:
     """Raises: BadConfig, if what is given is not one of the four commands."""
     if sum(config[key] is not None for key in ("run", "fetch", "source")) != 1:
         raise BadConfig("give one of run=, fetch= and source=")
-    if config.out is None and config.fetch is None:
-        raise BadConfig("give out=<folder>, or out=<file.pt> where to=latentsync")
-    if config.to not in ("export", "latentsync"):
-        raise BadConfig(f"to={config.to} is neither export nor latentsync")
+    if (config.out is None and config.fetch is None) or config.to not in ("export", "latentsync"):
+        raise BadConfig("give out=<folder>, or to=latentsync out=<file.pt>")
     if config.source is not None and config.kind not in KINDS:
         raise BadConfig(f"kind={config.kind} is none of {sorted(KINDS)}; say what source={config.source} holds")
     if config.source is not None and config.model_config is not None and config.kind not in CONFIGURED:

@@ -49,8 +49,7 @@ class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
 
     Its folder is that of a plain `AutoencoderKL`: what it saves, diffusers loads, and the other way round.
 
-    Args:
-        vae: the network, such as `stabilityai/sd-vae-ft-mse`.
+    Args: vae: the network, such as `stabilityai/sd-vae-ft-mse`.
     """
 
     _supports_gradient_checkpointing = True

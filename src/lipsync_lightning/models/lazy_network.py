@@ -47,7 +47,7 @@ def version_by_content(name: str, path: str) -> str:
     It is `name:missing` if there is neither, so that what is not yet downloaded can be configured.
     """
     place = Path(path)
-    files = [place] if place.is_file() else sorted(place.glob("*.json")) + sorted(place.glob("*.safetensors"))
+    files = [place] if place.is_file() else [*sorted(place.glob("*.json")), *sorted(place.glob("*.safetensors"))]
     hashes = [_sha256_as_of(file.resolve(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     if not hashes:
         return f"{name}:missing"

@@ -47,11 +47,9 @@ class SyncNet(ModelMixin, ConfigMixin):
         The published SyncNet's similarity is trained to be that probability; others are calibrated after training.
         """
         calibration = self.config.get("calibration")
-        return (
-            similarity
-            if calibration is None
-            else torch.sigmoid(calibration["scale"] * similarity + calibration["bias"])
-        )
+        if calibration is None:
+            return similarity
+        return torch.sigmoid(calibration["scale"] * similarity + calibration["bias"])
 
     def log_probability(self, similarity: Tensor, lowest: float) -> Tensor:
         """Return the logarithm of `probability`, with a gradient that says which way is better.

@@ -4,7 +4,7 @@ Built on diffusers' `UNetMotionModel`; what differs from it is what LatentSync (
 Keyword names of inner modules (`input_tensor`, `hidden_states`, ...) are the ones diffusers' blocks call them by.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -35,7 +35,7 @@ class LipSyncUNet(UNetMotionModel):
         block_out_channels: width of each level, finest first.
         attention: for each level, whether it has spatial and audio cross-attention. The mid block always has.
         layers_per_block: residual blocks of a level on the way down; one more on the way up.
-        num_attention_heads: of spatial and cross-attention (the released YAML calls this number `attention_head_dim`).
+        num_attention_heads: of spatial and cross-attention.
         cross_attention_dim: width D of an audio token.
         norm_num_groups: groups of every norm outside the temporal modules.
         motion: where temporal modules are: "none" (stage 1), "all" levels (stage 2), or "up" (stage 2 efficient).
@@ -65,11 +65,7 @@ class LipSyncUNet(UNetMotionModel):
         motion_max_seq_length: int = 24,
         motion_norm_num_groups: int = 32,
     ) -> None:
-        divisors = {"num_attention_heads": num_attention_heads, "norm_num_groups": norm_num_groups}
-        if motion != "none":
-            divisors |= {"motion_num_attention_heads": motion_num_attention_heads}
-            divisors |= {"motion_norm_num_groups": motion_norm_num_groups}
-        _require_fitting(block_out_channels, motion, divisors)
+        _require_fitting(self.config)
         own_config = self.config
         motion_down, motion_up = _HAS_MOTION[motion]
         super().__init__(
@@ -220,10 +216,12 @@ def _audio_argument(block: nn.Module, audio_NAD: Tensor) -> dict[str, Any]:
     return {"encoder_hidden_states": audio_NAD} if getattr(block, "has_cross_attention", False) else {}
 
 
-def _require_fitting(block_out_channels: tuple[int, ...], motion: str, divisors: dict[str, int]) -> None:
-    if motion not in _HAS_MOTION:
-        raise BadConfig(f"motion must be one of {sorted(_HAS_MOTION)}, not {motion!r}")
-    for name, divisor in divisors.items():
-        uneven = [channels for channels in block_out_channels if channels % divisor]
+def _require_fitting(config: Mapping[str, Any]) -> None:
+    if config["motion"] not in _HAS_MOTION:
+        raise BadConfig(f"motion must be one of {sorted(_HAS_MOTION)}, not {config['motion']!r}")
+    of_motion = ("motion_num_attention_heads", "motion_norm_num_groups") if config["motion"] != "none" else ()
+    for name in ("num_attention_heads", "norm_num_groups", *of_motion):
+        uneven = [channels for channels in config["block_out_channels"] if channels % config[name]]
         if uneven:
-            raise BadConfig(f"{name} = {divisor} does not divide the widths {uneven} of block_out_channels; change one")
+            widths = f"the widths {uneven} of block_out_channels"
+            raise BadConfig(f"{name} = {config[name]} does not divide {widths}; change one")
