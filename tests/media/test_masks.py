@@ -28,13 +28,6 @@ def test_other_sizes_cover_the_same_part_of_the_face(resolution: int) -> None:
     assert 1 - mask.mean().item() == pytest.approx(0.407, abs=2e-3)
 
 
-def test_the_latent_mask_takes_values_and_does_not_average() -> None:
-    mask = torch.zeros(16, 16)
-    mask[8:, :] = 1
-    mask[1, 1] = 1
-    assert latent_keep_mask(mask, 8).tolist() == [[0, 0], [1, 1]]
-
-
 def test_the_regions_are_nested_and_grow() -> None:
     holes = [keep_mask(256, region) == 0 for region in ("mouth", "released", "face")]
     assert [round(hole.float().mean().item(), 3) for hole in holes] == [0.129, 0.407, 0.848]

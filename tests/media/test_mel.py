@@ -49,10 +49,6 @@ def test_a_window_starts_at_the_clips_first_frame(first_frame: int, first_column
     assert window[0, 0, 0] == first_column
 
 
-def test_the_last_whole_window_is_returned_and_the_next_refused() -> None:
-    mel = torch.zeros(80, CLIP.mel_start(5) + 52)
-    assert mel_window(mel, 5, CLIP).shape == (1, 80, 52)
+def test_a_window_that_the_sound_does_not_fill_is_refused() -> None:
     with pytest.raises(ClipTooShort, match="columns 16 to 68, the sound has 67"):
-        mel_window(mel[:, :-1], 5, CLIP)
-    with pytest.raises(ClipTooShort, match="columns 19 to 71, the sound has 68"):
-        mel_window(mel, 6, CLIP)
+        mel_window(torch.zeros(80, CLIP.mel_start(5) + CLIP.mel_columns - 1), 5, CLIP)

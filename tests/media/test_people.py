@@ -29,7 +29,7 @@ class Head:
     def detection(self) -> Detection:
         half = self.side / 2
         box = np.array([self.x - half, -half, self.x + half, half])
-        return Detection(score=self.score, box=box, eyes=np.array([[self.x - 20, -20.0], [self.x + 20, -20.0]]))
+        return Detection(self.score, box, Rectangle(x=self.x, y=0, side=1.5 * self.side, angle=0))
 
 
 class Scene:

@@ -12,7 +12,7 @@ def as_a_small_network_would_paint_it(frame: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))[..., ::-1]
 
 
-@pytest.mark.parametrize("person", range(16))
+@pytest.mark.parametrize("person", range(8))
 def test_measured_opening_follows_the_true_one(person: int, align):
     clip = make_clip(ClipPlan(seed=5, person=person, clip=0, seconds=2.0, leak=0, fps=25, size=208))
     small, aligned = (

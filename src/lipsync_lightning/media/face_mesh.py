@@ -50,17 +50,13 @@ class Rectangle:
         return cv2.warpAffine(frame, self.to_frame(crop_side), (crop_side, crop_side), flags=flags)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Detection:
-    """One face: score in [0, 1], box (left, top, right, bottom) and the two eyes (2, 2), all in pixels of the frame."""
+    """One face: score in [0, 1], box (left, top, right, bottom), and the square to look for its mesh in."""
 
     score: float
     box: np.ndarray
-    eyes: np.ndarray
-
-    @property
-    def square(self) -> Rectangle:
-        return rectangle_around(self.box, self.eyes)
+    square: Rectangle
 
 
 def rectangle_around(box: np.ndarray, eyes: np.ndarray) -> Rectangle:
@@ -164,10 +160,9 @@ class FaceDetector:
         regressors, logits = self._network(whole.crop(frame, self._side).astype(np.float32) / 127.5 - 1)
         rows = merge_overlapping(decode(regressors, logits[:, 0], self._anchors))
         points = rows[:, 1:].reshape(-1, 4, 2) * (whole.side / self._side) + whole.to_frame(self._side)[:, 2]
-        return [
-            Detection(score=float(row[0]), box=found[:2].ravel(), eyes=found[2:])
-            for row, found in zip(rows, points, strict=True)
-        ]
+        boxes, eyes = points[:, :2].reshape(-1, 4), points[:, 2:]
+        squares = [rectangle_around(*found) for found in zip(boxes, eyes, strict=True)]
+        return [Detection(*found) for found in zip(rows[:, 0].tolist(), boxes, squares, strict=True)]
 
 
 class FaceFinder:

@@ -23,7 +23,6 @@ from lipsync_lightning.synthetic.speech import Speaker, Utterance, speak
 SAMPLE_RATE_HZ = 16000
 _FPS = 25
 
-
 # Independent streams of random numbers; never 0, which a seed is padded with.
 _LOOKS, _VOICE, _WORDS, _MOTION, _BLINKS, _OFFSET = range(1, 7)
 
@@ -74,14 +73,9 @@ def make_clip(plan: ClipPlan) -> TalkingClip:
     num_frames = len(utterance.opening)
     poses = head_motion(num_frames, plan.fps, plan.stream(_MOTION))
     lids = blinks(num_frames, plan.fps, plan.stream(_BLINKS))
-    frames = [
-        draw_face(
-            identity=identity, pose=pose, opening=opening, width=width, blink=blink, leak=plan.leak, size=plan.size
-        )
-        for pose, opening, width, blink in zip(
-            poses, utterance.opening.tolist(), utterance.width.tolist(), lids.tolist(), strict=True
-        )
-    ]
+    draw = partial(draw_face, identity=identity, leak=plan.leak, size=plan.size)
+    tracks = zip(poses, utterance.opening.tolist(), utterance.width.tolist(), lids.tolist(), strict=True)
+    frames = [draw(pose=pose, opening=opening, width=width, blink=blink) for pose, opening, width, blink in tracks]
     points = np.stack([alignment_points(identity, pose, plan.size) for pose in poses])
     return TalkingClip(frames=np.stack(frames), utterance=utterance, points=points, identity=identity, speaker=speaker)
 
@@ -106,8 +100,8 @@ def write_corpus(
     Args:
         people: their numbers, of which each with the seed decides a person.
         leak: how much of the mouth shows outside the region to be generated, see `draw_face`.
-        size: height and width in pixels, even.
         num_workers: processes that draw and encode; 1 = this one alone.
+        size: height and width in pixels, even.
         max_offset_frames: the sound of each clip comes early or late by up to so many frames, to study what that does.
     Raises: WouldOverwrite, if a clip of the same name was made with other settings.
     """

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lipsync_lightning.synthetic.identity import Colour, Identity, mix
-from lipsync_lightning.synthetic.pencil import MIDDLE, Floats, Pencil, band, brow_line, ellipse, smooth_outline
+from lipsync_lightning.synthetic.pencil import MIDDLE, Pencil, band, brow_line, ellipse, smooth_outline
 
 MOUTH_Y = 184.0  # where the lips meet
 _WIDEST_GAP = 42.0  # between the lips of a wide open mouth: 0.16 of the face's height
@@ -96,30 +96,24 @@ def draw_brows(pencil: Pencil, identity: Identity, brow_raise: float) -> None:
         pencil.fill(band(x, middle_y - thick, middle_y + thick), identity.brows)
 
 
-# Behind the head: distances from the middle, of which those beside the face grow with its width, and heights.
-_LONG = ((0, -36), (60, -26), (94, 20), (98, 90), (104, 180), (100, 262), (60, 276), (0, 276))
-_SCARF = ((0, -34), (58, -24), (90, 24), (94, 96), (92, 180), (78, 262), (50, 290), (0, 296))
-
-
-def _hair_back(identity: Identity) -> tuple[Floats, ...]:
-    wide = identity.face_width
-    if identity.hair_style in ("long", "scarf"):
-        half, widened = (_LONG, range(2, 6)) if identity.hair_style == "long" else (_SCARF, range(2, 5))
-        return (smooth_outline([(x * wide if index in widened else x, y) for index, (x, y) in enumerate(half)]),)
-    if identity.hair_style == "curly":
-        turns = np.linspace(-1.15, 1.15, 11) * np.pi / 2
-        curls = tuple(ellipse(MIDDLE + 86 * wide * np.sin(t), 44 - 70 * np.cos(t), 27, 27) for t in turns)
-        return (ellipse(MIDDLE, 40, 88 * wide, 78), *curls)
-    if identity.hair_style == "bun":
-        return ellipse(MIDDLE, -38, 32, 26), ellipse(MIDDLE, 42, 86 * wide, 68)
-    return () if identity.hair_style == "bald" else (ellipse(MIDDLE, 42, 86 * wide, 66),)
-
-
 def draw_hair_back(pencil: Pencil, identity: Identity) -> None:
-    """Draw the hair or cloth behind the head."""
-    colour = mix(identity.hair, (0, 0, 0), 0.18)
-    for shape in _hair_back(identity):
-        pencil.fill(shape, colour)
+    """Draw the hair or cloth behind the head; what is beside the face grows with its width."""
+    wide, style, colour = identity.face_width, identity.hair_style, mix(identity.hair, (0, 0, 0), 0.18)
+    if style == "long":
+        x = [0, 60, 94 * wide, 98 * wide, 104 * wide, 100 * wide, 60, 0]
+        pencil.fill(smooth_outline(np.column_stack([x, (-36, -26, 20, 90, 180, 262, 276, 276)])), colour)
+    elif style == "scarf":
+        x = [0, 58, 90 * wide, 94 * wide, 92 * wide, 78, 50, 0]
+        pencil.fill(smooth_outline(np.column_stack([x, (-34, -24, 24, 96, 180, 262, 290, 296)])), colour)
+    elif style == "curly":
+        pencil.fill(ellipse(MIDDLE, 40, 88 * wide, 78), colour)
+        for turn in np.linspace(-1.15, 1.15, 11) * np.pi / 2:
+            pencil.fill(ellipse(MIDDLE + 86 * wide * np.sin(turn), 44 - 70 * np.cos(turn), 27, 27), colour)
+    elif style == "bun":
+        pencil.fill(ellipse(MIDDLE, -38, 32, 26), colour)
+        pencil.fill(ellipse(MIDDLE, 42, 86 * wide, 68), colour)
+    elif style != "bald":
+        pencil.fill(ellipse(MIDDLE, 42, 86 * wide, 66), colour)
 
 
 _HAIRLINES: dict[str, tuple[tuple[float, float], ...]] = {
