@@ -1,6 +1,5 @@
 import hashlib
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -235,12 +234,6 @@ def test_what_cannot_be_is_refused_in_one_sentence_and_writes_nothing(
     before = content_of(tmp_path)
     assert reason in command_line.refusal(main, *arguments)
     assert content_of(tmp_path) == before
-
-
-def test_a_full_disk_is_told_before_anything_is_written(released, command_line, monkeypatch):
-    monkeypatch.setattr("lipsync_lightning.files.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    assert "GB free; make room" in command_line.refusal(main, *exporting())
-    assert not Path("exports/x").exists()
 
 
 def test_one_command_fetches_a_release_checks_it_and_makes_its_export(released, command_line, monkeypatch):

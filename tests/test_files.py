@@ -1,11 +1,9 @@
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from lipsync_lightning import files
-from lipsync_lightning.errors import NoSpace, WouldOverwrite
-from lipsync_lightning.files import require_space, whole_file, whole_folder
+from lipsync_lightning.errors import WouldOverwrite
+from lipsync_lightning.files import whole_file, whole_folder
 
 CONTENT = "config.json"
 
@@ -115,10 +113,3 @@ def test_a_file_appears_when_it_is_whole_and_a_failure_leaves_nothing(tmp_path):
     assert (tmp_path / "a.pt").read_text() == "whole"
     with pytest.raises(WouldOverwrite, match=r"a\.pt exists"), whole_file(tmp_path / "a.pt"):
         pytest.fail("the block ran")
-
-
-def test_too_small_a_disk_is_told_with_both_sizes(tmp_path, monkeypatch):
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
-    require_space(tmp_path / "not" / "there yet", 10**9)
-    with pytest.raises(NoSpace, match=r"needs 5\.1 GB, .* has 1\.0 GB free"):
-        require_space(tmp_path / "not" / "there yet", 5_100_000_000)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lipsync_lightning.cli import build, entry_point
 from lipsync_lightning.errors import BadConfig, MissingWeights
-from lipsync_lightning.files import require_space, weights_dir, whole_file, whole_folder
+from lipsync_lightning.files import weights_dir, whole_file, whole_folder
 from lipsync_lightning.models import released
 from lipsync_lightning.models.hub import HubFile, fetch
 from lipsync_lightning.models.latentsync import syncnet_to_reference, unet_to_reference
@@ -92,7 +92,6 @@ def export_released(config: DictConfig) -> None:
             parts = {name: build(config[name]) for name in ("autoencoder", "audio_encoder", "scheduler")}
             parts |= {"clip": build(config.clip).as_dict(), **{name: config[name] for name in DEFAULTS}}
         network = KINDS[kind](path=config.source, **options)
-        require_space(out, network.get_memory_footprint())
         (LipSyncPipeline(unet=network, **parts) if parts else network).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
     print(f"{out}: {type(network).__name__}, {network.num_parameters():,} parameters, from {config.source}")
     if parts:
@@ -121,7 +120,6 @@ def write_original(config: DictConfig) -> None:
         way_out = "python -m lipsync_lightning.export run=<run> out=<folder>"
         network = pretrained(network=network_class, path=str(path), get_with=way_out)
         weights = to_reference(network)
-        require_space(part, sum(tensor.nbytes for tensor in weights.values()))
         torch.save({"global_step": 0, "state_dict": weights}, part)
     print(f"{config.out}: {network.num_parameters():,} parameters, from {folder}")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lipsync_lightning.errors import NoSpace, WouldOverwrite
+from lipsync_lightning.errors import WouldOverwrite
 
 _HERE = Path(__file__).resolve()
 CONF_DIR = next(parent / "conf" for parent in _HERE.parents if (parent / "conf").is_dir())  # of a wheel or a checkout
@@ -87,12 +87,3 @@ def whole_file(out: Path) -> Iterator[Path]:
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
-
-
-def require_space(out: Path, num_bytes: int) -> None:
-    """Raises: NoSpace, if the disk that `out` is to lie on has less than `num_bytes` free."""
-    disk = next(parent for parent in out.resolve().parents if parent.exists())
-    free = shutil.disk_usage(disk).free
-    if free < num_bytes:
-        needed = f"{out} needs {num_bytes / 1e9:.1f} GB, {disk} has {free / 1e9:.1f} GB free"
-        raise NoSpace(f"{needed}; make room or choose another out=")
