@@ -47,14 +47,7 @@ def test_shards_without_a_plan_are_refused_and_so_is_the_plan_of_an_older_versio
 
 
 def test_what_shows_the_same_bytes_is_a_duplicate_of_the_one_planned_first():
-    shows: dict[str, str | None] = {
-        "a": "1",
-        "b": "2",
-        "c": "1",
-        "d": "1 2.0-3.0 s",
-        "unread": None,
-        "unread too": None,
-    }
+    shows: dict[str, str | None] = {"a": "1", "b": "2", "c": "1", "d": "1 2.0-3.0 s", "x": None, "y": None}
     plan = Plan(rule=RULE).extended(shows, {name: name == "a" for name in shows}, 9)
     assert plan.duplicate_of == {"a": "c"}, "training shards are planned first"
     plan = plan.extended({"0": "2"}, {"0": False}, 9)

@@ -6,6 +6,7 @@ check → rate → shots → faces → segments → sync → sound → quality �
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -52,11 +53,10 @@ def clips_of_source(source: Source, recipe: Recipe, clip: ClipSpec) -> tuple[lis
     broken: str | None = None
     try:
         for stretch in aligned_stretches(shots, tracker, clip.resolution, **limits):
-            faces, first_frame, person = np.stack(stretch.faces), stretch.first_frame, stretch.person
+            place: Any = {"first_frame": stretch.first_frame, "person": stretch.person}
+            faces = np.stack(stretch.faces)
             stretch.faces.clear()  # or the frames would be there twice while the next stretch grows
-            aligned = AlignedClip(
-                clip=clip, first_frame=first_frame, person=person, faces=faces, sound=checked.waveform
-            )
+            aligned = AlignedClip(clip=clip, **place, faces=faces, sound=checked.waveform)
             outcomes.append(_filtered(aligned, source, recipe))
     except BadMedia as error:
         broken = str(error)

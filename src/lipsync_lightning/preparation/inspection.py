@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,7 @@ def inspect_shards(folder: Path) -> Path:
             save_png(image, strip)
             pictures.append(Picture(title=f"{split}: clips from left to right", image=image))
     splits = _splits_table(paths, shards)
-    further = [("Ledger", _totals_table(rows)), ("Not kept", _reasons_table(rows)), ("Scores", _scores_table(rows))]
-    further = [(title, table) for title, table in further if table.rows]
+    further = _ledger_tables(rows) if rows else []
     whole = "broken" if faults else "whole: every shard was read from end to end"
     lines = [*splits.lines(), *(line for _, table in further for line in ("", *table.lines())), "", whole]
     print("\n".join([*lines, *(f"BROKEN {fault}" for fault in faults)]))
@@ -84,10 +84,8 @@ def _read_through(paths: Mapping[str, Path]) -> tuple[dict[str, Sidecar], list[s
         shards[name] = shard
         again = [key for key in shard.keys.tolist() if shard_of.setdefault(key, name) != name]
         if again:
-            told = (
-                f"{len(again)} of its ids are also in {shard_of[again[0]]}, such as {again[0]}; delete one of the two"
-            )
-            faults.append(f"{name}: {told}")
+            told = f"{len(again)} of its ids are also in {shard_of[again[0]]}, such as {again[0]}"
+            faults.append(f"{name}: {told}; delete one of the two")
     return shards, faults
 
 
@@ -100,9 +98,8 @@ def _against_ledger(rows: Sequence[Row], paths: Mapping[str, Path], shards: Mapp
     faults = []
     for name in sorted(kept.keys() | shards.keys()):
         if name not in paths:
-            faults.append(
-                f"{name}: the ledger says it holds {len(kept[name])} clips, it is missing; run `prepare` again"
-            )
+            told = f"the ledger says it holds {len(kept[name])} clips, it is missing"
+            faults.append(f"{name}: {told}; run `prepare` again")
         elif name in shards and (differing := sorted(kept[name].symmetric_difference(shards[name].keys.tolist()))):
             told = f"{len(differing)} clips are only in one of the ledger and the shard, the first is {differing[0]}"
             faults.append(f"{name}: {told}; copy both from the same place")
@@ -150,33 +147,30 @@ def _splits_table(paths: Mapping[str, Path], shards: Mapping[str, Sidecar]) -> T
     return Table(columns=columns, rows=rows)
 
 
-def _totals_table(rows: Sequence[Row]) -> Table:
-    found = totals(rows)
-    verdicts = (KEPT, REJECTED, FAILED)
-    counts = [("sources", found.sources), ("clips", found.clips)] if rows else []
-    cells = [[kind, *(str(count[verdict]) for verdict in verdicts), str(count.total())] for kind, count in counts]
-    return Table(columns=["ledger", *verdicts, "in all"], rows=cells)
-
-
-def _reasons_table(rows: Sequence[Row]) -> Table:
-    """Return why sources and clips were not kept, without what differs between sources: numbers, names, the way out."""
+def _ledger_tables(rows: Sequence[Row]) -> list[tuple[str, Table]]:
+    """Return titles and tables: what sources and clips came to, why some were not kept, and how all were scored."""
+    found, verdicts = totals(rows), (KEPT, REJECTED, FAILED)
+    counts = [
+        [kind, *(str(count[verdict]) for verdict in verdicts), str(count.total())]
+        for kind, count in (("sources", found.sources), ("clips", found.clips))
+    ]
+    # Without what differs between sources: numbers, names, the way out.
     reasons = Counter(
         (row.kind, str(row.step), _PARTICULAR.sub("…", str(row.reason).rpartition(f"{row.source}: ")[2].split(";")[0]))
         for row in rows
         if row.verdict != KEPT
     )
-    cells = [[*words, str(count)] for words, count in reasons.most_common(_MOST_REASONS)]
-    rest = reasons.total() - sum(count for _, count in reasons.most_common(_MOST_REASONS))
-    columns = ["not kept", "step", "because", "times"]
-    return Table(columns=columns, rows=cells, num_labels=3, total=["others", "", "", str(rest)] if rest else ())
-
-
-def _scores_table(rows: Sequence[Row]) -> Table:
-    cells = []
-    for score in SCORES:
-        for verdict in (KEPT, REJECTED):
-            values = [row.scores[score] for row in rows if row.verdict == verdict and score in row.scores]
-            if values:
-                quantiles = (f"{each:.2f}" for each in np.nanquantile(values, (0.05, 0.5, 0.95)))
-                cells.append([score.replace("_", " "), verdict, str(len(values)), *quantiles])
-    return Table(columns=["score", "clips", "number", "5 %", "median", "95 %"], rows=cells, num_labels=2)
+    causes = [[*words, str(count)] for words, count in reasons.most_common(_MOST_REASONS)]
+    quantiles = []
+    for score, verdict in product(SCORES, (KEPT, REJECTED)):
+        values = [row.scores[score] for row in rows if row.verdict == verdict and score in row.scores]
+        if values:
+            cells = (f"{each:.2f}" for each in np.nanquantile(values, (0.05, 0.5, 0.95)))
+            quantiles.append([score.replace("_", " "), verdict, str(len(values)), *cells])
+    score_columns = ["score", "clips", "number", "5 %", "median", "95 %"]
+    tables = [
+        ("Ledger", Table(columns=["ledger", *verdicts, "in all"], rows=counts)),
+        ("Not kept", Table(columns=["not kept", "step", "because", "times"], rows=causes, num_labels=3)),
+        ("Scores", Table(columns=score_columns, rows=quantiles, num_labels=2)),
+    ]
+    return [(title, table) for title, table in tables if table.rows]

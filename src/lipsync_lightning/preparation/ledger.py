@@ -57,8 +57,6 @@ class Row:
 
 
 class Totals(NamedTuple):
-    """How many sources and clips came to what."""
-
     sources: Counter[str]  # by verdict; they add up to all sources
     clips: Counter[str]  # by verdict
     lost: dict[str, Counter[str]]  # by kind and step: what was rejected, or failed
@@ -88,16 +86,13 @@ def read_piece(path: Path) -> list[Row]:
         raise BrokenShard(f"{path} is no piece of a ledger ({error}); delete it and run `prepare` again") from error
     rows = []
     for values in table.to_pylist():
-        scores = {name: values.pop(name) for name in SCORES}
-        rows.append(Row(**values, scores={name: score for name, score in scores.items() if score is not None}))
+        scores = {name: score for name in SCORES if (score := values.pop(name)) is not None}
+        rows.append(Row(**values, scores=scores))
     return rows
 
 
 def read_ledger(out: Path) -> Iterator[Row]:
-    """Yield the rows of all finished shards, in the order in which those were planned within each split.
-
-    Raises: BrokenShard, if a piece is no Parquet file of a ledger.
-    """
+    """Yield the rows of all finished shards, those of each split in the order of planning. Raises: BrokenShard."""
     pieces = (out / "ledger").glob("*.parquet")
     for piece in sorted(pieces, key=lambda path: (len(path.name), path.name)):  # numbers have six digits, then seven
         yield from read_piece(piece)

@@ -34,8 +34,7 @@ class Plan:
             stored = json.loads(path.read_text())
             there, shards = dict(stored["rule"]), {name: dict(members) for name, members in stored["shards"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            way_out = f"choose another out=, or delete {out}"
-            raise BrokenShard(f"{path} is no plan of this version ({error!r}); {way_out}") from error
+            raise BrokenShard(f"{path} is no plan of this version ({error!r}); choose another out=") from error
         wanted = json.loads(json.dumps(rule))
         differing = sorted(key for key in {*wanted, *there} if wanted.get(key) != there.get(key))
         if differing:

@@ -36,13 +36,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w-]+", self.name):
-            raise BadConfig(
-                f"recipe.name={self.name!r}: letters, digits, `_` and `-` only, because it begins every clip's id"
-            )
+            raise BadConfig(f"recipe.name={self.name!r} begins every clip's id: only letters, digits, `_` and `-`")
         if not 0 < self.min_seconds <= self.max_seconds:
-            raise BadConfig(
-                f"recipe: need 0 < min_seconds <= max_seconds, got {self.min_seconds} and {self.max_seconds}"
-            )
+            told = f"got {self.min_seconds} and {self.max_seconds}"
+            raise BadConfig(f"recipe: need 0 < min_seconds <= max_seconds, {told}")
 
     def shortest(self, clip: ClipSpec) -> int:
         """Return the fewest frames a clip may have."""

@@ -25,13 +25,7 @@ from lipsync_lightning.preparation.split import sides
 
 
 def prepare(
-    recipe: Recipe,
-    clip: ClipSpec,
-    out: Path,
-    *,
-    sources_per_shard: int,
-    executor: Executor,
-    retry_failed: bool = False,
+    recipe: Recipe, clip: ClipSpec, out: Path, *, sources_per_shard: int, executor: Executor, retry_failed: bool = False
 ) -> Totals:
     """Make all shards of a recipe under `out`, with their ledger, and return what its sources came to.
 
@@ -53,10 +47,9 @@ def prepare(
     with lock:
         job = ShardJob(recipe=recipe, clip=clip, out=out)
         plan, tasks = _planned(job, sources_per_shard, retry_failed)
-        found = Counter[str]()
-        progress = {"total": len(plan.shards), "initial": len(plan.shards) - len(tasks), "unit": "shard"}
+        total, desc, found = len(plan.shards), f"prepare {recipe.name}", Counter[str]()
         # The rate is that of the whole run, since shards differ.
-        with tqdm(desc=f"prepare {recipe.name}", dynamic_ncols=True, smoothing=0, **progress) as bar:
+        with tqdm(desc=desc, total=total, initial=total - len(tasks), unit="shard", smoothing=0) as bar:
             for task in executor.map(job, tasks):
                 piece = piece_path(out, task.name)
                 found += totals(read_piece(piece) if piece.is_file() else ()).clips  # shared folders may show it late
@@ -64,9 +57,8 @@ def prepare(
                 bar.update()
         rows = list(read_ledger(out))
     num_planned, came_to = len(plan.is_heldout), totals(rows)
-    if came_to.sources.total() != num_planned:
-        told = f"{out}/ledger tells of {came_to.sources.total()} of {num_planned} sources"
-        raise StepFailed(f"{told}; run the command again")
+    if (num_told := came_to.sources.total()) != num_planned:
+        raise StepFailed(f"{out}/ledger tells of {num_told} of {num_planned} sources; run the command again")
     if not came_to.clips[KEPT]:
         reasons = Counter(row.reason for row in rows if row.kind == SOURCE).most_common(3)
         told = "; ".join(f"{reason} ({count} times)" for reason, count in reasons)
@@ -88,11 +80,11 @@ def _planned(job: ShardJob, sources_per_shard: int, retry_failed: bool) -> tuple
     wanted = [source for name, source in sources.items() if name not in finished]
     videos = list(dict.fromkeys(source.video for source in wanted))
     with ThreadPoolExecutor() as pool:
-        hashed = tqdm(pool.map(_size_and_sha256, videos), total=len(videos), desc="hash", unit="file", delay=2)
+        hashed = tqdm(pool.map(_sha256_and_size, videos), total=len(videos), desc="hash", unit="file", delay=2)
         file_of = dict(zip(videos, hashed, strict=True))
     contents: dict[str, str | None] = {}
     for source in wanted:
-        sha256, is_whole = file_of[source.video][1], (source.start_s, source.stop_s) == (0.0, None)
+        sha256, is_whole = file_of[source.video][0], (source.start_s, source.stop_s) == (0.0, None)
         contents[source.name] = sha256 if is_whole or not sha256 else f"{sha256} {source.start_s}-{source.stop_s} s"
     heldout = sides(recipe.split, [*sources, *recipe.sources.missing()], known)
     plan = plan.extended(contents, heldout, sources_per_shard)
@@ -100,18 +92,15 @@ def _planned(job: ShardJob, sources_per_shard: int, retry_failed: bool) -> tuple
     duplicate_of = plan.duplicate_of
 
     def planned(name: str) -> PlannedSource:
-        num_bytes, sha256 = file_of[sources[name].video]
-        return PlannedSource(
-            source=sources[name], sha256=sha256, num_bytes=num_bytes, duplicate_of=duplicate_of.get(name)
-        )
+        return PlannedSource(sources[name], *file_of[sources[name].video], duplicate_of.get(name))
 
     todo = [(shard, members) for shard, members in plan.shards.items() if shard not in done]
-    return plan, [ShardTask(name=shard, sources=tuple(map(planned, members))) for shard, members in todo]
+    return plan, [ShardTask(shard, tuple(map(planned, members))) for shard, members in todo]
 
 
-def _size_and_sha256(path: Path) -> tuple[int | None, str | None]:
+def _sha256_and_size(path: Path) -> tuple[str | None, int | None]:
     """Return None of what cannot be read: the check of preparation says why."""
     try:
-        return (path.stat().st_size, sha256_of(path)) if path.is_file() else (None, None)  # a pipe would never end
+        return (sha256_of(path), path.stat().st_size) if path.is_file() else (None, None)  # a pipe would never end
     except OSError:
         return None, None

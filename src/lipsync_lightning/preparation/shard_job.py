@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import torch
@@ -30,8 +31,7 @@ _STOPS_THE_RUN = (MissingWeights, WrongWeights, BadConfig, ClipMismatch, torch.A
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlannedSource:
+class PlannedSource(NamedTuple):
     """One source, and what was found when it was planned."""
 
     source: Source
@@ -40,8 +40,7 @@ class PlannedSource:
     duplicate_of: str | None  # the source planned earlier that shows the same bytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardTask:
+class ShardTask(NamedTuple):
     """One shard to be made."""
 
     name: str  # `<split>/<number>`
@@ -61,12 +60,11 @@ class ShardJob:
 
         Args: without_failures: a shard in which work on a source failed is not done.
         """
-        piece = piece_path(self.out, name)
         try:
-            rows = read_piece(piece) if piece.is_file() else None
-        except BrokenShard:
-            rows = None
-        if rows is None or (without_failures and any(row.verdict == FAILED for row in rows)):
+            rows = read_piece(piece_path(self.out, name))
+        except BrokenShard:  # or missing
+            return False
+        if without_failures and any(row.verdict == FAILED for row in rows):
             return False
         return not any(row.is_kept_clip for row in rows) or is_whole(self.out / f"{name}.tar")
 
@@ -119,11 +117,12 @@ class ShardJob:
                 return [*clips, (replace(row, verdict=verdict, step=step, reason=reason), None)]
         except BrokenProcessPool:
             causes = "out of memory, a fault in a decoder, or longer than executor.max_hours_per_source"
-            return [(replace(row, reason=f"the process that worked on it died: {causes}"), None)]
+            reason = f"the process that worked on it died: {causes}"
         except Exception as error:
             if isinstance(error, _STOPS_THE_RUN) or getattr(error, "errno", None) in _DISK_FULL:
                 raise
-            return [(replace(row, reason=f"{type(error).__name__}: {error}"), None)]
+            reason = f"{type(error).__name__}: {error}"
+        return [(replace(row, reason=reason), None)]
 
 
 def worker_pool(num_workers: int) -> ProcessPoolExecutor:
@@ -145,16 +144,17 @@ def use_one_thread() -> None:
 
 
 def _begin() -> None:
-    use_one_thread()
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    """Begin a worker. It waits on a pipe of which it holds both ends, so it would outlive a parent that was killed."""
 
-
-def _end_with_the_parent() -> None:
-    """A worker waits on a pipe of which it holds both ends, so it would outlive a parent that was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()
-    os._exit(1)
+
+    def end_with_the_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    use_one_thread()
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
 
 
 @contextmanager

@@ -18,22 +18,9 @@ def touch(*paths: Path) -> None:
 
 
 def test_sources_are_sorted_without_hidden_files_and_sidecars(tmp_path: Path):
-    touch(
-        *(
-            tmp_path / name
-            for name in (
-                "b/2 ä.mp4",
-                "a.mp4",
-                "a.json",
-                ".hidden.mp4",
-                ".git/x.mp4",
-                "b/💬.mov",
-                "no suffix",
-                "c.d.e/f.mp4",
-            )
-        )
-    )
-    assert names_in(tmp_path) == ["a.mp4", "b/2 ä.mp4", "b/💬.mov", "c.d.e/f.mp4", "no suffix"]
+    listed = ["a.mp4", "b/2 ä.mp4", "b/💬.mov", "c.d.e/f.mp4", "no suffix"]
+    touch(*(tmp_path / name for name in (*reversed(listed), "a.json", ".hidden.mp4", ".git/x.mp4")))
+    assert names_in(tmp_path) == listed
     assert FolderSources(root=str(tmp_path)).all()[0].video == tmp_path / "a.mp4"
 
 
@@ -44,17 +31,13 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path: Path):
         names_in(tmp_path / "nowhere")
 
 
-def test_links_that_lead_nowhere_or_in_a_loop_are_sources(tmp_path: Path):
+def test_pipes_and_links_that_lead_nowhere_or_in_a_loop_are_sources_and_are_not_opened(tmp_path: Path):
     (tmp_path / "nowhere.mp4").symlink_to("gone.mp4")
     (tmp_path / "one.mp4").symlink_to("other.mp4")
     (tmp_path / "other.mp4").symlink_to("one.mp4")
-    assert names_in(tmp_path) == ["nowhere.mp4", "one.mp4", "other.mp4"]
-
-
-def test_pipes_are_sources_and_are_not_opened(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "to_pipe.mp4").symlink_to("pipe.mp4")
-    assert names_in(tmp_path) == ["pipe.mp4", "to_pipe.mp4"]
+    assert names_in(tmp_path) == ["nowhere.mp4", "one.mp4", "other.mp4", "pipe.mp4", "to_pipe.mp4"]
 
 
 def test_a_folder_behind_a_link_is_followed_once_and_keeps_its_own_name(tmp_path: Path):
@@ -89,7 +72,7 @@ def test_a_folder_that_cannot_be_read_is_a_source_and_the_rest_is_there(
 
     monkeypatch.setattr(os, "scandir", guarded)
     assert names_in(tmp_path) == ["a.mp4", "locked", "open/y.mp4"]
-    with pytest.raises(BadMedia, match="cannot be read: Permission denied"):
+    with pytest.raises(BadMedia, match="cannot be read"):
         names_in(tmp_path / "locked")
 
 

@@ -12,9 +12,8 @@ try:
     import submitit
     from submitit.core.utils import FailedJobError, UncompletedJobError
 except ModuleNotFoundError as error:
-    raise BadConfig(
-        "executor=slurm needs submitit, which is not installed: pip install 'lipsync-lightning[slurm]'"
-    ) from error
+    told = "executor=slurm needs submitit, which is not installed: pip install 'lipsync-lightning[slurm]'"
+    raise BadConfig(told) from error
 
 _MOST_DEATHS = 4  # of jobs in a row that did not finish a shard
 
@@ -51,16 +50,13 @@ class SlurmExecutor:
         try:
             submitter = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
         except RuntimeError as error:
-            raise BadConfig(
-                f"no SLURM here ({error}); start this on a node that can submit jobs, or with executor.cluster=local"
-            ) from error
+            way_out = "start this on a node that can submit jobs, or with executor.cluster=local"
+            raise BadConfig(f"no SLURM here ({error}); {way_out}") from error
         submitter.update_parameters(name="prepare", **self.parameters)
+        limit = self.max_hours_per_source
         dealt = [list(tasks[first :: self.num_jobs]) for first in range(min(self.num_jobs, len(tasks)))]
         with submitter.batch():
-            shares = [
-                _Share(submitter.submit(_make_all, job, left, False, self.max_hours_per_source), left, 0)
-                for left in dealt
-            ]
+            shares = [_Share(submitter.submit(_make_all, job, left, False, limit), left, 0) for left in dealt]
         try:
             while shares:
                 time.sleep(self.poll_seconds)
@@ -77,12 +73,10 @@ class SlurmExecutor:
                         continue
                     share.deaths += 1
                     if share.deaths == _MOST_DEATHS:
-                        raise StepFailed(
-                            f"{_MOST_DEATHS} SLURM jobs ended over {share.left[0].name}; raise "
-                            "executor.parameters.timeout_min, or lower executor.max_hours_per_source; their logs lie "
-                            f"in {share.job.paths.folder}"
-                        )
-                    share.job = submitter.submit(_make_all, job, share.left, True, self.max_hours_per_source)
+                        told = f"{_MOST_DEATHS} SLURM jobs ended over {share.left[0].name}"
+                        way_out = "raise executor.parameters.timeout_min, or lower executor.max_hours_per_source"
+                        raise StepFailed(f"{told}; {way_out}; their logs lie in {share.job.paths.folder}")
+                    share.job = submitter.submit(_make_all, job, share.left, True, limit)
         finally:
             for share in shares:
                 share.job.cancel(check=False)  # or it would go on after an interruption

@@ -42,7 +42,7 @@ class AdaptiveShots:
         )
         waiting: deque[np.ndarray] = deque()
         size: tuple[int, int] | None = None
-        num_yielded = 0
+        is_first = True
         for index, frame in enumerate(frames):
             if size is None:  # at which PySceneDetect looks: the longer side 256 pixels, as its SceneManager has it
                 height, width = frame.shape[:2]
@@ -51,9 +51,9 @@ class AdaptiveShots:
             small = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
             cuts = detector.process_frame(FrameTimecode(index, float(fps)), cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
             waiting.append(frame)
-            if len(waiting) > self.window:
-                yield waiting.popleft(), num_yielded == 0 or bool(cuts)
-                num_yielded += 1
+            if index >= self.window:
+                yield waiting.popleft(), index == self.window or bool(cuts)
+                is_first = False
         for frame in waiting:
-            yield frame, num_yielded == 0
-            num_yielded += 1
+            yield frame, is_first
+            is_first = False

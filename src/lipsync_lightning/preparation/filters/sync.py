@@ -24,11 +24,9 @@ class SyncFilter:
     def __post_init__(self, clip: ClipSpec) -> None:
         """Raises: BadConfig, if the scorer reads another frame rate or sound, or cannot see as far as `max_offset`."""
         if (self.scorer.fps, self.scorer.sample_rate_hz) != (clip.fps, clip.sample_rate_hz):
-            raise BadConfig(
-                f"the sync scorer reads {self.scorer.fps} frames per second and sound at {self.scorer.sample_rate_hz} "
-                f"Hz, the clip has {clip.fps} and {clip.sample_rate_hz}; prepare with a clip of the former, or without "
-                "the scorer (recipe.sync=null)"
-            )
+            reads = f"{self.scorer.fps} frames per second and sound at {self.scorer.sample_rate_hz} Hz"
+            told = f"the sync scorer reads {reads}, the clip has {clip.fps} and {clip.sample_rate_hz}"
+            raise BadConfig(f"{told}; choose such a clip=, or recipe.sync=null")
         if not 0 <= self.max_offset <= MAX_SHIFT:
             raise BadConfig(f"recipe.sync.max_offset={self.max_offset}: offsets are searched from 0 to {MAX_SHIFT}")
 
@@ -42,20 +40,12 @@ class SyncFilter:
             sync = self.scorer(aligned.faces, aligned.waveform)
         except ClipTooShort as error:
             raise Rejected("sync", str(error)) from error
-        measured = {
-            "sync_confidence": sync.confidence,
-            "sync_offset": float(sync.offset),
-            "sync_distance": sync.distance,
-        }
-        scores = {**aligned.scores, **measured}
+        scores = {**aligned.scores, **{f"sync_{name}": float(value) for name, value in sync._asdict().items()}}
         if not sync.confidence >= self.min_confidence:  # a confidence that is not a number is none
             reason = f"sync confidence {sync.confidence:.2f}, at least {self.min_confidence:g} needed"
             raise Rejected("sync", reason, scores)
         if abs(sync.offset) > self.max_offset:
-            found, most = (
-                f"{n} frames ({1000 * n / aligned.clip.fps:.0f} ms)" for n in (abs(sync.offset), self.max_offset)
-            )
-            direction = "early" if sync.offset > 0 else "late"
-            raise Rejected("sync", f"sound {found} {direction}, at most {most} can be corrected", scores)
+            found = f"{abs(sync.offset)} frames {'early' if sync.offset > 0 else 'late'}"
+            raise Rejected("sync", f"sound {found}, at most {self.max_offset} can be corrected", scores)
         # An offset of k says audio[t] = vision[t + k]: what belongs to frame t is heard k frames before it.
         return replace(aligned, scores=scores, sound_shift=aligned.sound_shift - sync.offset)

@@ -1,9 +1,9 @@
 """Which videos a data set has: a class for each way in which data sets say so."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,16 +19,16 @@ class Source:
     crop_height: int | None = None  # pixels; None where `crop` counts in the video's own
 
 
-class Sources(Protocol):
+class Sources(ABC):
     """All sources of a data set."""
 
+    @abstractmethod
     def all(self) -> list[Source]:
         """Return the sources, sorted by name. Raises: BadMedia, if folder or lists are missing or unreadable."""
-        ...
 
     def missing(self) -> Collection[str]:
         """Return the names of sources that the data set has but this folder has not.
 
         Whether somebody is held out must not hang on which videos could be downloaded, so a split is given these too.
         """
-        ...
+        return ()

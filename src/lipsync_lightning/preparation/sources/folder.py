@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lipsync_lightning.errors import BadMedia
-from lipsync_lightning.preparation.sources import Source
+from lipsync_lightning.preparation.sources import Source, Sources
 
 
-class FolderSources:
+class FolderSources(Sources):
     """Every file below a folder is a source, whatever it turns out to be, and so is every entry that cannot be opened.
 
     Passed over are hidden files and folders, and `.json` files, in which points lie beside a video. Links that lead
@@ -25,22 +25,13 @@ class FolderSources:
 
         Raises: BadMedia, if the folder is missing, may not be read, or has no files.
         """
-        root = Path(self.root)
+        root, way_out = Path(self.root), "give the folder that holds the videos as recipe.source"
         if not root.is_dir():
-            raise BadMedia(f"{self.root!r} is not a folder; give the folder that holds the videos as recipe.source")
-        try:
-            with os.scandir(root):
-                pass
-        except OSError as error:
-            raise BadMedia(f"{self.root!r} cannot be read: {error.strerror}; give a folder you may read") from error
+            raise BadMedia(f"{self.root!r} is not a folder; {way_out}")
         found = [Source(name=source_name(path.relative_to(root)), video=path) for path in _files(root)]
-        if not found:
-            raise BadMedia(f"{self.root!r} holds no files; give the folder that holds the videos as recipe.source")
+        if not found or found[0].video == root:  # which is listed if it cannot be
+            raise BadMedia(f"{self.root!r} holds no files, or cannot be read; {way_out}")
         return sorted(found, key=lambda source: source.name)
-
-    def missing(self) -> list[str]:
-        """Return nothing: a folder names no files it does not have."""
-        return []
 
 
 def source_name(path: Path) -> str:
@@ -61,9 +52,8 @@ def _files(root: Path) -> Iterator[Path]:
             status = folder.stat()
             entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
         except OSError:
-            yield folder
-            continue
-        if (status.st_dev, status.st_ino) in seen:
+            status, entries = None, []
+        if status is None or (status.st_dev, status.st_ino) in seen:
             yield folder
             continue
         seen.add((status.st_dev, status.st_ino))

@@ -1,30 +1,28 @@
 """HDTF: intervals of videos, as its authors' lists name them."""
 
 import logging
-from collections.abc import Callable
+import re
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 from lipsync_lightning.errors import BadMedia
-from lipsync_lightning.preparation.sources import Source
+from lipsync_lightning.preparation.sources import Source, Sources
 
 PARTS = ("RD", "WDA", "WRA")
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".ts", ".flv")  # the first one there is taken
-_EXPECTED = {
-    "annotion_time": "intervals such as 00:30-01:00, which end after they begin",
-    "crop_wh": "left, width, top and height in pixels",
-    "resolution": "the video's height in pixels",
-    "video_url": "an address",
+_CLOCK = r"(\d+:)?\d+:\d+"
+_LINES = {  # of each list: what follows the name
+    "annotion_time": (rf"({_CLOCK}-{_CLOCK} ?)+", "intervals such as 00:30-01:00"),
+    "crop_wh": (r"\d+ [1-9]\d* \d+ [1-9]\d*", "left, width, top and height in pixels"),
+    "resolution": (r"\d+", "the video's height in pixels"),
+    "video_url": (r"\S+", "an address"),
 }
 _NUM_EXAMPLES = 3
-
-Value = TypeVar("Value")
 
 log = logging.getLogger(__name__)
 
 
-class HdtfSources:
+class HdtfSources(Sources):
     """One source for each listed interval whose video is there: `RD/Radio11_0` is the first of `RD/Radio11.mp4`.
 
     The lists are those of the authors' repository, `<part>_annotion_time.txt` and so on, for the parts RD, WDA and WRA.
@@ -53,20 +51,13 @@ class HdtfSources:
         missing = self.missing()
         if len(missing) == len(self._listed):
             first = next(iter(self._listed.values()))
-            raise BadMedia(
-                f"none of HDTF's videos lies in {self.root!r}, such as {first.video}; download them (see "
-                "data_recipes/hdtf/README.md) and give their folder as recipe.source"
-            )
+            told = f"none of HDTF's videos lies in {self.root!r}, such as {first.video}"
+            raise BadMedia(f"{told}; download them (data_recipes/hdtf/README.md), their folder is recipe.source")
         if missing:
-            urls = {
-                f"{part}/{video}": url for part in PARTS for video, url in self._read(part, "video_url", _url).items()
-            }
-            examples = ", ".join(
-                f"{name} ({urls.get(name.rpartition('_')[0], '')})" for name in missing[:_NUM_EXAMPLES]
-            )
-            log.warning(
-                "%d of %d clips have no video in %s, such as %s", len(missing), len(self._listed), self.root, examples
-            )
+            urls = {f"{part}/{video}": url for part in PARTS for video, (url,) in self._read(part, "video_url").items()}
+            examples = [f"{name} ({urls.get(name.rpartition('_')[0], '')})" for name in missing[:_NUM_EXAMPLES]]
+            counts = len(missing), len(self._listed)
+            log.warning("%d of %d clips have no video in %s, such as %s", *counts, self.root, ", ".join(examples))
         return [self._listed[name] for name in sorted(self._listed.keys() - set(missing))]
 
     def missing(self) -> list[str]:
@@ -90,51 +81,49 @@ class HdtfSources:
         """All clips in the lists by name, whether their videos are there or not."""
         found: dict[str, Source] = {}
         for part in PARTS:
-            crops, heights = self._read(part, "crop_wh", _crop), self._read(part, "resolution", _height)
-            for video, intervals in self._read(part, "annotion_time", _intervals).items():
+            crops, heights = self._read(part, "crop_wh"), self._read(part, "resolution")
+            for video, intervals in self._read(part, "annotion_time").items():
                 path = self._videos[part].get(video, Path(self.root, part, f"{video}.mp4"))
                 end_s = 0
-                for number, (begin_s, stop_s) in enumerate(intervals):
+                for number, interval in enumerate(intervals):
+                    begin_s, stop_s = map(_seconds, interval.split("-"))
                     start_s, end_s = max(begin_s, end_s), stop_s
                     if start_s >= stop_s:
-                        raise BadMedia(
-                            f"HDTF's intervals of {part}/{video} are out of order at {begin_s}-{stop_s} s; "
-                            f"correct {part}_annotion_time.txt"
-                        )
+                        told = f"HDTF's intervals of {part}/{video} are out of order at {begin_s}-{stop_s} s"
+                        raise BadMedia(f"{told}; correct {part}_annotion_time.txt")
                     if start_s != begin_s:
-                        log.warning(
-                            "%s/%s: the interval %d-%d s begins inside the one before it; taken from %d s",
-                            *(part, video, begin_s, stop_s, start_s),
-                        )
-                    crop, height = crops.get(f"{video}_{number}"), heights.get(video)
-                    if crop is None or not height or crop[1] + crop[3] > height:
-                        crop = height = None
+                        told = "%s/%s: the interval %d-%d s begins inside the one before it; taken from %d s"
+                        log.warning(told, part, video, begin_s, stop_s, start_s)
+                    crop, measured_in = None, int(heights.get(video, ["0"])[0])
+                    if words := crops.get(f"{video}_{number}"):
+                        left, width, top, height = map(int, words)
+                        crop = (left, top, width, height) if top + height <= measured_in else None
                     name = f"{part}/{video}_{number}"
                     found[name] = Source(
-                        name=name, video=path, start_s=start_s, stop_s=stop_s, crop=crop, crop_height=height
+                        name=name,
+                        video=path,
+                        start_s=start_s,
+                        stop_s=stop_s,
+                        crop=crop,
+                        crop_height=measured_in if crop else None,
                     )
         if not found:
             raise BadMedia(f"HDTF's lists in {self.lists!r} name no interval; get them again")
         without = [name for name, source in found.items() if source.crop is None]
-        if without:
-            log.info(
-                "%d of HDTF's %d clips have no crop that could be used: %s",
-                len(without),
-                len(found),
-                ", ".join(without),
-            )
+        told = "%d of HDTF's %d clips have no crop that could be used: %s"
+        log.info(told, len(without), len(found), ", ".join(without))
         return found
 
-    def _read(self, part: str, which: str, value_of: Callable[[list[str]], Value]) -> dict[str, Value]:
-        """Return one list, by the name at the beginning of each line."""
+    def _read(self, part: str, which: str) -> dict[str, list[str]]:
+        """Return the words of each line of one list, by the name at its beginning."""
         path = Path(self.lists, f"{part}_{which}.txt")
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()  # one of them begins with a byte order mark
-        except FileNotFoundError as error:
-            raise BadMedia(f"{path} is missing; give the folder with HDTF's lists as recipe.sources.lists") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise BadMedia(f"{path} cannot be read: {error}; get HDTF's lists again") from error
-        values: dict[str, Value] = {}
+            told = f"{path} cannot be read: {error}; give the folder with HDTF's lists as recipe.sources.lists"
+            raise BadMedia(told) from error
+        pattern, expected = _LINES[which]
+        values: dict[str, list[str]] = {}
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -142,52 +131,12 @@ class HdtfSources:
             name = name.removesuffix(".mp4")  # which some lists put after a name
             if name in values:
                 raise BadMedia(f"{path}, line {number}: {name} has a line already; delete one of them")
-            try:
-                values[name] = value_of(words)
-            except ValueError as error:
-                raise BadMedia(
-                    f"{path}, line {number}: expected a name and {_EXPECTED[which]}, got {line.strip()!r}; "
-                    "correct the line"
-                ) from error
+            if not re.fullmatch(pattern, " ".join(words), re.ASCII):
+                told = f"expected a name and {expected}, got {line.strip()!r}"
+                raise BadMedia(f"{path}, line {number}: {told}; correct the line")
+            values[name] = words
         return values
 
 
-def _intervals(words: list[str]) -> list[tuple[int, int]]:
-    intervals = []
-    for word in words:
-        begin_s, stop_s = map(_seconds, word.split("-"))
-        intervals.append((begin_s, stop_s))
-    if not intervals or any(stop_s <= begin_s for begin_s, stop_s in intervals):
-        raise ValueError(words)
-    return intervals
-
-
 def _seconds(clock: str) -> int:
-    parts = [_whole(part) for part in clock.split(":")]
-    if len(parts) not in (2, 3):
-        raise ValueError(clock)
-    return sum(part * 60**place for place, part in enumerate(reversed(parts)))
-
-
-def _crop(words: list[str]) -> tuple[int, int, int, int]:
-    """Return left, top, width, height. The lists have left, width, top, height."""
-    left, width, top, height = map(_whole, words)
-    if not width * height:
-        raise ValueError(words)
-    return left, top, width, height
-
-
-def _height(words: list[str]) -> int:
-    (height,) = map(_whole, words)
-    return height
-
-
-def _url(words: list[str]) -> str:
-    (url,) = words
-    return url
-
-
-def _whole(word: str) -> int:
-    if not (word.isascii() and word.isdigit()):
-        raise ValueError(word)
-    return int(word)
+    return sum(int(part) * 60**place for place, part in enumerate(reversed(clock.split(":"))))

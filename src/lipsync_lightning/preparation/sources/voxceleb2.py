@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from lipsync_lightning.errors import BadMedia
-from lipsync_lightning.preparation.sources import Source
+from lipsync_lightning.preparation.sources import Source, Sources
 from lipsync_lightning.preparation.sources.folder import source_name
 
 _PLACES = ("mp4", "dev/mp4", "test/mp4", "", "dev", "test")  # below the root; sound lies in the parallel folder `aac`
@@ -14,7 +14,7 @@ _NUM_EXAMPLES = 3
 log = logging.getLogger(__name__)
 
 
-class VoxCeleb2Sources:
+class VoxCeleb2Sources(Sources):
     """Every utterance `id<number>/<clip>/<utterance>.mp4` below a folder, or below `mp4`, `dev` or `test` in it.
 
     Where the parallel folder `aac` has the sound of an utterance, `id<number>/<clip>/<utterance>.m4a`, it is taken from
@@ -28,7 +28,7 @@ class VoxCeleb2Sources:
     def all(self) -> list[Source]:
         """Return the utterances, named `id00012/21Uxsk56VDQ/00001`, sorted: the same wherever they were unpacked.
 
-        Raises: BadMedia, if there are none, one has two videos, or a folder cannot be read.
+        Raises: BadMedia, if there are none, or one has two videos.
         """
         sources: dict[str, Source] = {}
         strays: list[Path] = []
@@ -46,33 +46,19 @@ class VoxCeleb2Sources:
                         if video.suffix != ".mp4":
                             strays.append(video)
                         elif name in sources:
-                            raise BadMedia(
-                                f"{name} has two videos, {sources[name].video} and {video}; keep one of them"
-                            )
+                            both = f"{sources[name].video} and {video}"
+                            raise BadMedia(f"{name} has two videos, {both}; keep one of them")
                         else:
                             sources[name] = Source(name=name, video=video, audio=audio.get(video.stem))
         if strays:
-            examples = ", ".join(map(source_name, strays[:_NUM_EXAMPLES]))
-            log.warning(
-                "left out %d files or folders that are no `id/clip/utterance.mp4`, such as %s", len(strays), examples
-            )
+            told = "left out %d files or folders that are no `id/clip/utterance.mp4`, such as %s"
+            log.warning(told, len(strays), ", ".join(map(source_name, strays[:_NUM_EXAMPLES])))
         if not sources:
-            raise BadMedia(
-                f"no `id00012/21Uxsk56VDQ/00001.mp4` below {self.root!r}, nor below mp4, dev/mp4 or test/mp4 in it; "
-                "give the folder into which VoxCeleb2's archives were unpacked as recipe.source"
-            )
+            told = f"no `id00012/21Uxsk56VDQ/00001.mp4` below {self.root!r}, mp4, dev/mp4 or test/mp4 in it"
+            raise BadMedia(f"{told}; give the folder with VoxCeleb2's unpacked archives as recipe.source")
         return [sources[name] for name in sorted(sources)]
-
-    def missing(self) -> list[str]:
-        """Return nothing: the tree is its own list."""
-        return []
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Return what lies in a folder, sorted; nothing without such a folder. Raises: BadMedia, if unreadable."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise BadMedia(f"{folder} cannot be read: {error.strerror}; make it readable, or move it away") from error
+    """Return what lies in a folder, sorted; nothing without such a folder. Raises: PermissionError."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
