@@ -79,9 +79,10 @@ class AudioEncoder(ModelMixin, ConfigMixin):
             return recent_chunk(index)[row_of_chunk]
 
         for first in range(0, num_frames, window):
-            frames = range(first, min(first + window, num_frames))
-            states = [state(row) for frame in frames for row in self.frame_rows(frame, fps)]
-            yield self.rows_to_tokens(rearrange(states, "(t rows) ... -> t rows ...", t=len(frames)))
+            wanted = [self.frame_rows(frame, fps) for frame in range(first, min(first + window, num_frames))]
+            start = wanted[0].start
+            states = torch.stack([state(row) for row in range(start, wanted[-1].stop)])
+            yield self.rows_to_tokens(torch.stack([states[rows.start - start : rows.stop - start] for rows in wanted]))
 
 
 class WhisperAudioEncoder(AudioEncoder):

@@ -39,9 +39,8 @@ class LipSyncUNet(UNetMotionModel):
         cross_attention_dim: width D of an audio token.
         norm_num_groups: groups of every norm outside the temporal modules.
         motion: where temporal modules are: "none" (stage 1), "all" levels (stage 2), or "up" (stage 2 efficient).
-        motion_num_attention_heads: of the temporal self-attention.
+        motion_num_attention_heads, motion_norm_num_groups: of the temporal self-attention, and of its first norm.
         motion_max_seq_length: the most frames a clip may have where there are temporal modules.
-        motion_norm_num_groups: groups of the temporal modules' first norm.
     Raises: BadConfig, if these numbers do not fit together.
     Source: LatentSync, section 3.1, and its released networks. Those start `conv_in` at zero too; from scratch that
     would blind the network until `conv_out` has moved. Here only `conv_out` and the temporal `proj_out` start at zero:
