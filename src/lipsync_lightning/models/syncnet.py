@@ -21,8 +21,6 @@ from lipsync_lightning.errors import ClipMismatch
 NORM_EPS = 1e-6  # of the released networks' group norms
 _UNCHANGED = (1, 1)
 
-Factor = int | Sequence[int]
-
 
 class SyncNet(ModelMixin, ConfigMixin):
     """Base of SyncNets: unit embeddings of lips and of sound, whose scalar product is the similarity.
@@ -142,7 +140,7 @@ class DownEncoder(nn.Module):
         *,
         in_channels: int,
         block_out_channels: Sequence[int],
-        downsample_factors: Sequence[Factor],
+        downsample_factors: Sequence[int | Sequence[int]],
         attn_blocks: Sequence[int],
         dropout: float,
         norm_num_groups: int = 32,
