@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -47,17 +48,12 @@ class Painter(LightningModule):
         return torch.optim.SGD([self.colour], lr=0.1)
 
 
-class RecordedTables(Logger):
+class RecordedTables(DummyLogger):
     """Stands in for wandb's logger."""
 
-    name = version = ""
-
     def __init__(self) -> None:
+        super().__init__()
         self.tables: list[dict[str, Any]] = []
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
-
-    def log_metrics(self, *_: Any, **__: Any) -> None: ...
 
     def log_table(self, key: str, columns: list[str], data: list[list[Any]], step: int) -> None:
         self.tables.append({"key": key, "columns": columns, "data": data, "step": step})
@@ -181,7 +177,6 @@ def test_other_ranks_and_networks_in_pieces_write_nothing(tiny_clip, make_clip_b
     callback.on_validation_batch_end(trainer, module, None, make_clip_batch(2), 0)
     assert len(callback.samples) == 2
     callback.on_validation_epoch_end(trainer, module)
-    callback.on_validation_start(trainer, module)
     # Lightning allows this strategy on GPUs only.
     monkeypatch.setattr(trainer._accelerator_connector, "strategy", FSDPStrategy())
     with pytest.warns(UserWarning, match="no samples of held-out clips will be written under FSDPStrategy"):

@@ -64,7 +64,7 @@ def swapped(sounds: Sounds) -> Sounds:
 
 
 def watching(run_dir: Path, **changes: Any) -> SyncNetWatch:
-    return SyncNetWatch(**{"run_dir": str(run_dir), "patience_steps": 1000, "margin": 0.05, **changes})
+    return SyncNetWatch(**{"run_dir": str(run_dir), "patience_steps": 1000, **changes})
 
 
 def told(

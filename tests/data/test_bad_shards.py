@@ -48,8 +48,10 @@ def test_a_bad_shard_stops_before_work_begins_or_is_left_out_with_one_warning(sh
     assert sorted(keys) == [f"d/{number}_{clip}" for number in (0, 2) for clip in range(4)]
     for number in (0, 2):
         truncate(shards, number)
-    with pytest.raises(MissingShards, match=r"holds no train clips; all shards are bad: .*000000\.tar has"):
+    with pytest.raises(BrokenShard, match=r"000000\.tar has"):
         data_of(shards, max_bad_shards=9).require_shards("train")
+    with pytest.raises(MissingShards, match="holds no heldout clips; the ledger there tells why"):
+        data_of(shards).require_shards("heldout")
 
 
 Found = tuple[dict[str, str], dict[str, BrokenShard]]

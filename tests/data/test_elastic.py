@@ -52,7 +52,7 @@ def read(shards: Path, part: Part, state: dict[str, Any] | None) -> tuple[list[t
         row
         for of_ranks in zip(*batches, strict=True)
         for batch in of_ranks
-        for row in zip(batch["id"], batch["number"].tolist(), batch["seed"].tolist(), strict=True)
+        for row in zip(batch["id"], *(batch[key].tolist() for key in ("number", "seed", "draw")), strict=True)
     ]
     return rows, states[0]
 
@@ -82,5 +82,5 @@ def test_no_window_is_read_twice_or_lost_and_all_come_in_the_order_of_one_proces
     assert len(seen) >= 2 * EPOCH
     for epoch in range(len(seen) // EPOCH):
         of_epoch = seen[epoch * EPOCH : (epoch + 1) * EPOCH]
-        assert set(Counter((key, number) for key, number, _ in of_epoch).values()) == {1}
-        assert all(seed == window_seed([1, epoch, crc32(key.encode()), number]) for key, number, seed in of_epoch)
+        assert set(Counter((key, number) for key, number, *_ in of_epoch).values()) == {1}
+        assert all(seed == window_seed([1, epoch, crc32(key.encode()), number]) for key, number, seed, _ in of_epoch)

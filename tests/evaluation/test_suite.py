@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from lipsync_lightning.evaluation.suite import (
     shuffled,
     temporal_error,
     test_videos,
-    true_opening,
 )
 from lipsync_lightning.evaluation.sync import SyncScore
 from lipsync_lightning.media.audio import read_audio
@@ -68,12 +66,6 @@ def test_shuffling_moves_whole_chunks_keeps_the_rest_and_repeats_itself():
     assert (mixed[:100].reshape(10, 10) % 10 == np.arange(10)).all()
     assert list(mixed) != list(waveform)
     assert list(mixed) == list(shuffled(waveform, 10, seed=1))
-
-
-def test_the_true_opening_is_read_where_there_is_one(tmp_path: Path):
-    assert true_opening(tmp_path / "a.mp4") is None
-    (tmp_path / "a.json").write_text(json.dumps({"opening": [0, 0.5]}))
-    assert list(true_opening(tmp_path / "a.mp4")) == [0, 0.5]  # pyright: ignore[reportArgumentType]
 
 
 def test_faces_are_cut_out_frame_by_frame_where_the_original_has_them(videos, tiny_clip: ClipSpec, tmp_path: Path):

@@ -19,6 +19,7 @@ from lipsync_lightning.evaluation.sync import (
     pair_accuracy,
     syncnet_embeddings,
 )
+from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.mel import log_mel, mel_window
 from lipsync_lightning.media.mfcc import mfcc, mfcc_window
 from lipsync_lightning.models.judge_syncnet import JudgeSyncNet
@@ -161,17 +162,19 @@ def own(syncnet: StableSyncNet, tmp_path_factory: pytest.TempPathFactory) -> Own
     return OwnSyncScorer(path=str(folder), clip=CLIP, device="cpu")
 
 
-def test_an_own_syncnet_says_what_its_embeddings_say(own: OwnSyncScorer, syncnet: StableSyncNet):
+def test_an_own_syncnet_says_what_its_network_says_of_single_windows(own: OwnSyncScorer, syncnet: StableSyncNet):
     pixels, waveform = face_pixels(20, 16), noise(20)
-    signed = rearrange(torch.from_numpy(pixels), "t h w c -> t c h w").float() / 127.5 - 1
+    frames = rearrange(to_float(pixels), "t h w c -> t c h w")
     mel = log_mel(torch.from_numpy(waveform), sample_rate_hz=16000, mel_hz=100, num_mels=8)
-    expected = offset_and_confidence(*syncnet_embeddings(syncnet, signed, mel, CLIP))
-    assert own(pixels, waveform) == pytest.approx(expected, abs=1e-5)
+    with torch.no_grad():
+        windows = [
+            syncnet(lower_half(frames[start : start + 4]).reshape(1, 12, 8, 16), mel_window(mel, start, CLIP)[None])
+            for start in range(20 - 3)
+        ]
+    vision, audio = (torch.cat(part) for part in zip(*windows, strict=True))
+    assert own(pixels, waveform) == pytest.approx(offset_and_confidence(vision, audio), abs=1e-5)
     assert pickle.loads(pickle.dumps(own))(pixels, waveform) == own(pixels, waveform)
-    assert OwnSyncScorer.of(syncnet, CLIP)(pixels, waveform) == pytest.approx(expected, abs=1e-5)
     assert own.version.startswith("own_syncnet:")
-    with pytest.raises(MissingWeights, match=r"no config\.json there"):
-        OwnSyncScorer(path=f"{own.path}/none", clip=CLIP, device="cpu")(pixels, waveform)
 
 
 def test_an_own_syncnet_refuses_faces_and_clips_it_was_not_trained_for(own: OwnSyncScorer):
@@ -180,30 +183,14 @@ def test_an_own_syncnet_refuses_faces_and_clips_it_was_not_trained_for(own: OwnS
     with pytest.raises(ClipTooShort, match="needs 4 frames"):
         own(face_pixels(3, 16), noise(20))
     longer = ClipSpec(**{**CLIP.as_dict(), "num_frames": 8})
-    with pytest.raises(ClipMismatch, match="reads 12 channels of lips, 8 RGB frames have 24"):
+    with pytest.raises(ClipMismatch, match="reads 12 channels of lips, 24 are wanted"):
         OwnSyncScorer(path=own.path, clip=longer, device="cpu")(face_pixels(20, 16), noise(20))
-
-
-def faces(num_frames: int = 9, resolution: int = 16) -> Tensor:
-    return torch.from_numpy(uniform("faces", (num_frames, 3, resolution, resolution))).float()
-
-
-def mel(num_columns: int) -> Tensor:
-    return torch.from_numpy(uniform("mel", (8, num_columns))).float()
 
 
 @pytest.mark.parametrize(("num_columns", "num_windows"), [(100, 6), (36, 6), (35, 5), (16, 1)])
 def test_there_is_one_window_for_every_start_that_frames_and_sound_allow(syncnet, num_columns: int, num_windows: int):
-    assert len(syncnet_embeddings(syncnet, faces(), mel(num_columns), CLIP)[0]) == num_windows
-
-
-def test_each_window_is_embedded_alone_without_dropout_and_a_syncnet_stays_in_training(syncnet: StableSyncNet):
-    with torch.no_grad():
-        alone = syncnet(lower_half(faces()[3:7]).reshape(1, 12, 8, 16), mel_window(mel(40), 3, CLIP)[None])
-    vision, audio = syncnet_embeddings(syncnet.train(), faces(), mel(40), CLIP, batch_size=4)
-    assert syncnet.training
-    syncnet.eval()
-    torch.testing.assert_close((vision[3:4], audio[3:4]), alone)
+    faces, mel = torch.zeros(9, 3, 16, 16, dtype=torch.uint8), torch.zeros(8, num_columns)
+    assert len(syncnet_embeddings(syncnet, faces, mel, CLIP)[0]) == num_windows
 
 
 class Known(nn.Module):

@@ -137,12 +137,3 @@ def test_a_bad_shard_is_refused_with_its_reason(shard: Path, tiny_clip: ClipSpec
     damage(shard)
     assert reason_of(lambda: find_shards(shard.parents[1], "train", tiny_clip)) == reason
     assert not is_whole(shard)
-
-
-def test_a_lacking_member_is_named_with_its_clip(shard: Path, tiny_clip: ClipSpec):
-    lacking = FinishedClip("c/x", 9, {"mp4": b"", "json": b""})
-    sidecar = write_shard(shard.with_name("000001.tar"), [*clips_of("c"), lacking], clip=tiny_clip)
-    sidecar.require_members(["mp4", "json"])
-    for member in ("flac", "audio.npy"):
-        with pytest.raises(BrokenShard, match=rf"000001\.tar: no '{member}' member"):
-            sidecar.require_members([member])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class TrainedWeightsEMA(EMAWeightAveraging):
-    """Lightning's exponential moving average, of trained weights only; frozen networks are shared and not saved twice.
+    """Lightning's exponential moving average, but a module's `frozen_parts` are shared and not saved twice.
 
     The decay of update n is min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage, so that the
     average of a short run is not its first weights. Validation, the networks saved at the end and the `state_dict` of
@@ -31,8 +31,10 @@ class TrainedWeightsEMA(EMAWeightAveraging):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
+        parts = getattr(pl_module, "frozen_parts", ())
+        self.frozen = tuple(f"{part}." for part in parts)
         if self._average_model is not None:
-            for part in _frozen_parts(pl_module):
+            for part in parts:
                 setattr(self._average_model.module, part, getattr(pl_module, part))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,21 +51,11 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         if "current_model_state" in checkpoint:
             if self.ended:
                 checkpoint["current_model_state"], checkpoint["state_dict"] = checkpoint["state_dict"], average
-            current, frozen = checkpoint["current_model_state"], _frozen_state(pl_module)
-            checkpoint["current_model_state"] = {name: current[name] for name in current if name not in frozen}
+            current = checkpoint["current_model_state"].items()
+            checkpoint["current_model_state"] = {n: t for n, t in current if not n.startswith(self.frozen)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        for state in checkpoint.keys() & {"state_dict", "current_model_state"}:
-            checkpoint[state] = {**_frozen_state(pl_module), **checkpoint[state]}
+        if "current_model_state" in checkpoint:
+            own = pl_module.state_dict().items()
+            checkpoint["current_model_state"] |= {n: t for n, t in own if n.startswith(self.frozen)}
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
-
-
-def _frozen_parts(module: LightningModule) -> list[str]:
-    """Return the attributes of a module none of whose parameters learns."""
-    has_parameters = ((name, list(part.parameters())) for name, part in module.named_children())
-    return [name for name, parameters in has_parameters if parameters and not any(p.requires_grad for p in parameters)]
-
-
-def _frozen_state(module: LightningModule) -> dict[str, Tensor]:
-    prefixes = tuple(f"{part}." for part in _frozen_parts(module))
-    return {name: tensor for name, tensor in module.state_dict().items() if name.startswith(prefixes)}

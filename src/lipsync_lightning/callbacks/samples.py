@@ -73,9 +73,6 @@ class SampleWriter(Callback):
         if self.judge is not None:
             self.judge.to(trainer.strategy.root_device)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.samples = []
-
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -97,12 +94,12 @@ class SampleWriter(Callback):
         self.samples += [Sample(*values) for values in zip(*columns, strict=True)]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if not self.samples or not trainer.is_global_zero:
+        samples, self.samples = self.samples, []
+        if not samples or not trainer.is_global_zero:
             return
-        own = next((part for part in pl_module.modules() if isinstance(part, SyncLoss)), None)
-        judge = self.judge or own
+        judge = self.judge or next((part for part in pl_module.modules() if isinstance(part, SyncLoss)), None)
         rows: list[dict[str, Any]] = []
-        for number, (sample, other) in enumerate(zip(self.samples, [*self.samples[1:], self.samples[0]], strict=True)):
+        for number, (sample, other) in enumerate(zip(samples, [*samples[1:], samples[0]], strict=True)):
             name = f"samples/step_{trainer.global_step:06d}/{sample.id.replace('/', '_')}_{number}"
             files = {"strip": f"{name}.png", "video": f"{name}.mp4"}
             write_pictures(sample, self.run_dir / files["strip"], self.run_dir / files["video"], pl_module.clip.fps)
@@ -114,7 +111,6 @@ class SampleWriter(Callback):
                     if other is not sample:
                         scores["sync_control"] = in_sync(judge, sample.generated, other.mel)
             rows.append({"number": number, "id": sample.id, **files, **scores})
-        self.samples = []
         put_rows(self.run_dir / "samples" / "samples.csv", trainer.global_step, rows)
         for score in SCORES:
             values = [row[score] for row in rows if row[score] is not None]
@@ -157,13 +153,10 @@ def put_rows(path: Path, step: int, rows: Sequence[Mapping[str, object]]) -> Non
 
     Args: rows: at least one, all with the same columns; `step` is put in front of them.
     """
-    earlier: list[dict[str, str]] = []
-    if path.is_file():
-        with path.open(newline="") as file:
-            earlier = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    before = csv.DictReader(path.read_text().splitlines() if path.is_file() else [])
     text = io.StringIO()
     table = csv.DictWriter(text, ["step", *rows[0]], extrasaction="ignore")
     table.writeheader()
-    table.writerows(earlier)
+    table.writerows(row for row in before if int(row["step"]) < step)
     table.writerows({"step": step, **row} for row in rows)
     write_atomically(path, text.getvalue().encode())

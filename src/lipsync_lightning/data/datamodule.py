@@ -78,8 +78,8 @@ class ClipDataModule(LightningDataModule):
         good, bad = self._surveys[split] = self._survey(split)
         self._require_few_bad(bad)
         if not good:
-            told = f"all shards are bad: {bad[min(bad)]}" if bad else "the ledger there tells why"
-            raise MissingShards(f"{self.shards} holds no {split} clips; {told}")
+            nothing = MissingShards(f"{self.shards} holds no {split} clips; the ledger there tells why")
+            raise bad[min(bad)] if bad else nothing
 
     def clip_index(self, split: str, max_shards: int) -> ClipIndex:
         """Return the clips of at most so many good shards, evenly spread. Raises: MissingShards, ClipMismatch."""
@@ -89,8 +89,6 @@ class ClipDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         shards = self._agreed_shards("train")
         self._warn_if_shards_changed(shards)
-        if not shards:
-            raise MissingShards(f"{self.shards} holds no train clips; the ledger there tells why")
         windows, order = self._windows(shards, "train", self.shuffle_buffer)
         self.windows_taken, self.epoch_length = self.resumed["windows_read"], order.epoch_length
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -185,10 +183,9 @@ class ClipDataModule(LightningDataModule):
         index, num_windows = windows.index, windows.num_windows
         num_short = int((num_windows == 0).sum())
         if num_short == len(num_windows):
-            raise ClipTooShort(
-                f"all {num_short} clips at {self.shards} are too short: the longest has {index.num_frames.max()} "
-                f"frames, windows have {self.clip.num_frames} (the U-Net stages need two); prepare longer clips"
-            )
+            longest, wanted = index.num_frames.max(initial=0), f"{self.clip.num_frames} (the U-Net stages need two)"
+            told = f"all {num_short} clips at {self.shards} are too short: the longest has {longest} frames"
+            raise ClipTooShort(f"{told}, windows have {wanted}; prepare longer clips")
         if num_short:
             rank_zero_warn(f"left out, too short for a window: {num_short} of the clips at {self.shards}")
         return windows, WindowOrder(

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,7 +38,7 @@ class SyncNetSamples:
 
     members = ("mp4", "flac", "json")
     parts = ()
-    same_for_all: Mapping[str, Tensor] = MappingProxyType({})
+    same_for_all: Mapping[str, Tensor] = {}
 
     def __init__(self, *, clip: ClipSpec, windows_per_clip: int, min_gap_frames: int) -> None:
         """Args: min_gap_frames: windows of a clip start this far apart or more; closer would be false negatives."""
@@ -53,7 +52,7 @@ class SyncNetSamples:
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
         """Return `frames` (T, 3, H, W) uint8, `mel` (1, M, L), `id`, `first_frame`. Raises: BadMedia, ClipTooShort."""
-        num_frames, mel = stated_frames(sample), clip_mel(sample, self.clip)
+        num_frames, mel = stated_frames(sample), clip_mel(clip_waveform(sample), self.clip)
         last_start = usable_frames(num_frames, self.clip) - self.clip.num_frames
         starts = spread_starts(last_start, self.num_windows(num_frames), self.min_gap_frames, rng)
         starts = starts[wanted.start : wanted.stop]
@@ -114,10 +113,9 @@ class UNetSamples:
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
         """Return rows of `ClipBatch` but `same_for_all`, frames as uint8. Raises: BadMedia, ClipTooShort."""
-        num_frames, mel = stated_frames(sample), clip_mel(sample, self.clip)
-        pairs = self.starts(num_frames, rng, wanted)
-        usable = usable_frames(num_frames, self.clip)
-        tokens = self.audio_encoder.tokens(clip_waveform(sample), usable, fps=float(self.clip.fps))
+        num_frames, waveform = stated_frames(sample), clip_waveform(sample)
+        mel, pairs = clip_mel(waveform, self.clip), self.starts(num_frames, rng, wanted)
+        tokens = self.audio_encoder.tokens(waveform, usable_frames(num_frames, self.clip), fps=float(self.clip.fps))
         decoded = decode_windows(sample["mp4"], [start for pair in pairs for start in pair], self.clip.num_frames)
         windows = map(frames_tensor, decoded)
         return [
@@ -143,10 +141,9 @@ def clip_waveform(sample: Mapping[str, Any]) -> Tensor:
     return torch.from_numpy(decode_flac(sample["flac"]))
 
 
-def clip_mel(sample: Mapping[str, Any], clip: ClipSpec) -> Tensor:
-    """Return the (M, L) log-mel of a sample's whole sound."""
-    settings = {"sample_rate_hz": clip.sample_rate_hz, "mel_hz": clip.mel_hz, "num_mels": clip.num_mels}
-    return log_mel(clip_waveform(sample), **settings)
+def clip_mel(waveform: Tensor, clip: ClipSpec) -> Tensor:
+    """Return the (M, L) log-mel of a whole sound, (N,)."""
+    return log_mel(waveform, sample_rate_hz=clip.sample_rate_hz, mel_hz=clip.mel_hz, num_mels=clip.num_mels)
 
 
 def stated_frames(sample: Mapping[str, Any]) -> int:

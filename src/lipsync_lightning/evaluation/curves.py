@@ -18,7 +18,7 @@ from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.evaluation.metrics import WATCHED, metric, place
 from lipsync_lightning.evaluation.page import Curve
 
-Series = tuple[np.ndarray, np.ndarray]  # steps and values, (P,) each
+Series = np.ndarray  # (2, P): steps and values
 
 SMOOTHED_SHARE = 20  # the smoothed curve averages over a twentieth of the points
 FEWEST_SMOOTHED = 60  # points; fewer are drawn as they are
@@ -45,24 +45,17 @@ def whole_log(run: Path) -> dict[str, Series]:
     Steps that a resumed run did again are those of the later part; a last line that is being written is left out.
     Raises: BadMedia, if a part is not a log.
     """
-    rows: list[tuple[float, dict[str, float]]] = []
+    rows: list[dict[str, float]] = []
     for path in log_files(run):
-        lines = path.read_text().splitlines(keepends=True)
-        whole = lines if lines and lines[-1].endswith("\n") else lines[:-1]
+        whole_lines = path.read_text().rpartition("\n")[0].splitlines()
         try:
-            part = [
-                (float(row["step"]), {name: float(value) for name, value in row.items() if value and name != "step"})
-                for row in csv.DictReader(whole)
-            ]
+            part = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(whole_lines)]
+            resumed_at = min((row["step"] for row in part), default=np.inf)
         except (KeyError, TypeError, ValueError) as error:
             raise BadMedia(f"{path} is not a log of numbers by step ({error!r}); correct it or delete it") from error
-        resumed_at = min((step for step, _ in part), default=np.inf)
-        rows = [row for row in rows if row[0] < resumed_at] + part
-    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for step, values in rows:
-        for name in values.keys() - {"epoch"}:
-            points[name].append((step, values[name]))
-    return {name: (np.array(each)[:, 0], np.array(each)[:, 1]) for name, each in points.items()}
+        rows = [row for row in rows if row["step"] < resumed_at] + part
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "epoch"))
+    return {name: np.array([(row["step"], row[name]) for row in rows if name in row]).T for name in names}
 
 
 def drawn_log(log: Mapping[str, Series], run: str = "") -> tuple[list[Curve], list[Curve]]:
@@ -78,7 +71,7 @@ def drawn_log(log: Mapping[str, Series], run: str = "") -> tuple[list[Curve], li
 
         def draw(axes: Axes, names: list[str] = names) -> None:
             for name, colour in zip(names, COLOURS * len(names), strict=False):
-                _draw_series(axes, metric(name).label, *log[name], colour)
+                _draw_series(axes, metric(name).label, log[name], colour)
             chance = metric(names[0]).chance
             if chance is not None:
                 axes.axhline(chance, color=INK, alpha=0.8, linewidth=1.2, linestyle="--", label="chance")
@@ -93,7 +86,8 @@ def drawn_log(log: Mapping[str, Series], run: str = "") -> tuple[list[Curve], li
     return watched, others
 
 
-def _draw_series(axes: Axes, label: str, steps: np.ndarray, values: np.ndarray, colour: str) -> None:
+def _draw_series(axes: Axes, label: str, series: Series, colour: str) -> None:
+    steps, values = series
     if len(steps) < FEWEST_SMOOTHED:
         axes.plot(steps, values, color=colour, marker="o", markersize=3, linewidth=1.6, label=label)
         return

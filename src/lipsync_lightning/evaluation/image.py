@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchvision.ops import masks_to_boxes
 
 DATA_RANGE = 2.0  # of frames in [-1, 1]
 LPIPS_MIN_SIDE = 64  # pixels; VGG halves a picture four times
@@ -24,8 +25,8 @@ def mouth_quality(generated: Tensor, real: Tensor, keep_mask: Tensor, lpips_netw
         lpips_network: frozen; (generated, real), both (N, 3, H, W) in [-1, 1], -> N distances, as `lpips.LPIPS` is.
     """
     made = keep_mask == 0
-    rows, columns = (made.any(dim=dim).nonzero().flatten() for dim in (1, 0))
-    box = (..., slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+    left, top, right, bottom = masks_to_boxes(made[None])[0].int().tolist()
+    box = (..., slice(top, bottom + 1), slice(left, right + 1))
     ssim = structural_similarity_index_measure(generated[box], real[box], data_range=DATA_RANGE)
     assert isinstance(ssim, Tensor)
     pairs = torch.cat([generated[box][::LPIPS_EVERY], real[box][::LPIPS_EVERY]], dim=1)

@@ -41,7 +41,6 @@ class HyperIQAScorer(LazyNetwork[HyperIQA]):
 
     @property
     def version(self) -> str:
-        """By content, since other weights may come to lie under the same name."""
         return version_by_content("hyperiqa", self.path)
 
     def load(self) -> HyperIQA:

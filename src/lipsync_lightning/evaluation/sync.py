@@ -1,7 +1,7 @@
 """How well lips and sound fit: the one definition, for the released evaluation SyncNet and for our own."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -95,7 +95,6 @@ class EvaluationSyncScorer(LazyNetwork[JudgeSyncNet]):
 
     @property
     def version(self) -> str:
-        """By content, since other weights may come to lie under the same name."""
         return version_by_content("evaluation_syncnet", self.path)
 
     def load(self) -> JudgeSyncNet:
@@ -138,26 +137,17 @@ class OwnSyncScorer(LazyNetwork[StableSyncNet]):
         self.fps = clip.fps
         self.sample_rate_hz = clip.sample_rate_hz
 
-    @classmethod
-    def of(cls, network: StableSyncNet, clip: ClipSpec) -> Self:
-        """Return the scorer around a network in memory, which may be in training; it stays in this process."""
-        scorer = cls(path="", clip=clip, device=str(network.device))
-        scorer.network = network
-        return scorer
-
     @property
     def version(self) -> str:
-        """By content, since every training writes the same file names."""
         return version_by_content("own_syncnet", self.path)
 
     def load(self) -> StableSyncNet:
         get_with = "python -m lipsync_lightning.train +experiment=syncnet"
         network: Any = pretrained(network=StableSyncNet, path=self.path, get_with=get_with)
-        channels, num_frames = network.config["visual_encoder"]["in_channels"], self.clip.num_frames
-        if channels != 3 * num_frames:
-            found = f"{channels} channels of lips, {num_frames} RGB frames have {3 * num_frames}"
-            way_out = "give the clip it was trained with, and no SyncNet of latents"
-            raise ClipMismatch(f"the SyncNet at {self.path} reads {found}; {way_out}")
+        channels, wanted = network.config["visual_encoder"]["in_channels"], 3 * self.clip.num_frames
+        if channels != wanted:
+            told = f"the SyncNet at {self.path} reads {channels} channels of lips, {wanted} are wanted"
+            raise ClipMismatch(f"{told}; give the clip it was trained with, and no SyncNet of latents")
         return network
 
     @judging()
@@ -170,36 +160,30 @@ class OwnSyncScorer(LazyNetwork[StableSyncNet]):
 
 
 @torch.no_grad()
-def syncnet_embeddings(
-    syncnet: StableSyncNet, faces: Tensor, mel: Tensor, clip: ClipSpec, batch_size: int = 32
-) -> tuple[Tensor, Tensor]:
+def syncnet_embeddings(syncnet: StableSyncNet, faces: Tensor, mel: Tensor, clip: ClipSpec) -> tuple[Tensor, Tensor]:
     """Return the unit embeddings (W, D) of lips and of sound, one window a video frame, on the network's device.
 
-    W counts the starts at which both a whole clip of frames and a whole clip of sound are there. A network in training
-    embeds as in evaluation and stays in training.
+    W counts the starts at which both a whole clip of frames and a whole clip of sound are there.
 
     Args:
-        faces: (T, 3, H, W), aligned faces at `clip.resolution`, uint8 or float in [-1, 1].
+        faces: (T, 3, H, W) uint8, aligned faces at `clip.resolution`.
         mel: (M, L), log-mel of the whole sound.
     Raises: ClipTooShort, if frames or sound end before one clip does; ClipMismatch, for faces of another resolution.
     """
-    if tuple(faces.shape[2:]) != (clip.resolution, clip.resolution):
-        side = clip.resolution
+    side = clip.resolution
+    if tuple(faces.shape[2:]) != (side, side):
         raise ClipMismatch(f"SyncNet reads faces of {side}x{side} pixels, got {tuple(faces.shape[2:])}; align anew")
     starts_of_frames = range(len(faces) - clip.num_frames + 1)
     num_windows = sum(clip.mel_start(start) + clip.mel_columns <= mel.shape[1] for start in starts_of_frames)
     if num_windows < 1:
         wanted, got = f"{clip.num_frames} frames and {clip.mel_columns} mel columns", f"{len(faces)} and {mel.shape[1]}"
         raise ClipTooShort(f"SyncNet needs {wanted}, got {got}; use a longer video")
-    was_training = syncnet.training
-    syncnet.eval()
     embeddings = []
-    for starts in torch.arange(num_windows).split(batch_size):
+    for starts in torch.arange(num_windows).split(32):
         frames_BTCHW = torch.stack([faces[start : start + clip.num_frames] for start in starts.tolist()])
-        lips_BCHW = rearrange(lower_half(frames_BTCHW), "b t c h w -> b (t c) h w").to(syncnet.device)
-        mel_B1ML = torch.stack([mel_window(mel, start, clip) for start in starts.tolist()]).to(syncnet.device)
-        embeddings.append(syncnet(to_float(lips_BCHW) if lips_BCHW.dtype == torch.uint8 else lips_BCHW, mel_B1ML))
-    syncnet.train(was_training)
+        lips_BCHW = rearrange(lower_half(frames_BTCHW), "b t c h w -> b (t c) h w")
+        mel_B1ML = torch.stack([mel_window(mel, start, clip) for start in starts.tolist()])
+        embeddings.append(syncnet(to_float(lips_BCHW.to(syncnet.device)), mel_B1ML.to(syncnet.device)))
     vision, audio = zip(*embeddings, strict=True)
     return torch.cat(vision), torch.cat(audio)
 
@@ -215,11 +199,9 @@ def pair_accuracy(syncnet: StableSyncNet, batches: Iterable[WindowBatch]) -> dic
     for batch in batches:
         lips_BCHW = rearrange(lower_half(batch["frames"]), "b t c h w -> b (t c) h w")
         embeddings.append(syncnet(lips_BCHW.to(syncnet.device), batch["mel"].to(syncnet.device)))
-    similarities = matching_and_foreign(*(torch.cat(part) for part in zip(*embeddings, strict=True)))
-    is_matching = torch.tensor([1, 0], device=syncnet.device).repeat_interleave(len(similarities[0]))
-    similarity = torch.cat(similarities)
+    similarity = torch.stack(matching_and_foreign(*map(torch.cat, zip(*embeddings, strict=True))))
+    is_matching = torch.zeros_like(similarity, dtype=torch.int64)
+    is_matching[0] = 1
     is_right = (syncnet.probability(similarity) >= 0.5) == is_matching.bool()
-    return {
-        "syncnet_accuracy": float(is_right.float().mean()),
-        "syncnet_auc": float(binary_auroc(similarity, is_matching)),
-    }
+    auc = binary_auroc(similarity.flatten(), is_matching.flatten())
+    return {"syncnet_accuracy": float(is_right.float().mean()), "syncnet_auc": float(auc)}

@@ -25,7 +25,7 @@ from lipsync_lightning.files import sha256_of, write_atomically
 FORMAT = 2  # 1 did not say where members lie
 SPLITS = ("train", "heldout")
 _ABSENT = (-1, -1, -1)
-_MAKE_AGAIN = "copy both again, or delete both and run `prepare` again"
+MAKE_AGAIN = "copy both again, or delete both and run `prepare` again"
 # Folders and key without dots and backslashes, then the suffix: neither outside a folder nor ambiguous.
 _MEMBER = re.compile(r"(?![A-Za-z]:)[^./\\\0]+(/[^./\\\0]+)*(\.[a-z0-9][a-z0-9_]*)+")
 
@@ -90,9 +90,9 @@ class Sidecar:
         Raises: BrokenShard, ClipMismatch.
         """
         if num_bytes is None:
-            raise BrokenShard(f"{self.location} is missing, its sidecar is there; {_MAKE_AGAIN}", "missing")
+            raise BrokenShard(f"{self.location} is missing, its sidecar is there; {MAKE_AGAIN}", "missing")
         if num_bytes != self.num_bytes:
-            told = f"{self.location} has {num_bytes} bytes, its sidecar says {self.num_bytes}; {_MAKE_AGAIN}"
+            told = f"{self.location} has {num_bytes} bytes, its sidecar says {self.num_bytes}; {MAKE_AGAIN}"
             raise BrokenShard(told, "truncated" if num_bytes < self.num_bytes else "wrong size")
         self.clip.require_same_recording(clip, self.location, "this run")
 
@@ -125,12 +125,12 @@ def write_shard(path: Path, clips: Iterable[FinishedClip], *, clip: ClipSpec) ->
                 key, _, suffix = member.name.partition(".")
                 members = rows[key]["members"]
                 members[suffix] = (member.offset_data, member.size, members[suffix])
-        stored = {"num_samples": len(rows), "num_bytes": part.stat().st_size, "sha256": sha256_of(part)}
-        stored = {"format": FORMAT, **stored, "clip": clip.as_dict(), "clips": list(rows.values())}
+        facts = {"num_samples": len(rows), "num_bytes": part.stat().st_size, "sha256": sha256_of(part)}
         sidecar_path(path).unlink(missing_ok=True)  # so that it never stands beside another shard's content
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+    stored = {"format": FORMAT, **facts, "clip": clip.as_dict(), "clips": list(rows.values())}
     text = json.dumps(stored, ensure_ascii=False).encode()
     write_atomically(sidecar_path(path), text)
     return parse_sidecar(text, str(path))
@@ -163,7 +163,7 @@ def parse_sidecar(text: bytes, location: str) -> Sidecar:
             places=np.array(places, dtype=np.int64).reshape(len(rows), len(suffixes), 3),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, ClipMismatch) as error:
-        told = f"the json beside {location} is not a shard's sidecar ({error}); {_MAKE_AGAIN}"
+        told = f"the json beside {location} is not a shard's sidecar ({error}); {MAKE_AGAIN}"
         raise BrokenShard(told, "sidecar not ours") from error
 
 
@@ -172,7 +172,7 @@ def read_sidecar(shard: Path) -> Sidecar:
     try:
         text = sidecar_path(shard).read_bytes()
     except OSError as error:
-        told = f"{shard} has no sidecar {sidecar_path(shard).name} beside it ({error.strerror}); {_MAKE_AGAIN}"
+        told = f"{shard} has no sidecar {sidecar_path(shard).name} beside it ({error.strerror}); {MAKE_AGAIN}"
         raise BrokenShard(told, "without sidecar") from error
     return parse_sidecar(text, str(shard))
 

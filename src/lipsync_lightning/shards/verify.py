@@ -5,9 +5,7 @@ from pathlib import Path
 
 from lipsync_lightning.errors import BrokenShard
 from lipsync_lightning.files import sha256_of
-from lipsync_lightning.shards.format import Sidecar, read_sidecar, require_safe_name
-
-_MAKE_AGAIN = "copy both again, or delete both and run `prepare` again"
+from lipsync_lightning.shards.format import MAKE_AGAIN, Sidecar, read_sidecar, require_safe_name
 
 
 def verify_shard(path: Path) -> Sidecar:
@@ -22,7 +20,7 @@ def verify_shard(path: Path) -> Sidecar:
             members = [(member.name, member.offset_data, member.size) for member in archive if member.isreg()]
             num_others = len(archive.getmembers()) - len(members)
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-        raise BrokenShard(f"{path} cannot be read ({error}); {_MAKE_AGAIN}") from error
+        raise BrokenShard(f"{path} cannot be read ({error}); {MAKE_AGAIN}") from error
     for name, _, _ in members:
         key, _, suffix = name.partition(".")
         require_safe_name(key, suffix, path)
@@ -37,8 +35,8 @@ def verify_shard(path: Path) -> Sidecar:
     differing = sorted({name for name, _, _ in stated.symmetric_difference(members)})
     if differing:
         raise BrokenShard(
-            f"{path} and its sidecar differ in {len(differing)} members, the first is {differing[0]}; {_MAKE_AGAIN}"
+            f"{path} and its sidecar differ in {len(differing)} members, the first is {differing[0]}; {MAKE_AGAIN}"
         )
     if sha256_of(path) != sidecar.sha256:
-        raise BrokenShard(f"{path} has another sha256 than its sidecar says; {_MAKE_AGAIN}")
+        raise BrokenShard(f"{path} has another sha256 than its sidecar says; {MAKE_AGAIN}")
     return sidecar
