@@ -84,7 +84,8 @@ def _filtered(aligned: AlignedClip, source: Source, recipe: Recipe) -> Outcome:
             aligned = recipe.quality(aligned)
     except Rejected as rejected:
         fault = rejected
-    clip, start_s = aligned.clip, source.start_s + aligned.first_frame / aligned.clip.fps
+    clip = aligned.clip
+    start_s = source.start_s + aligned.first_frame / clip.fps
     row = Row(
         kind=CLIP,
         source=source.name,

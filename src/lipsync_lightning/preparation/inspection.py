@@ -124,11 +124,9 @@ def _faces(shards: Sequence[Sidecar]) -> tuple[np.ndarray | None, list[str]]:
         last_frame = int(index.num_frames[number]) - 1
         moments = np.linspace(0, last_frame, _MOMENTS_SHOWN).round().astype(int).tolist()
         try:
-            frames = decode_windows(index.read(number)["mp4"], moments, 1)
+            videos.append(np.concatenate(decode_windows(index.read(number)["mp4"], moments, 1)))
         except (BadMedia, ClipTooShort, BrokenShard) as error:
             faults.append(f"{index.shards[index.shard_of[number]].name}: {index.keys[number]}: {error}")
-            continue
-        videos.append(np.concatenate(frames))
     return (film_strip(videos, _MOMENTS_SHOWN) if videos else None), faults
 
 

@@ -22,10 +22,7 @@ _MOST_DEATHS = 4  # of workers over one shard
 
 @dataclass(frozen=True, kw_only=True)
 class RayExecutor:
-    """Works on all CPUs of a Ray cluster whose nodes see the same file system, and have this package installed.
-
-    What was under way on a node that dies is done again elsewhere.
-    """
+    """Works on all CPUs of a Ray cluster whose nodes see the same file system, and have this package installed."""
 
     address: str | None  # of the cluster; None starts one of this machine's CPUs
     gpus_per_worker: float  # share of a GPU that each worker takes for the networks that score; 0 for the CPU

@@ -13,11 +13,7 @@ class Rejected(Exception):
     """A source or clip that is not kept. Steps look at content and settings only, so it is rejected again next time."""
 
     def __init__(self, step: str, reason: str, scores: Mapping[str, float] | None = None) -> None:
-        """Args:
-        step: that rejects, by its name in the ledger.
-        reason: what was expected and what came.
-        scores: measured by this step, by their names in the ledger.
-        """
+        """Args: step, scores: by their names in the ledger; reason: what was expected and what came."""
         super().__init__(reason)
         self.step, self.reason, self.scores = step, reason, dict(scores or {})
 

@@ -9,7 +9,8 @@ from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.preparation.sources import Source, Sources
 
 PARTS = ("RD", "WDA", "WRA")
-_VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".ts", ".flv")  # the first one there is taken
+_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".ts", ".flv")
+_VIDEO_SUFFIXES = (*_SUFFIXES, *map(str.upper, _SUFFIXES))  # the first one there is taken
 _CLOCK = r"(\d+:)?\d+:\d+"
 _LINES = {  # of each list: what follows the name
     "annotion_time": (rf"({_CLOCK}-{_CLOCK} ?)+", "intervals such as 00:30-01:00"),
@@ -62,19 +63,7 @@ class HdtfSources(Sources):
 
     def missing(self) -> list[str]:
         """Return the names of clips whose video is not there. Raises: BadMedia, if a list is missing or unreadable."""
-        there = {video for videos in self._videos.values() for video in videos.values()}
-        return [name for name, source in self._listed.items() if source.video not in there]
-
-    @cached_property
-    def _videos(self) -> dict[str, dict[str, Path]]:
-        """Videos that are there, by part and name."""
-        found: dict[str, dict[str, Path]] = {}
-        for part in PARTS:
-            folder = Path(self.root, part)
-            paths = list(folder.iterdir()) if folder.is_dir() else []
-            ranked = [(_VIDEO_SUFFIXES.index(s), p) for p in paths if (s := p.suffix.lower()) in _VIDEO_SUFFIXES]
-            found[part] = {path.stem: path for _, path in sorted(ranked, reverse=True)}
-        return found
+        return [name for name, source in self._listed.items() if not source.video.exists()]
 
     @cached_property
     def _listed(self) -> dict[str, Source]:
@@ -83,7 +72,8 @@ class HdtfSources(Sources):
         for part in PARTS:
             crops, heights = self._read(part, "crop_wh"), self._read(part, "resolution")
             for video, intervals in self._read(part, "annotion_time").items():
-                path = self._videos[part].get(video, Path(self.root, part, f"{video}.mp4"))
+                paths = [Path(self.root, part, f"{video}{suffix}") for suffix in _VIDEO_SUFFIXES]
+                path = next((path for path in paths if path.exists()), paths[0])
                 end_s = 0
                 for number, interval in enumerate(intervals):
                     begin_s, stop_s = map(_seconds, interval.split("-"))
