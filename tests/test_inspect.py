@@ -41,9 +41,9 @@ def test_whole_shards_are_told_in_the_terminal_and_on_a_page_beside_them(shards:
     lines = [line.split() for line in shown.splitlines()]
     assert ["train", "2", "0", "4", "4", "0.00", "0.6", "0.6", "0.7", "0.00"] in lines
     assert ["heldout", "1", "0", "1", "1", "0.00", "0.6", "0.6", "0.6", "0.00"] in lines
-    assert ["sources", "5", "1", "0", "6"] in lines
-    assert ["clips", "5", "0", "0", "5"] in lines
-    assert "source    check  not readable as video or sound" in shown
+    assert ["source", "kept", "5"] in lines
+    assert ["clip", "kept", "5"] in lines
+    assert "source  rejected  check  not readable as video or sound" in shown
     assert "whole: every shard was read from end to end" in shown
     after = contents(shards)
     assert {name: after[name] for name in before} == before

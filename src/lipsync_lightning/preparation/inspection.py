@@ -13,13 +13,12 @@ from lipsync_lightning.errors import BadMedia, BrokenShard, ClipMismatch, ClipTo
 from lipsync_lightning.evaluation.page import Picture, Table, write_page
 from lipsync_lightning.media.strips import film_strip, save_png
 from lipsync_lightning.media.video import decode_windows
-from lipsync_lightning.preparation.ledger import FAILED, KEPT, REJECTED, SCORES, Row, read_ledger, totals
+from lipsync_lightning.preparation.ledger import KEPT, REJECTED, SCORES, Row, read_ledger
 from lipsync_lightning.shards.format import SPLITS, Sidecar, shard_paths
 from lipsync_lightning.shards.reader import MEMBERS, ClipIndex
 from lipsync_lightning.shards.verify import verify_shard
 
 _CLIPS_SHOWN, _MOMENTS_SHOWN = 8, 8  # of each split
-_MOST_REASONS = 12
 # What differs from one source to the next: numbers, paths and file names.
 _PARTICULAR = re.compile(r"[^\s,;:()]*(?:\d|[/\\]|\w\.\w)[^\s,;:()]*")
 
@@ -146,29 +145,20 @@ def _splits_table(paths: Mapping[str, Path], shards: Mapping[str, Sidecar]) -> T
 
 
 def _ledger_tables(rows: Sequence[Row]) -> list[tuple[str, Table]]:
-    """Return titles and tables: what sources and clips came to, why some were not kept, and how all were scored."""
-    found, verdicts = totals(rows), (KEPT, REJECTED, FAILED)
-    counts = [
-        [kind, *(str(count[verdict]) for verdict in verdicts), str(count.total())]
-        for kind, count in (("sources", found.sources), ("clips", found.clips))
-    ]
-    # Without what differs between sources: numbers, names, the way out.
-    reasons = Counter(
-        (row.kind, str(row.step), _PARTICULAR.sub("…", str(row.reason).rpartition(f"{row.source}: ")[2].split(";")[0]))
-        for row in rows
-        if row.verdict != KEPT
-    )
-    causes = [[*words, str(count)] for words, count in reasons.most_common(_MOST_REASONS)]
+    """Return titles and tables: what sources and clips came to and why, and how clips were scored."""
+    came_to = Counter[tuple[str, ...]]()
+    for row in rows:  # without what differs between sources: numbers, names, the way out
+        reason = (row.reason or "").rpartition(f"{row.source}: ")[2].split(";")[0]
+        came_to[row.kind, row.verdict, row.step or "", _PARTICULAR.sub("…", reason)] += 1
+    counts = [[*words, str(count)] for words, count in came_to.most_common()]
     quantiles = []
     for score, verdict in product(SCORES, (KEPT, REJECTED)):
         values = [row.scores[score] for row in rows if row.verdict == verdict and score in row.scores]
         if values:
             cells = (f"{each:.2f}" for each in np.nanquantile(values, (0.05, 0.5, 0.95)))
             quantiles.append([score.replace("_", " "), verdict, str(len(values)), *cells])
-    score_columns = ["score", "clips", "number", "5 %", "median", "95 %"]
-    tables = [
-        ("Ledger", Table(columns=["ledger", *verdicts, "in all"], rows=counts)),
-        ("Not kept", Table(columns=["not kept", "step", "because", "times"], rows=causes, num_labels=3)),
-        ("Scores", Table(columns=score_columns, rows=quantiles, num_labels=2)),
-    ]
-    return [(title, table) for title, table in tables if table.rows]
+    tables = [("Ledger", Table(columns=["ledger", "verdict", "step", "because", "times"], rows=counts, num_labels=4))]
+    if quantiles:
+        columns = ["score", "clips", "number", "5 %", "median", "95 %"]
+        tables.append(("Scores", Table(columns=columns, rows=quantiles, num_labels=2)))
+    return tables

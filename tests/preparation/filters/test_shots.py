@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scenedetect import AdaptiveDetector, detect
 
-from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.preparation.filters.shots import AdaptiveShots
 
 FPS = 25.0
@@ -90,8 +89,3 @@ def test_frames_may_change_their_size():
 @pytest.mark.parametrize("num_frames", [0, 1, 3])
 def test_very_short_videos_are_one_shot(num_frames):
     assert cuts(AdaptiveShots(**DEFAULTS), film((num_frames,))) == [0][:num_frames]
-
-
-def test_a_window_of_no_frames_is_refused():
-    with pytest.raises(BadConfig, match="window"):
-        AdaptiveShots(**(DEFAULTS | {"window": 0}))

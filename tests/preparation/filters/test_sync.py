@@ -102,9 +102,3 @@ def test_a_scorer_of_another_frame_rate_or_sound_is_refused_before_any_work(fps:
     told = rf"reads {fps} frames per second and sound at {sample_rate_hz} Hz, the clip has 25 and 16000"
     with pytest.raises(BadConfig, match=told):
         sync_filter(FixedScorer(SyncScore(0, 0, 0), fps=fps, sample_rate_hz=sample_rate_hz))
-
-
-@pytest.mark.parametrize("max_offset", [-1, 16])
-def test_offsets_that_are_not_searched_cannot_be_allowed(max_offset: int):
-    with pytest.raises(BadConfig, match="searched from 0 to 15"):
-        sync_filter(fixed(0), max_offset=max_offset)

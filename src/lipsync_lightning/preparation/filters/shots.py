@@ -10,8 +10,6 @@ from scenedetect.common import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 from scenedetect.scene_manager import compute_downscale_factor
 
-from lipsync_lightning.errors import BadConfig
-
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveShots:
@@ -22,12 +20,8 @@ class AdaptiveShots:
 
     threshold: float  # how many times as much as on average around it the picture must change
     min_content: float  # how much it must change at least: mean difference of hue, saturation and value, 0 to 255
-    window: int  # frames before and after a frame that count as around it
+    window: int  # frames before and after a frame that count as around it, at least 1
     min_shot_seconds: float  # a shot lasts at least so long
-
-    def __post_init__(self) -> None:
-        if self.window < 1:
-            raise BadConfig(f"recipe.shots.window={self.window}: at least 1 frame; PySceneDetect's default is 2")
 
     def __call__(self, frames: Iterable[np.ndarray], fps: float) -> Iterator[tuple[np.ndarray, bool]]:
         """Yield every frame, (H, W, 3) uint8 RGB, and whether a shot begins with it; the first one always does.

@@ -4,7 +4,7 @@ from dataclasses import InitVar, dataclass, replace
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, ClipTooShort
-from lipsync_lightning.evaluation.sync import MAX_SHIFT, SyncScorer
+from lipsync_lightning.evaluation.sync import SyncScorer
 from lipsync_lightning.preparation.filters import AlignedClip, Rejected
 
 
@@ -19,16 +19,14 @@ class SyncFilter:
     clip: InitVar[ClipSpec]  # of the data set that is prepared
     scorer: SyncScorer
     min_confidence: float  # on the scorer's own scale
-    max_offset: int  # frames to either side
+    max_offset: int  # frames to either side; scorers look 15 far
 
     def __post_init__(self, clip: ClipSpec) -> None:
-        """Raises: BadConfig, if the scorer reads another frame rate or sound, or cannot see as far as `max_offset`."""
+        """Raises: BadConfig, if the scorer reads another frame rate or sound."""
         if (self.scorer.fps, self.scorer.sample_rate_hz) != (clip.fps, clip.sample_rate_hz):
             reads = f"{self.scorer.fps} frames per second and sound at {self.scorer.sample_rate_hz} Hz"
             told = f"the sync scorer reads {reads}, the clip has {clip.fps} and {clip.sample_rate_hz}"
             raise BadConfig(f"{told}; choose such a clip=, or recipe.sync=null")
-        if not 0 <= self.max_offset <= MAX_SHIFT:
-            raise BadConfig(f"recipe.sync.max_offset={self.max_offset}: offsets are searched from 0 to {MAX_SHIFT}")
 
     def __call__(self, aligned: AlignedClip) -> AlignedClip:
         """Return the clip with `sound_shift` set and scores `sync_confidence`, `sync_distance` and `sync_offset`.

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from lipsync_lightning.preparation.sources import Source, Sources
 PARTS = ("RD", "WDA", "WRA")
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".ts", ".flv")
 _VIDEO_SUFFIXES = (*_SUFFIXES, *map(str.upper, _SUFFIXES))  # the first one there is taken
-_CLOCK = r"(\d+:)?\d+:\d+"
+_INTERVAL = r"(\d+:)?\d+:\d+-(\d+:)?\d+:\d+"
 _LINES = {  # of each list: what follows the name
-    "annotion_time": (rf"({_CLOCK}-{_CLOCK} ?)+", "intervals such as 00:30-01:00"),
+    "annotion_time": (rf"{_INTERVAL}( {_INTERVAL})*", "intervals such as 00:30-01:00"),
     "crop_wh": (r"\d+ [1-9]\d* \d+ [1-9]\d*", "left, width, top and height in pixels"),
     "resolution": (r"\d+", "the video's height in pixels"),
     "video_url": (r"\S+", "an address"),
@@ -84,19 +85,14 @@ class HdtfSources(Sources):
                     if start_s != begin_s:
                         told = "%s/%s: the interval %d-%d s begins inside the one before it; taken from %d s"
                         log.warning(told, part, video, begin_s, stop_s, start_s)
-                    crop, measured_in = None, int(heights.get(video, ["0"])[0])
-                    if words := crops.get(f"{video}_{number}"):
-                        left, width, top, height = map(int, words)
-                        crop = (left, top, width, height) if top + height <= measured_in else None
                     name = f"{part}/{video}_{number}"
-                    found[name] = Source(
-                        name=name,
-                        video=path,
-                        start_s=start_s,
-                        stop_s=stop_s,
-                        crop=crop,
-                        crop_height=measured_in if crop else None,
-                    )
+                    source = Source(name=name, video=path, start_s=start_s, stop_s=stop_s)
+                    if f"{video}_{number}" in crops and video in heights:
+                        left, width, top, height = map(int, crops[f"{video}_{number}"])
+                        measured_in = int(heights[video][0])
+                        if top + height <= measured_in:
+                            source = replace(source, crop=(left, top, width, height), crop_height=measured_in)
+                    found[name] = source
         if not found:
             raise BadMedia(f"HDTF's lists in {self.lists!r} name no interval; get them again")
         without = [name for name, source in found.items() if source.crop is None]
