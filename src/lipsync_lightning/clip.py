@@ -40,11 +40,9 @@ class ClipSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: object) -> Self:
         """Return the spec stored in `source`. Raises: ClipMismatch, naming it, if keys are missing or unknown."""
-        names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            raise ClipMismatch(
-                f"{source}: a clip needs the keys {sorted(names)}, found {sorted(values)}; make it again"
-            )
+        names = sorted(field.name for field in fields(cls))
+        if sorted(values) != names:
+            raise ClipMismatch(f"{source}: a clip needs the keys {names}, found {sorted(values)}; make it again")
         return cls(**{name: int(values[name]) for name in names})
 
     def require_equal(self, other: "ClipSpec", mine: object, others: object, *, names: Iterable[str] = ()) -> None:

@@ -16,7 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from omegaconf import DictConfig, OmegaConf
 
 from lipsync_lightning.cli import build, entry_point
-from lipsync_lightning.errors import BadConfig, MissingWeights
+from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite
 from lipsync_lightning.files import weights_dir, whole_file, whole_folder
 from lipsync_lightning.models import released
 from lipsync_lightning.models.hub import HubFile, fetch
@@ -116,12 +116,15 @@ def write_original(config: DictConfig) -> None:
     network_class, name, to_reference = WAYS_BACK[config.kind]
     folder = Path(config.source)
     path = folder / name if (folder / name).is_dir() else folder
-    with whole_file(Path(config.out)) as part:
+    out = Path(config.out)
+    if out.exists():
+        raise WouldOverwrite(f"{out} exists; choose another out=")
+    with whole_file(out) as part:
         way_out = "python -m lipsync_lightning.export run=<run> out=<folder>"
         network = pretrained(network=network_class, path=str(path), get_with=way_out)
         weights = to_reference(network)
         torch.save({"global_step": 0, "state_dict": weights}, part)
-    print(f"{config.out}: {network.num_parameters():,} parameters, from {folder}")
+    print(f"{out}: {network.num_parameters():,} parameters, from {folder}")
 
 
 def require_complete(config: DictConfig) -> None:

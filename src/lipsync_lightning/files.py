@@ -26,12 +26,23 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, data: bytes) -> Path:
-    """Write `data` to `path`, making its folder, and return the path; a reader never sees half of it."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a path whose file becomes `path` when the block ends; after an exception a former one is as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    return part.replace(path)
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)  # half a file would keep a full disk full
+
+
+def write_atomically(path: Path, data: bytes) -> Path:
+    """Write `data` to `path`, making its folder, and return the path; a reader never sees half of it."""
+    with whole_file(path) as part:
+        part.write_bytes(data)
+    return path
 
 
 @contextmanager
@@ -72,18 +83,3 @@ def whole_folder(out: Path) -> Iterator[Path]:
         out.replace(former)
     part.replace(out)
     shutil.rmtree(former, ignore_errors=True)
-
-
-@contextmanager
-def whole_file(out: Path) -> Iterator[Path]:
-    """Yield a path whose file becomes `out` when the block ends. Raises: WouldOverwrite, if `out` exists."""
-    out = out.resolve()
-    if out.exists():
-        raise WouldOverwrite(f"{out} exists; choose another out=")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.lipsync-part")
-    try:
-        yield part
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)

@@ -28,7 +28,6 @@ from lipsync_lightning.modules.weights import (
     newest_checkpoint,
     newest_readable_checkpoint,
     require_weights,
-    save_networks,
 )
 
 _MEANT_SO = (  # what Lightning doubts
@@ -152,7 +151,8 @@ def main(config: DictConfig) -> None:
             print(f"{after}; the same command with ckpt_path=last goes on")
         raise SystemExit(128 + stopped_by if stopped_by == signal.SIGINT else 0)
     if trainer.is_global_zero:
-        save_networks(module, run_dir, config.networks)
+        for name in config.networks:
+            getattr(module, name).save_pretrained(run_dir / name)
         print(f"trained networks: {', '.join(str(run_dir / name) for name in config.networks)}")
 
 

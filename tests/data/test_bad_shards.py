@@ -151,18 +151,15 @@ def test_a_run_that_goes_on_with_the_same_shards_elsewhere_says_nothing(
     assert len(recwarn) == 0
 
 
-CHANGES = {"gone": 2, "new": 7, "changed": 1}
-
-
-def test_a_run_that_goes_on_with_other_shards_says_which(shards: Path):
+def test_a_run_that_goes_on_with_other_shards_says_so(shards: Path):
     state = state_after(data_of(shards), 2)
     shutil.copy(shard_path(shards, 2), shard_path(shards, 7))
     shutil.copy(sidecar_path(shard_path(shards, 2)), sidecar_path(shard_path(shards, 7)))
     write_shard(shard_path(shards, 1), [FinishedClip("d/x", 10, {"mp4": b"", "flac": b"", "json": b""})], clip=CLIP)
     shard_path(shards, 2).unlink()
     sidecar_path(shard_path(shards, 2)).unlink()
-    first, second, third = (rf"1 {what}, such as train/00000{n}\.tar" for what, n in CHANGES.items())
-    with pytest.warns(UserWarning, match=rf"changed since the checkpoint \({first}; {second}; {third}\)"):
+    # One is gone, one is new, one has another content.
+    with pytest.warns(UserWarning, match=r"changed since the checkpoint \(3 of them, such as train/000001\.tar\)"):
         resumed(data_of(shards), state).train_dataloader()
 
 

@@ -162,16 +162,11 @@ class ClipDataModule(LightningDataModule):
             raise BrokenShard(told, first.reason) from first
 
     def _warn_if_shards_changed(self, shards: list[Sidecar]) -> None:
-        before, now = self.train_shards, _contents(shards)
-        changes = {
-            "gone": sorted(before.keys() - now.keys()),
-            "new": sorted(now.keys() - before.keys()),
-            "changed": sorted(name for name in before.keys() & now.keys() if before[name] != now[name]),
-        }
-        told = "; ".join(f"{len(names)} {what}, such as {names[0]}" for what, names in changes.items() if names)
-        if before and told:
-            rank_zero_warn(f"The shards changed since the checkpoint ({told}): some windows may be repeated or skipped")
-        self.train_shards = now
+        before, self.train_shards = self.train_shards, _contents(shards)
+        differing = sorted(dict(before.items() ^ self.train_shards.items()))
+        if before and differing:
+            told = f"The shards changed since the checkpoint ({len(differing)} of them, such as {differing[0]})"
+            rank_zero_warn(f"{told}: some windows may be repeated or skipped")
 
     def _windows(self, shards: list[Sidecar], split: str, shuffle_buffer: int) -> tuple[ClipWindows, WindowOrder]:
         windows = ClipWindows(

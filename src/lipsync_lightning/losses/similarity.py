@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.optimize import minimize
+from scipy.special import expit
 from torch import Tensor
-
-_NEWTON_STEPS = 50
-_DAMPING = 1e-9
 
 
 class Calibration(NamedTuple):
@@ -36,25 +36,22 @@ def calibrated(matching: Tensor, foreign: Tensor) -> Calibration:
 
     Args: matching, foreign: (P,) and (Q,) similarities, at least one of each.
     Source: Platt, Probabilistic Outputs for Support Vector Machines (1999), with its targets (n + 1) / (n + 2) and
-        1 / (n + 2), which keep the scale finite where the pairs can be told apart without error. Newton's method.
+        1 / (n + 2), which keep the scale finite where the pairs can be told apart without error.
     """
-    num_matching, num_foreign = len(matching), len(foreign)
-    similarity = torch.cat([matching, foreign]).double()
-    is_matching = torch.arange(len(similarity), device=similarity.device) < num_matching
-    target = torch.where(is_matching, (num_matching + 1) / (num_matching + 2), 1 / (num_foreign + 2)).double()
-    weight = torch.where(is_matching, 0.5 / num_matching, 0.5 / num_foreign).double()
-    centre, spread = similarity.mean(), similarity.std(correction=0).clamp(min=1e-6)
-    features = torch.stack([(similarity - centre) / spread, torch.ones_like(similarity)], dim=1)
-    damping = _DAMPING * torch.eye(2, dtype=torch.float64, device=similarity.device)
-    solution = torch.zeros(2, dtype=torch.float64, device=similarity.device)
-    for _ in range(_NEWTON_STEPS):
-        probability = torch.sigmoid(features @ solution)
-        gradient = features.T @ (weight * (probability - target))
-        curvature = features.T @ (features * (weight * probability * (1 - probability))[:, None])
-        step = torch.linalg.solve(curvature + damping, gradient)
-        solution = solution - step * min(1.0, 2.0 / float(step.norm() + 1e-12))
-    scale = float(solution[0] / spread)
-    return Calibration(scale, float(solution[1]) - scale * float(centre))
+    similarity = torch.cat([matching, foreign]).double().cpu().numpy()
+    is_matching = np.arange(len(similarity)) < len(matching)
+    target = np.where(is_matching, (len(matching) + 1) / (len(matching) + 2), 1 / (len(foreign) + 2))
+    weight = np.where(is_matching, 0.5 / len(matching), 0.5 / len(foreign))
+    centre, spread = similarity.mean(), max(float(similarity.std()), 1e-6)
+    standard = (similarity - centre) / spread
+
+    def loss_and_gradient(solution: np.ndarray) -> tuple[float, np.ndarray]:
+        logit = solution[0] * standard + solution[1]
+        error = weight * (expit(logit) - target)
+        return weight @ (np.logaddexp(0, logit) - target * logit), np.array([error @ standard, error.sum()])
+
+    slope, bias = minimize(loss_and_gradient, np.zeros(2), jac=True, method="BFGS", options={"gtol": 1e-9}).x.tolist()
+    return Calibration(slope / spread, bias - slope / spread * centre)
 
 
 def best_offsets(vision: Tensor, audio_around: Tensor) -> Tensor:

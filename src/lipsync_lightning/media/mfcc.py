@@ -38,10 +38,8 @@ def mfcc(waveform: Tensor) -> Tensor:
         waveform: (N,), mono sound in [-1, 1] at 16 kHz. It is rounded to the 16-bit levels that the public code reads:
             silence that is exact there would otherwise be any small noise here, and far away in the logarithm.
     Returns: (13, L), float32, 100 columns per second; L = 1 for up to 400 samples, else 1 + ceil((N - 400) / 160).
-    Source: "Out of time" (Chung and Zisserman 2016), section 2: 13 coefficients, 100 columns per second. Its public
-        code leaves the rest to the defaults of `python_speech_features`: spans of 25 ms with no window function,
-        pre-emphasis 0.97, power of a 512-point transform, 26 triangular filters from 0 to 8000 Hz, orthonormal cosine
-        transform of their logarithms, sine lifter 22.
+    Source: "Out of time", section 2, and `python_speech_features`, as said at the constants above: spans, pre-emphasis,
+        power, 26 triangular filters from 0 to 8000 Hz, orthonormal cosine transform of their logarithms, sine lifter.
     """
     scaled = np.round(waveform.detach().cpu().double().numpy() * _FULL_SCALE_16_BIT)
     levels = scaled.clip(-_FULL_SCALE_16_BIT, _FULL_SCALE_16_BIT - 1)

@@ -18,6 +18,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 
 from lipsync_lightning.errors import BadMedia
+from lipsync_lightning.files import whole_file
 from lipsync_lightning.media.audio import frame_time_s, sound_stream, zero_time
 from lipsync_lightning.media.resampling import exact
 from lipsync_lightning.media.video import EXACT_COLOURS, open_media, require_whole
@@ -38,6 +39,7 @@ def video_writer(
     sound: Path | str | None = None,
     crf: int = 18,
     preset: str = "veryfast",
+    num_threads: int = 0,
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Yield a function that appends one frame, (height, width, 3) uint8 RGB, to an H.264 mp4.
 
@@ -48,17 +50,17 @@ def video_writer(
     uncompressed sound as FLAC with the same samples (32-bit and float: the upper 24 bits), rate and channels. It starts
     as `read_audio` has it: with the first frame of `sound`, or with its own beginning if there is no picture.
 
+    Args: num_threads: of the encoder, whose pictures differ by it; 0 for one a core.
     Raises: MissingAudio, if `sound` has none; BadMedia, if it cannot be read, or if no frame was written; ValueError,
         if a frame has another shape or type.
     """
-    path, rate = Path(path), exact(fps)
-    part = path.with_name(path.name + ".part")
-    options = {"movflags": "+faststart"}
-    num_written = 0
-    try:
-        with av.open(str(part.absolute()), "w", format="mp4", container_options=options) as container:
+    path, rate, num_written = Path(path), exact(fps), 0
+    with whole_file(path) as part:
+        container_options = {"movflags": "+faststart"}
+        with av.open(str(part.absolute()), "w", format="mp4", container_options=container_options) as container:
             options = {"crf": str(crf), "preset": preset}
             stream = add_h264(container, width=width, height=height, fps=rate, options=options)
+            stream.codec_context.thread_count = num_threads
             packets = iter(()) if sound is None else _sound_packets(sound, container)
             # The first packet is read now, because every stream must be known before anything is written.
             packets = chain(list(islice(packets, 1)), packets)
@@ -78,9 +80,6 @@ def video_writer(
             for packet in packets:
                 container.mux(packet)
             container.mux(stream.encode(None))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def encode_clip(frames: np.ndarray | Sequence[np.ndarray], *, fps: float, gop: int = 12) -> bytes:

@@ -181,9 +181,8 @@ def _read_window(container: InputContainer, stream: VideoStream, first_frame: in
     wanted = (frame for frame in container.decode(stream) if frame.pts is not None and frame.pts >= first_pts)
     window = [to_rgb(frame) for frame in islice(wanted, num_frames)]
     if len(window) < num_frames:
-        raise BadMedia(
-            f"a clip of {stream.frames} frames ends after {first_frame + len(window)}; write its shard again"
-        )
+        ends = f"a clip of {stream.frames} frames ends after {first_frame + len(window)}"
+        raise BadMedia(f"{ends}; write its shard again")
     return np.stack(window)
 
 

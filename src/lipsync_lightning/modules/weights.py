@@ -1,11 +1,10 @@
 """Weights of a former run, as the start of a new one: `init_from`."""
 
 import warnings
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipsync_lightning.errors import MissingWeights, WrongWeights
 from lipsync_lightning.models.weights_io import read_file
@@ -86,9 +85,3 @@ def require_weights(path: str) -> None:
             f"init_from={path}: no checkpoint, no export and no network there; give a run's folder, a .ckpt file or an "
             "export folder, or train the stage before, such as python -m lipsync_lightning.train +experiment=stage1"
         )
-
-
-def save_networks(module: nn.Module, run_dir: Path, names: Sequence[str]) -> None:
-    """Save the named networks of a trained module, diffusers models, each as `run_dir/<name>` for `from_pretrained`."""
-    for name in names:
-        getattr(module, name).save_pretrained(run_dir / name)

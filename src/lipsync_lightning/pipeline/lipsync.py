@@ -106,9 +106,8 @@ class LipSyncPipeline(DiffusionPipeline):
             raise BadConfig(f"reference={reference!r} is none of {sorted(REFERENCES)}; choose one of them")
         taken, made = unet.config["in_channels"], 3 * autoencoder.latent_channels + 1
         if taken != made:
-            raise WrongWeights(
-                f"the U-Net takes {taken} channels, not {made}; export it and its autoencoder from one run"
-            )
+            told = f"the U-Net takes {taken} channels, not {made}"
+            raise WrongWeights(f"{told}; export it and its autoencoder from one run")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **options: Any) -> Self:

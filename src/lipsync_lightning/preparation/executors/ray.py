@@ -1,11 +1,9 @@
 """`executor=ray`: a Ray cluster, a shard for each CPU. `pip install lipsync-lightning[ray]`."""
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lipsync_lightning.errors import BadConfig, LipSyncError, StepFailed
 from lipsync_lightning.preparation.shard_job import ShardJob, ShardTask, use_one_thread
@@ -16,7 +14,6 @@ try:
 except ModuleNotFoundError as error:
     raise BadConfig("executor=ray needs Ray, which is not installed: pip install 'lipsync-lightning[ray]'") from error
 
-_IN_FLIGHT = 2  # tasks handed out per CPU of the cluster
 _MOST_DEATHS = 4  # of workers over one shard
 
 
@@ -36,14 +33,9 @@ class RayExecutor:
         try:
             job_on_cluster = ray.put(job)
             make = ray.remote(_make).options(num_cpus=1, num_gpus=self.gpus_per_worker, max_retries=0)
-            waiting = deque((task, 0) for task in tasks)  # and how many workers died over it
-            running: dict[Any, tuple[ShardTask, int]] = {}
-            while waiting or running:
-                num_cpus = max(1, int(ray.cluster_resources().get("CPU", 0)))  # none while the last node is replaced
-                while waiting and len(running) < _IN_FLIGHT * num_cpus:
-                    task, deaths = waiting.popleft()
-                    work = make.remote(job_on_cluster, task, deaths > 0, self.max_hours_per_source, str(Path.cwd()))
-                    running[work] = task, deaths
+            shared = job_on_cluster, self.max_hours_per_source, str(Path.cwd())
+            running = {make.remote(task, False, *shared): (task, 0) for task in tasks}  # and its workers' deaths
+            while running:
                 for work in ray.wait(list(running))[0]:
                     task, deaths = running.pop(work)
                     try:
@@ -54,13 +46,13 @@ class RayExecutor:
                     except RayError as error:
                         if deaths + 1 == _MOST_DEATHS:
                             raise StepFailed(f"{_MOST_DEATHS} workers died over {task.name}: {error}") from error
-                        waiting.appendleft((task, deaths + 1))
+                        running[make.remote(task, True, *shared)] = task, deaths + 1
         finally:
             if is_ours:
                 ray.shutdown()
 
 
-def _make(job: ShardJob, task: ShardTask, isolated: bool, max_hours: float, folder: str) -> None:
+def _make(task: ShardTask, isolated: bool, job: ShardJob, max_hours: float, folder: str) -> None:
     os.chdir(folder)  # relative paths mean the same on every node
     use_one_thread()
     job.make(task, isolated=isolated, max_hours=max_hours)

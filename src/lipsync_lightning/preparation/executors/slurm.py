@@ -10,7 +10,7 @@ from lipsync_lightning.preparation.shard_job import ShardJob, ShardTask, use_one
 
 try:
     import submitit
-    from submitit.core.utils import FailedJobError, UncompletedJobError
+    from submitit.core.utils import FailedJobError
 except ModuleNotFoundError as error:
     told = "executor=slurm needs submitit, which is not installed: pip install 'lipsync-lightning[slurm]'"
     raise BadConfig(told) from error
@@ -67,10 +67,15 @@ class SlurmExecutor:
                         yield share.left.pop(0)
                     if not is_over:
                         continue
-                    if _ended_well(share.job):  # what does not show yet is on its way: file systems cache folders
+                    error = share.job.exception()
+                    if error is None:  # what does not show yet is on its way: file systems cache folders
                         yield from share.left
                         shares.remove(share)
                         continue
+                    if isinstance(error, FailedJobError):  # it met what every other would meet too
+                        traceback = str(error).split("-" * 22)[1].strip().splitlines()  # between lines of submitit's
+                        told = f"a SLURM job failed: {traceback[-1]}; its log lies in {share.job.paths.folder}"
+                        raise StepFailed(told) from error
                     share.deaths += 1
                     if share.deaths == _MOST_DEATHS:
                         told = f"{_MOST_DEATHS} SLURM jobs ended over {share.left[0].name}"
@@ -80,18 +85,6 @@ class SlurmExecutor:
         finally:
             for share in shares:
                 share.job.cancel(check=False)  # or it would go on after an interruption
-
-
-def _ended_well(job: Any) -> bool:
-    """Return False for a job that died. Raises: StepFailed, if it met what every other would meet too."""
-    try:
-        job.result()
-    except FailedJobError as error:
-        traceback = str(error).split("-" * 22)[1].strip().splitlines()  # the line around it in submitit's message
-        raise StepFailed(f"a SLURM job failed: {traceback[-1]}; its log lies in {job.paths.folder}") from error
-    except (UncompletedJobError, TimeoutError):
-        return False
-    return True
 
 
 def _make_all(job: ShardJob, tasks: Sequence[ShardTask], isolate_first: bool, max_hours: float) -> None:
