@@ -26,6 +26,19 @@ class DeadlyPeople(SidecarPeople):
 
 
 @dataclass(frozen=True)
+class SignalledPeople(SidecarPeople):
+    """Receives SLURM's signal before the time limit, once."""
+
+    received: str  # a file
+
+    def for_video(self, path: Path) -> PeopleTracker:
+        if not Path(self.received).exists():
+            Path(self.received).touch()
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return super().for_video(path)
+
+
+@dataclass(frozen=True)
 class WeightlessPeople(SidecarPeople):
     def for_video(self, path: Path) -> PeopleTracker:
         raise MissingWeights("people.tflite: not there; fetch it")

@@ -213,6 +213,7 @@ def test_a_bad_file_is_refused_and_a_former_export_stays(content, reason, releas
         (["source=a.pt", "kind=latentsync"], "give out=<folder>, or to=latentsync"),
         (["source=a.pt", "kind=unet", "out=x"], "kind=unet is none of"),
         (["source=a.pt", "kind=latentsync", "out=x", "to=onnx"], "or to=latentsync out=<file.pt>"),
+        (["run=a", "to=latentsync", "out=x.pt"], "to=latentsync needs source="),
         (["source=nowhere.pt", "kind=syncnet", "out=x"], "no weights at nowhere.pt"),
         (["source=stage2.yaml", "kind=syncnet", "out=weights"], "not written here"),
         (["source=stage2.yaml", "kind=syncnet", "out=a.pt"], "a.pt is a file"),

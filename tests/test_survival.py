@@ -23,6 +23,10 @@ def saved(run_dir: Path) -> dict[str, torch.Tensor]:
     return load_file(run_dir / "syncnet" / "diffusion_pytorch_model.safetensors")
 
 
+def written_at(folder: Path) -> list[int]:
+    return [path.stat().st_mtime_ns for path in sorted(folder.iterdir())]
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_signalled_and_loses_its_newest_checkpoint_ends_as_if_never_stopped(
     shards: Path, tmp_path: Path
@@ -48,11 +52,16 @@ def test_a_run_that_is_killed_signalled_and_loses_its_newest_checkpoint_ends_as_
     said = stopped.ends()
     assert f"stopped by SIGTERM after step {step_of(run)}; the same command with ckpt_path=last goes on" in said
     assert at_kill < step_of(run) < STEPS
+    assert saved(run), "a stopped run leaves its networks too"
 
     newest, *_ = checkpoints_of(run)
     newest.write_bytes(newest.read_bytes()[:-1000])
     said = begin("stopped", "ckpt_path=last").ends()
     assert f"{newest.name} is set aside as {newest.name}.broken; the checkpoint before it is taken" in said
+
+    before = written_at(run / "syncnet")
+    assert f"is at step {STEPS} of trainer.max_steps={STEPS}" in begin("stopped", "ckpt_path=last").ends()
+    assert written_at(run / "syncnet") == before
 
     expected, actual = saved(tmp_path / "straight"), saved(run)
     assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []

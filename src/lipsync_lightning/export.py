@@ -7,7 +7,7 @@ source=<export, run or folder> kind=<kind> to=latentsync out=<file.pt>   back to
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,12 @@ def fetch_release(config: DictConfig) -> None:
 
 def export_released(config: DictConfig) -> None:
     """Write the network of a released file to `out`, as an export of the whole pipeline if it is a U-Net."""
-    options = {} if config.model_config is None else {"config": model_section(config.model_config)}
+    options, path = {}, config.model_config
+    if path is not None:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True) if Path(path).is_file() else None
+        if not isinstance(content, dict):
+            raise BadConfig(f"model_config={path} is no YAML file with settings; give the checkpoint's own")
+        options = {"config": content.get("model", content)}
     out, kind = Path(config.out), config.kind or "latentsync"
     with whole_folder(out) as folder:  # first: a wrong `out` is refused before anything large is fetched or read
         if config.fetch is not None:
@@ -96,14 +101,6 @@ def export_released(config: DictConfig) -> None:
     print(f"{out}: {type(network).__name__}, {network.num_parameters():,} parameters, from {config.source}")
     if parts:
         print(f"for faces of {config.clip.resolution} pixels; weights that were trained on others want another clip=")
-
-
-def model_section(path: str) -> Mapping[str, Any]:
-    """Return the `model` section of a released YAML file. Raises: BadConfig, if there is none."""
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=True) if Path(path).is_file() else None
-    if not isinstance(content, dict):
-        raise BadConfig(f"model_config={path} is no YAML file with settings; give the checkpoint's own")
-    return content.get("model", content)
 
 
 def write_original(config: DictConfig) -> None:
@@ -133,6 +130,8 @@ def require_complete(config: DictConfig) -> None:
         raise BadConfig("give one of run=, fetch= and source=")
     if (config.out is None and config.fetch is None) or config.to not in ("export", "latentsync"):
         raise BadConfig("give out=<folder>, or to=latentsync out=<file.pt>")
+    if config.to == "latentsync" and config.source is None:
+        raise BadConfig("to=latentsync needs source=<an export, or the folder of a run> and kind=")
     if config.source is not None and config.kind not in KINDS:
         raise BadConfig(f"kind={config.kind} is none of {sorted(KINDS)}; say what source={config.source} holds")
     if config.source is not None and config.model_config is not None and config.kind not in CONFIGURED:

@@ -23,6 +23,7 @@ from torch.distributed import DistError
 from lipsync_lightning.callbacks.stop_on_signal import StopOnSignal
 from lipsync_lightning.cli import build, entry_point, one_sentence
 from lipsync_lightning.errors import BadConfig, LipSyncError, WouldOverwrite
+from lipsync_lightning.models.weights_io import read_file
 from lipsync_lightning.modules.weights import (
     RUN_CONFIG,
     newest_checkpoint,
@@ -111,6 +112,12 @@ def main(config: DictConfig) -> None:
     for message in _MEANT_SO:
         warnings.filterwarnings("ignore", message=message)
     checkpoint = checkpoint_to_resume(config.ckpt_path, run_dir)
+    if checkpoint is not None and 0 <= config.trainer.max_steps <= (step := read_file(checkpoint)["global_step"]):
+        reached = f"{run_dir} is at step {step} of trainer.max_steps={config.trainer.max_steps}; give more to go on"
+        if not all((run_dir / name).is_dir() for name in config.networks):
+            raise BadConfig(f"{reached} and to save its networks, which were not saved")
+        rank_zero_only(print)(reached)
+        return
     init_from = config.init_from if checkpoint is None else None
     seed_everything(config.seed, workers=True, verbose=False)
     for name, callback in config.callbacks.items():
@@ -144,16 +151,16 @@ def main(config: DictConfig) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):  # or the next job of a sweep would go on writing into this run
                 logger.experiment.finish()
+    if trainer.is_global_zero:
+        for name in config.networks:
+            getattr(module, name).save_pretrained(run_dir / name)
+        print(f"trained networks: {', '.join(str(run_dir / name) for name in config.networks)}")
     stopped_by = next((each.stopped_by for each in trainer.callbacks if isinstance(each, StopOnSignal)), None)
     if stopped_by is not None:  # status 0 after SIGTERM and SIGUSR1, as schedulers expect
         if trainer.is_global_zero:
             after = f"stopped by {stopped_by.name} after step {trainer.global_step}"
             print(f"{after}; the same command with ckpt_path=last goes on")
         raise SystemExit(128 + stopped_by if stopped_by == signal.SIGINT else 0)
-    if trainer.is_global_zero:
-        for name in config.networks:
-            getattr(module, name).save_pretrained(run_dir / name)
-        print(f"trained networks: {', '.join(str(run_dir / name) for name in config.networks)}")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,14 @@ def test_a_run_that_was_resumed_often_goes_on_and_keeps_no_more_than_one_that_wa
     assert torch.load(tmp_path / "checkpoints" / left[1], weights_only=True)["global_step"] == 12
 
 
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_leaves_the_later_ones_aside(tmp_path):
+    train(tmp_path, 8)
+    earlier = tmp_path / "checkpoints" / "step_00000006.ckpt"
+    with pytest.warns(UserWarning, match="goes on from step 6; 1 later checkpoints are set aside"):
+        left = train(tmp_path, 8, ckpt_path=earlier)
+    assert left == [earlier.name, "step_00000008.ckpt", "step_00000008.ckpt.later"]
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_former_and_no_half(tmp_path, monkeypatch):
     AtomicCheckpointIO().save_checkpoint({"step": 1}, tmp_path / "a.ckpt")
     monkeypatch.setattr(torch, "save", lambda checkpoint, file: file.write(b"half") and 1 / 0)

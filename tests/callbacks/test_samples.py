@@ -107,7 +107,7 @@ def test_clips_are_gathered_from_as_many_batches_as_it_takes_at_each_validation(
     assert [(row["step"], row["number"], row["id"]) for row in rows] == [
         (step, str(number), f"set/person {number}/0") for step in ("2", "4") for number in range(2)
     ]
-    assert rows[0]["strip"] == "samples/step_000002/set_person 0_0_0.png"
+    assert rows[0]["strip"] == "samples/step_000002/0.png"
     assert probe(tmp_path / rows[0]["video"]).width == 3 * tiny_clip.resolution
     assert len(list((tmp_path / "samples").rglob("*.*"))) == 9
     real, masked, generated = strip_rows(read_png(tmp_path / rows[0]["strip"]), 3)

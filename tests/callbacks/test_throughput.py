@@ -95,6 +95,15 @@ def test_a_run_that_breaks_in_its_first_batch_stops_counting():
     assert len(_get_current_dispatch_mode_stack()) == before
 
 
+def test_a_reader_that_breaks_before_the_first_batch_begins_is_told_as_it_is():
+    def broken():
+        yield {"x": torch.zeros(BATCH, IN), "id": ["a"] * BATCH}
+        raise OSError("no shard")
+
+    with pytest.raises(OSError, match="no shard"):
+        logged(Learner(), broken())
+
+
 def test_validation_and_checkpoints_are_no_waiting():
     callback = ThroughputLog(every_num_batches=2, peak_tflops=None)
     trainer: Any = type("T", (), {"precision": "32-true", "world_size": 1})()

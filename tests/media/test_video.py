@@ -9,7 +9,7 @@ import pytest
 from lipsync_lightning.errors import BadMedia, ClipTooShort
 from lipsync_lightning.media.audio import read_audio
 from lipsync_lightning.media.mux import encode_clip, video_writer
-from lipsync_lightning.media.video import count_frames, decode_window, decode_windows, probe, read_frames
+from lipsync_lightning.media.video import decode_window, decode_windows, probe, read_frames
 from tiny_media import SIDE, number_of, numbered_frames, write_timed, write_video
 
 
@@ -126,9 +126,9 @@ def test_every_window_equals_sequential_decoding():
 
 def test_a_clip_has_a_key_frame_every_twelve_and_no_b_frames():
     clip = moving_clip()
-    assert count_frames(clip) == 40
     with av.open(BytesIO(clip), "r") as container:
         frames = list(container.decode(video=0))
+    assert len(frames) == 40
     assert [index for index, frame in enumerate(frames) if frame.key_frame] == [0, 12, 24, 36]
     assert {frame.pict_type for frame in frames} == {1, 2}
 

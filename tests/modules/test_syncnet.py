@@ -9,6 +9,7 @@ from lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.losses.syncnet_objectives import ContrastiveObjective
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.modules.syncnet import SyncNetModule
@@ -193,6 +194,14 @@ def test_windows_that_lack_sound_around_them_count_in_all_other_figures_of_their
     scores = validated(module, batches[:1])
     assert "val/auc" in scores
     assert "val/offset_accuracy" not in scores
+
+
+def test_one_window_alone_cannot_be_learned_from_and_tells_nothing_held_out(make_module, timed_batch):
+    module, one = make_module(KnowsTheTime()), {key: value[:1] for key, value in timed_batch(0).items()}
+    with pytest.raises(BadConfig, match=r"raise data\.batch_size to 2"):
+        module.training_step(one, 0)
+    assert validated(module, [one]) == {}
+    assert validated(module, [timed_batch(3)])["val/offset_frames"] == 3, "nothing of it is left"
 
 
 def test_what_every_rank_reads_is_counted_once(make_module, timed_batch, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deadly_people import DeadlyPeople, WeightlessPeople
+from deadly_people import DeadlyPeople, SignalledPeople, WeightlessPeople
 from lipsync_lightning.errors import LipSyncError, MissingWeights, StepFailed
 from lipsync_lightning.preparation.executors.local import LocalExecutor
 from lipsync_lightning.preparation.ledger import FAILED, SOURCE
@@ -76,6 +76,14 @@ def test_a_deadly_or_endless_source_fails_alone_and_all_others_have_the_same_byt
     for shard in {row.shard for row in rows} - touched:
         for file in (f"{shard}.tar", f"{shard}.json", f"ledger/{shard.replace('/', '-')}.parquet"):
             assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "fine" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("executor", ["slurm"], indirect=True)
+def test_a_job_at_its_time_limit_is_no_fault_of_the_source_it_worked_on(source: Path, tmp_path: Path, executor: Any):
+    people = SignalledPeople(received=str(tmp_path / "received"))
+    rows = prepared(source, tmp_path / "out", sources_per_shard=2, executor=executor, people=people)
+    assert (tmp_path / "received").exists()
+    assert rows == prepared(source, tmp_path / "fine", sources_per_shard=2)
 
 
 def test_what_every_source_would_meet_ends_the_run(source: Path, tmp_path: Path, executor: Any):

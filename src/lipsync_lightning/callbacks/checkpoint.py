@@ -1,6 +1,7 @@
 """When a run's state is written, and how."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,19 @@ class StepCheckpoint(ModelCheckpoint):
             monitor="step",
             mode="max",
             save_top_k=num_kept,
+            enable_version_counter=False,
         )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that goes on from an earlier checkpoint leaves the later ones, or they would count as its newest."""
+        super().on_train_start(trainer, pl_module)
+        name = self.format_checkpoint_name({"step": torch.tensor(trainer.global_step)})
+        later = [path for path in Path(str(self.dirpath)).glob("step_*.ckpt") if path.name > Path(name).name]
+        if trainer.is_global_zero and later:
+            for path in later:
+                path.replace(path.with_suffix(".ckpt.later"))
+            told = f"the run goes on from step {trainer.global_step}"
+            warnings.warn(f"{told}; {len(later)} later checkpoints are set aside as *.ckpt.later", stacklevel=2)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)

@@ -100,7 +100,7 @@ class SampleWriter(Callback):
         judge = self.judge or next((part for part in pl_module.modules() if isinstance(part, SyncLoss)), None)
         rows: list[dict[str, Any]] = []
         for number, (sample, other) in enumerate(zip(samples, [*samples[1:], samples[0]], strict=True)):
-            name = f"samples/step_{trainer.global_step:06d}/{sample.id.replace('/', '_')}_{number}"
+            name = f"samples/step_{trainer.global_step:06d}/{number}"
             files = {"strip": f"{name}.png", "video": f"{name}.mp4"}
             write_pictures(sample, self.run_dir / files["strip"], self.run_dir / files["video"], pl_module.clip.fps)
             scores: dict[str, float | None] = dict.fromkeys(SCORES) | {"psnr_mouth": sample.psnr_mouth()}

@@ -55,8 +55,7 @@ class ThroughputLog(Callback):
         dtype = _COMPUTED_IN.get(str(trainer.precision).split("-")[0])
         known = get_available_flops(trainer.strategy.root_device, dtype) if dtype else None
         self.peak_flops = known if self.peak_tflops is None else self.peak_tflops * _TERA
-        self.counter = CountingOperations()
-        self.flops_per_batch = 0
+        self.flops_per_batch: int | None = None  # until the first batch has been counted
         self.ended: float | None = None  # when the batch before did, if nothing but waiting for data followed
         self.waited = self.computed = 0.0
         self.windows = self.batches = 0
@@ -65,7 +64,8 @@ class ThroughputLog(Callback):
         self.started = perf_counter()
         if self.ended is not None:
             self.waited += self.started - self.ended
-        if self.counter is not None:
+        if self.flops_per_batch is None:
+            self.counter = CountingOperations()
             self.counter.__enter__()
 
     def on_train_batch_end(

@@ -9,10 +9,8 @@ from torchvision.transforms.functional import center_crop
 
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.models.hyperiqa import IMAGE_SHAPE, HyperIQA
-from lipsync_lightning.models.latentsync import hyperiqa_from_reference
 from lipsync_lightning.models.lazy_network import LazyNetwork, judging, version_by_content
-from lipsync_lightning.models.released import FETCH_ALL, released_file
-from lipsync_lightning.models.weights_io import frozen, weights_of
+from lipsync_lightning.models.released import hyperiqa
 
 _SIDE = IMAGE_SHAPE[1]
 
@@ -44,7 +42,7 @@ class HyperIQAScorer(LazyNetwork[HyperIQA]):
         return version_by_content("hyperiqa", self.path)
 
     def load(self) -> HyperIQA:
-        return frozen(hyperiqa_from_reference(weights_of(released_file(self.path, get_with=FETCH_ALL), self.path)))
+        return hyperiqa(path=self.path)
 
     @judging()
     def __call__(self, faces: np.ndarray) -> float:

@@ -65,8 +65,11 @@ def test_videos(videos: Sequence[Path], sounds: Path, sample_rate_hz: int) -> li
     """
     if len(videos) < 2:
         raise BadMedia(f"need two videos or more to exchange speech between, found {len(videos)}; add some")
-    own = [Speech(path, path.stem, true_opening(path)) for path in videos]
-    tests = []
+    own, tests = [], []
+    for path in videos:
+        facts = path.with_suffix(".json")  # of a synthetic video
+        opening = json.loads(facts.read_text()).get("opening") if facts.is_file() else None
+        own.append(Speech(path, path.stem, None if opening is None else np.array(opening)))
     sounds.mkdir(parents=True, exist_ok=True)
     for index, path in enumerate(videos):
         other = own[(index + 1) % len(videos)]
@@ -77,13 +80,6 @@ def test_videos(videos: Sequence[Path], sounds: Path, sample_rate_hz: int) -> li
         mixed = replace(other, sound=sound, name=f"{other.name}, shuffled")
         tests.append(TestVideo(path, {OWN: own[index], OTHER: other, SHUFFLED: mixed}))
     return tests
-
-
-def true_opening(video: Path) -> np.ndarray | None:
-    """Return the true mouth opening of a synthetic video, (T,), or None where no json tells it."""
-    sidecar = video.with_suffix(".json")
-    opening = json.loads(sidecar.read_text()).get("opening") if sidecar.is_file() else None
-    return None if opening is None else np.array(opening)
 
 
 def shuffled(waveform: np.ndarray, chunk: int, seed: int) -> np.ndarray:

@@ -18,11 +18,10 @@ from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.mel import log_mel, mel_window
 from lipsync_lightning.media.mfcc import SAMPLE_RATE_HZ, mfcc, mfcc_window
 from lipsync_lightning.models.judge_syncnet import LIPS_SHAPE, JudgeSyncNet
-from lipsync_lightning.models.latentsync import judge_syncnet_from_reference
 from lipsync_lightning.models.lazy_network import LazyNetwork, judging, version_by_content
-from lipsync_lightning.models.released import FETCH_ALL, released_file
+from lipsync_lightning.models.released import judge_syncnet
 from lipsync_lightning.models.syncnet import StableSyncNet
-from lipsync_lightning.models.weights_io import frozen, pretrained, weights_of
+from lipsync_lightning.models.weights_io import pretrained
 
 MAX_SHIFT = 15  # windows to either side, as in the public code of the evaluation SyncNet
 _FPS = 25  # of the evaluation SyncNet
@@ -98,7 +97,7 @@ class EvaluationSyncScorer(LazyNetwork[JudgeSyncNet]):
         return version_by_content("evaluation_syncnet", self.path)
 
     def load(self) -> JudgeSyncNet:
-        return frozen(judge_syncnet_from_reference(weights_of(released_file(self.path, get_with=FETCH_ALL), self.path)))
+        return judge_syncnet(path=self.path)
 
     @judging()
     def __call__(self, faces: np.ndarray, waveform: np.ndarray) -> SyncScore:

@@ -134,12 +134,6 @@ def read_frames(
         raise BadMedia(f"{path}: no frame between {start_s} s and {until}; convert the file, or ask for another part")
 
 
-def count_frames(data: bytes) -> int:
-    """Return how many frames a clip of `encode_clip` holds. Raises: BadMedia, if it is not such a clip."""
-    with _open_clip(data) as (_, stream):
-        return stream.frames
-
-
 def decode_window(data: bytes, first_frame: int, num_frames: int) -> np.ndarray:
     """Return frames `first_frame` to `first_frame + num_frames - 1` of a clip: (T, H, W, 3) uint8 RGB.
 
@@ -153,19 +147,13 @@ def decode_windows(data: bytes, starts: Sequence[int], num_frames: int) -> list[
 
     Raises: ClipTooShort, if a window leaves the clip; BadMedia, if the clip does not decode.
     """
-    with _open_clip(data) as (container, stream):
-        return [_read_window(container, stream, first_frame, num_frames) for first_frame in starts]
-
-
-@contextmanager
-def _open_clip(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         with av.open(BytesIO(data), "r") as container:
             stream = video_stream(container)
             if stream is None:
                 raise BadMedia("a clip holds no video; write its shard again")
             stream.codec_context.thread_count = 1
-            yield container, stream
+            return [_read_window(container, stream, first_frame, num_frames) for first_frame in starts]
     except FFmpegError as error:
         raise BadMedia(f"a clip does not decode ({error.strerror}); write its shard again") from error
 

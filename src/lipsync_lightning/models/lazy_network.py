@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic
@@ -48,16 +48,10 @@ def version_by_content(name: str, path: str) -> str:
     """
     place = Path(path)
     files = [place] if place.is_file() else [*sorted(place.glob("*.json")), *sorted(place.glob("*.safetensors"))]
-    hashes = [_sha256_as_of(file.resolve(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    hashes = [sha256_of(file) for file in files]
     if not hashes:
         return f"{name}:missing"
     return f"{name}:{(hashes[0] if place.is_file() else sha256(''.join(hashes).encode()).hexdigest())[:16]}"
-
-
-@lru_cache
-def _sha256_as_of(path: Path, size: int, mtime_ns: int) -> str:
-    """Versions are asked for with every clip: a file is read again only if its size or time is another."""
-    return sha256_of(path)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from lipsync_lightning.models.judge_syncnet import JudgeSyncNet
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.unet import LipSyncUNet, Motion
 from lipsync_lightning.models.videomae import VideoMAEFeatures
-from lipsync_lightning.models.weights_io import frozen, plain_weights, pretrained, read_file, weights_of
+from lipsync_lightning.models.weights_io import frozen, pretrained, read_file, weights_of
 
 Section = Mapping[str, Any]
 
@@ -81,7 +81,7 @@ def hyperiqa(*, path: str) -> HyperIQA:
 
 
 def _weights(path: str, get_with: str = FETCH_ALL) -> dict[str, Tensor]:
-    return plain_weights(weights_of(released_file(path, get_with), path))
+    return weights_of(released_file(path, get_with), path)
 
 
 def unet_config(motion: Motion) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torchmetrics import CatMetric
 from torchmetrics.functional.classification import binary_auroc
 
 from lipsync_lightning.clip import ClipSpec, WindowBatch, lower_half
+from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.losses import similarity
 from lipsync_lightning.models.autoencoder import Autoencoder
 from lipsync_lightning.models.syncnet import SyncNet
@@ -77,6 +78,10 @@ class SyncNetModule(LightningModule):
         if distributed.is_initialized():  # with gradients: every rank's negatives are everybody's
             gathered = cast(tuple[Tensor, Tensor], self.all_gather((vision_BD, audio_BD), sync_grads=True))
             vision_BD, audio_BD = (rearrange(each, "ranks b d -> (ranks b) d") for each in gathered)
+        if len(vision_BD) < 2:
+            raise BadConfig(
+                "SyncNet learns to tell windows apart and got a single one; raise data.batch_size to 2 or more"
+            )
         loss = self.objective(vision_BD, audio_BD)
         pairs = torch.stack(similarity.matching_and_foreign(vision_BD.detach(), audio_BD.detach()))
         recent = torch.cat([self.recent_similarity, pairs.to(self.recent_similarity)], dim=1)
@@ -101,6 +106,9 @@ class SyncNetModule(LightningModule):
         self.foreign.update(foreign_B)
 
     def on_validation_epoch_end(self) -> None:
+        if not self.matching.update_called:  # a single held-out window tells nothing
+            self.offsets.reset()
+            return
         matching, foreign = (torch.as_tensor(each.compute()).float() for each in (self.matching, self.foreign))
         is_matching = torch.cat([torch.ones_like(matching), torch.zeros_like(foreign)]).long()
         scores = {"val/auc": float(binary_auroc(torch.cat([matching, foreign]), is_matching))}

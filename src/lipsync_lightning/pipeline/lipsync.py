@@ -139,12 +139,18 @@ class LipSyncPipeline(DiffusionPipeline):
             or a folder; BadConfig, if a number means nothing.
         """
         out, size = Path(out), self.clip.num_frames
-        _refuse_to_overwrite(out, [Path(video), Path(audio)])
+        if out.is_dir():
+            raise WouldOverwrite(f"out={out} is a folder; give the name of an mp4 file")
+        if out.resolve() in (Path(video).resolve(), Path(audio).resolve()):
+            raise WouldOverwrite(f"out={out} is also an input; choose another name")
         info = probe(video)
         fps = float(info.fps)
         waveform = torch.from_numpy(read_audio(audio, self.clip.sample_rate_hz))
         sound_seconds = len(waveform) / self.clip.sample_rate_hz
-        _warn_if_lengths_differ(info.duration_s, sound_seconds)
+        if abs(sound_seconds - info.duration_s) > _SAME_LENGTH_S:
+            end = "heard but not seen" if sound_seconds > info.duration_s else "shown silent"
+            lengths = f"the sound lasts {sound_seconds:.2f} s, the picture {info.duration_s:.2f} s"
+            warnings.warn(f"{lengths}: the end is {end}", stacklevel=2)
         silence = max(0, ceil(info.duration_s * self.clip.sample_rate_hz) - len(waveform))
         # One window more than the container promises; the stream of frames decides where to stop.
         most_frames = ceil(info.duration_s * fps) + size
@@ -247,18 +253,3 @@ def _check_sampling(num_inference_steps: Any, guidance_scale: Any) -> None:
         raise BadConfig(f"num_inference_steps={num_inference_steps!r} must be a whole number, 1 or more")
     if not (isinstance(guidance_scale, int | float) and guidance_scale >= 0):
         raise BadConfig(f"guidance_scale={guidance_scale!r} must be a number, 0 or more")
-
-
-def _refuse_to_overwrite(out: Path, inputs: Sequence[Path]) -> None:
-    if out.is_dir():
-        raise WouldOverwrite(f"out={out} is a folder; give the name of an mp4 file")
-    if out.resolve() in [path.resolve() for path in inputs]:
-        raise WouldOverwrite(f"out={out} is also an input; choose another name")
-
-
-def _warn_if_lengths_differ(video_seconds: float, sound_seconds: float) -> None:
-    if abs(sound_seconds - video_seconds) > _SAME_LENGTH_S:
-        end = "heard but not seen" if sound_seconds > video_seconds else "shown silent"
-        warnings.warn(
-            f"the sound lasts {sound_seconds:.2f} s, the picture {video_seconds:.2f} s: the end is {end}", stacklevel=2
-        )

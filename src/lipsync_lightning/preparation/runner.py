@@ -16,7 +16,16 @@ from lipsync_lightning.errors import BadConfig, NoFace, StepFailed, WouldOverwri
 from lipsync_lightning.files import sha256_of
 from lipsync_lightning.models.lazy_network import LazyNetwork
 from lipsync_lightning.preparation.executors import Executor
-from lipsync_lightning.preparation.ledger import KEPT, SOURCE, Totals, piece_path, read_ledger, read_piece, totals
+from lipsync_lightning.preparation.ledger import (
+    FAILED,
+    KEPT,
+    SOURCE,
+    Totals,
+    piece_path,
+    read_ledger,
+    read_piece,
+    totals,
+)
 from lipsync_lightning.preparation.plan import Plan
 from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.preparation.shard_job import PlannedSource, ShardJob, ShardTask
@@ -75,7 +84,11 @@ def _planned(job: ShardJob, sources_per_shard: int, retry_failed: bool) -> tuple
     known = plan.is_heldout
     for name in known.keys() - sources.keys():  # gone since: work on it will fail, if its shard is not done
         sources[name] = Source(name=name, video=Path(recipe.source) / name)
-    done = {shard for shard in plan.shards if job.is_done(shard, without_failures=retry_failed)}
+    done = {shard for shard in plan.shards if job.is_done(shard)}
+    if retry_failed:
+        for shard in {row.shard for row in read_ledger(job.out) if row.verdict == FAILED} & done:
+            piece_path(job.out, shard).unlink()
+            done.remove(shard)
     finished = {name for shard in done for name in plan.shards[shard]}
     wanted = [source for name, source in sources.items() if name not in finished]
     videos = list(dict.fromkeys(source.video for source in wanted))

@@ -55,16 +55,11 @@ class ShardJob:
     clip: ClipSpec
     out: Path
 
-    def is_done(self, name: str, *, without_failures: bool = False) -> bool:
-        """Return whether a shard's piece of the ledger is there, and the shard itself, if it has clips, is whole.
-
-        Args: without_failures: a shard in which work on a source failed is not done.
-        """
+    def is_done(self, name: str) -> bool:
+        """Return whether a shard's piece of the ledger is there, and the shard itself, if it has clips, is whole."""
         try:
             rows = read_piece(piece_path(self.out, name))
         except BrokenShard:  # or missing
-            return False
-        if without_failures and any(row.verdict == FAILED for row in rows):
             return False
         return not any(row.is_kept_clip for row in rows) or is_whole(self.out / f"{name}.tar")
 

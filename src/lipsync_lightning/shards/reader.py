@@ -116,7 +116,7 @@ def survey(
     Only listings and sidecars are read, in a folder or behind a URL. Good ones hold clips with all of `members`.
     Raises: MissingShards, if there is no data set; ClipMismatch.
     """
-    folder = folder.rstrip("/")
+    folder = str(Path(folder).expanduser()) if folder.startswith("~") else folder.rstrip("/")
     try:
         filesystem, root = url_to_fs(folder)
         filesystem.invalidate_cache()

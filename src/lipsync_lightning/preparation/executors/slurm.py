@@ -1,5 +1,6 @@
 """`executor=slurm`: an array of SLURM jobs, by submitit. `pip install lipsync-lightning[slurm]`."""
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,8 @@ class SlurmExecutor:
 
 
 def _make_all(job: ShardJob, tasks: Sequence[ShardTask], isolate_first: bool, max_hours: float) -> None:
+    # Shortly before the time limit: submitit would raise within a source's work, and that source would count as failed.
+    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
     use_one_thread()
     for number, task in enumerate(tasks):
         if not job.is_done(task.name):

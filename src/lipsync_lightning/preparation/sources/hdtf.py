@@ -28,11 +28,11 @@ class HdtfSources(Sources):
     """One source for each listed interval whose video is there: `RD/Radio11_0` is the first of `RD/Radio11.mp4`.
 
     The lists are those of the authors' repository, `<part>_annotion_time.txt` and so on, for the parts RD, WDA and WRA.
-    Where they contradict themselves this is what is done, and logged:
+    Where they contradict themselves this is what is done:
 
     - a clip without crop, or whose crop reaches below the stated height of its video (which therefore was not that of
       the video in which it was measured), or whose video has no stated height, has none: the whole picture is used;
-    - an interval that begins before the one before it ends begins where that one ends.
+    - an interval that begins before the one before it ends begins where that one ends, which is logged.
 
     `crop_ratio.txt`, the zoom of another way to crop, around detected faces, is not read.
     """
@@ -95,9 +95,6 @@ class HdtfSources(Sources):
                     found[name] = source
         if not found:
             raise BadMedia(f"HDTF's lists in {self.lists!r} name no interval; get them again")
-        without = [name for name, source in found.items() if source.crop is None]
-        told = "%d of HDTF's %d clips have no crop that could be used: %s"
-        log.info(told, len(without), len(found), ", ".join(without))
         return found
 
     def _read(self, part: str, which: str) -> dict[str, list[str]]:
