@@ -24,6 +24,7 @@ def test_a_failing_job_does_not_take_the_others_and_a_sweep_that_is_started_agai
     rates = ("module.optimizer.lr=1.0e-3,-1.0,1.0e-4", "checkpoint_every=2")
 
     said = sweep(shards, tmp_path, *rates, "trainer.max_steps=2", "logger=wandb", status=1)
+    assert "Traceback" not in said
     assert "Invalid learning rate: -1.0" in said
     assert "'module.optimizer.lr=-1.0'" in said
     assert [(run / "syncnet").is_dir() for run in (first, bad, last)] == [True, False, True]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
 from lightning import Trainer, seed_everything
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -98,7 +98,7 @@ def continue_sweep_after_failure(job: Callable[[DictConfig], None]) -> Callable[
                 raise
             sentence = f"error: {one_sentence(error)}"
             print(sentence, file=sys.stderr, flush=True)
-            raise HydraException(sentence) from error
+            raise CompactHydraException(sentence) from error
 
     return one_of_a_sweep
 

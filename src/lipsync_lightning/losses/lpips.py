@@ -1,5 +1,7 @@
 """LPIPS networks, by which `losses.trepa.PerceptualLoss` compares frames."""
 
+import warnings
+
 import lpips
 from torch import nn
 
@@ -9,7 +11,8 @@ from lipsync_lightning.models.released import FETCH_ALL, released_file
 
 def untrained_lpips() -> nn.Module:
     """Return LPIPS on a randomly initialised VGG-16: needs no download; its features still see edges and texture."""
-    return lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    with warnings.catch_warnings(action="ignore"):  # lpips calls torchvision as it was called years ago
+        return lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
 
 
 def vgg_lpips(*, path: str) -> nn.Module:

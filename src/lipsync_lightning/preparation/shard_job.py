@@ -126,8 +126,9 @@ def worker_pool(num_workers: int) -> ProcessPoolExecutor:
     They are forked from a process that has no threads, whose locks they would inherit, and has imported what they need.
     """
     context = multiprocessing.get_context("forkserver")
-    main = sys.modules["__main__"].__spec__  # None for a script, which "__main__" stands for
-    context.set_forkserver_preload(["__main__", __name__, *([main.name] if main else [])])
+    context.set_forkserver_preload(
+        ["__main__", *(each for each in sys.modules if each.startswith("lipsync_lightning."))]
+    )
     return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin)
 
 
