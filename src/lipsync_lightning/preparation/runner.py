@@ -84,11 +84,10 @@ def _planned(job: ShardJob, sources_per_shard: int, retry_failed: bool) -> tuple
     known = plan.is_heldout
     for name in known.keys() - sources.keys():  # gone since: work on it will fail, if its shard is not done
         sources[name] = Source(name=name, video=Path(recipe.source) / name)
+    for row in read_ledger(job.out) if retry_failed else ():
+        if row.verdict == FAILED:
+            piece_path(job.out, row.shard).unlink(missing_ok=True)
     done = {shard for shard in plan.shards if job.is_done(shard)}
-    if retry_failed:
-        for shard in {row.shard for row in read_ledger(job.out) if row.verdict == FAILED} & done:
-            piece_path(job.out, shard).unlink()
-            done.remove(shard)
     finished = {name for shard in done for name in plan.shards[shard]}
     wanted = [source for name, source in sources.items() if name not in finished]
     videos = list(dict.fromkeys(source.video for source in wanted))

@@ -126,9 +126,8 @@ def worker_pool(num_workers: int) -> ProcessPoolExecutor:
     They are forked from a process that has no threads, whose locks they would inherit, and has imported what they need.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["__main__", *(each for each in sys.modules if each.startswith("lipsync_lightning."))]
-    )
+    ours = (name for name in sys.modules if name.startswith("lipsync_lightning."))
+    context.set_forkserver_preload(["__main__", *ours])
     return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin)
 
 
