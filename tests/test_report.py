@@ -36,8 +36,6 @@ def write_run(folder: Path) -> Path:
         save_png(folder / strip, film_strip([shade(200), shade(128), shade(step)]))
         row = {"number": 0, "id": "a <b>", "strip": strip, "video": video, **SCORES}
         put_rows(folder / "samples" / "samples.csv", step, [row])
-        counts = {"-0.05": 0, "0.00": step, "0.05": 2}
-        put_rows(folder / "similarities.csv", step, [{"kind": "matching", **counts}, {"kind": "foreign", **counts}])
     return folder
 
 
@@ -84,7 +82,7 @@ def test_the_page_of_a_run_compares_its_first_middle_and_last_validation(html: s
 
 
 def test_every_logged_name_is_drawn_and_few_of_them_unfolded(html: str):
-    assert html.count("<svg") == 9 + 3  # both losses share a panel; three histograms
+    assert html.count("<svg") == 9  # both losses share a panel
     assert html[: html.index("<h2>Details</h2>")].count("<svg") == 3
 
 

@@ -14,7 +14,8 @@ from lipsync_lightning.data.samples import Window
 from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.media.audio import encode_flac
 from lipsync_lightning.media.mux import encode_clip
-from lipsync_lightning.shards.format import FinishedClip, read_sidecar, write_shard
+from lipsync_lightning.shards.format import FinishedClip, Sidecar, read_sidecar, write_shard
+from lipsync_lightning.shards.reader import survey
 from tiny_media import numbered_frames, sound_of
 
 CLIP = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
@@ -82,3 +83,11 @@ class Ids:
 def data_of(shards: Path | str, samples: Any = None, **changes: Any) -> ClipDataModule:
     settings: dict[str, Any] = {"batch_size": 2, "num_workers": 0, "seed": 1, "shuffle_buffer": 8, "max_bad_clips": 0}
     return ClipDataModule(**{"shards": str(shards), "clip": CLIP, "samples": samples or Ids(), **settings, **changes})
+
+
+def find_shards(folder: str | Path, split: str, clip: ClipSpec) -> list[Sidecar]:
+    """The good shards of a split, of which none may be bad."""
+    good, bad = survey(str(folder), split, clip, ())
+    for error in bad.values():
+        raise error
+    return list(good.values())

@@ -20,6 +20,8 @@ _UNKNOWN_TO_HYDRA = re.compile(r"[^\w\s/\-+.$%*@:?|=,()\[\]{}'\"\\]|[^\x00-\x7f]
 OmegaConf.register_new_resolver(
     "where_gpus", lambda with_gpu, without: with_gpu if torch.cuda.is_available() else without, replace=True
 )
+FROZEN_DTYPES = {"bf16-mixed": "bfloat16"}  # by precision: where autocast computes in it, what never learns is kept so
+OmegaConf.register_new_resolver("frozen_dtype", lambda mode: FROZEN_DTYPES.get(mode, "float32"), replace=True)
 OmegaConf.register_new_resolver("weights", lambda name: str(weights_dir() / name), replace=True)
 OmegaConf.register_new_resolver("conf_dir", lambda: str(CONF_DIR), replace=True)
 

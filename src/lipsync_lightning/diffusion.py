@@ -34,13 +34,23 @@ def encode(autoencoder: Any, video: Tensor, generators: Sequence[torch.Generator
     """
     of_frames = None if generators is None else [own for own in generators for _ in range(video.shape[1])]
     frames_NCHW = rearrange(video, "b t c h w -> (b t) c h w").to(autoencoder.dtype)
-    return rearrange(autoencoder.encode(frames_NCHW, of_frames).float(), "(b t) c h w -> b t c h w", b=len(video))
+    with own_precision(autoencoder, video):
+        latents_NCHW = autoencoder.encode(frames_NCHW, of_frames).float()
+    return rearrange(latents_NCHW, "(b t) c h w -> b t c h w", b=len(video))
 
 
 def decode(autoencoder: Any, latents: Tensor) -> Tensor:
     """Return the frames (B, T, 3, H, W), about in [-1, 1], of latents (B, T, C, h, w), with gradients."""
     latents_NCHW = rearrange(latents, "b t c h w -> (b t) c h w").to(autoencoder.dtype)
-    return rearrange(autoencoder.decode(latents_NCHW), "(b t) c h w -> b t c h w", b=len(latents))
+    with own_precision(autoencoder, latents):
+        frames_NCHW = autoencoder.decode(latents_NCHW)
+    return rearrange(frames_NCHW, "(b t) c h w -> b t c h w", b=len(latents))
+
+
+def own_precision(autoencoder: Any, given: Tensor) -> torch.autocast:
+    """An autoencoder in half precision computes in it: autocast would go to float32 and back at every norm."""
+    is_half = autoencoder.dtype in (torch.float16, torch.bfloat16)
+    return torch.autocast(given.device.type, enabled=torch.is_autocast_enabled(given.device.type) and not is_half)
 
 
 def mix_noise(shared: Tensor, independent: Tensor, alpha: float) -> Tensor:
@@ -79,7 +89,7 @@ def training_target(scheduler: DDIMScheduler, clean: Tensor, noise: Tensor, time
     """
     match scheduler.config["prediction_type"]:
         case "epsilon":
-            if scheduler.alphas_cumprod[-1] < TINY:
+            if scheduler.config["rescale_betas_zero_snr"]:
                 raise BadConfig(
                     "prediction_type epsilon does not work with zero terminal signal-to-noise ratio: from pure noise "
                     "the clean latents are 0/0; use v_prediction, or rescale_betas_zero_snr=false"

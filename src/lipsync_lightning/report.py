@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from lipsync_lightning.cli import entry_point
 from lipsync_lightning.errors import BadConfig, BadMedia
-from lipsync_lightning.evaluation.curves import Series, drawn_log, histogram, log_files, whole_log
+from lipsync_lightning.evaluation.curves import Series, drawn_log, log_files, whole_log
 from lipsync_lightning.evaluation.metrics import METRICS, comparison, metric
 from lipsync_lightning.evaluation.page import Curve, Detail, Picture, Table, write_page
 from lipsync_lightning.evaluation.suite import OTHER
@@ -49,7 +49,6 @@ def write_report(run: Path) -> Path:
         config = folder / RUN_CONFIG
         of_run: list[Detail] = [
             ("samples of held-out clips", samples),
-            ("similarities of held-out lips and sound", similarities(folder, name)),
             ("all other curves", other),
             ("configuration", config.read_text(encoding="utf-8") if config.is_file() else ""),
         ]
@@ -139,20 +138,6 @@ def stack(strips: Sequence[Path], out: Path) -> Path | None:
     real = found[-1][0]
     save_png(out, stacked([real, *(made for _, _, made in found if made.shape == real.shape)]))
     return out
-
-
-def similarities(run: Path, name: str) -> list[Curve]:
-    """Return histograms of the similarities of lips and sound at the first, the middle and the last validation."""
-    rows = _read_table(run / "similarities.csv")
-    curves = []
-    for step in _first_middle_last(sorted({int(row["step"]) for row in rows})):
-        counts: dict[str, dict[float, int]] = {
-            row["kind"]: {float(key): int(value) for key, value in row.items() if key not in ("step", "kind")}
-            for row in rows
-            if int(row["step"]) == step
-        }
-        curves.append(histogram(f"{name}: step {step}" if name else f"step {step}", counts, "similarity"))
-    return curves
 
 
 def clips_table(rows: Sequence[Row]) -> Table:

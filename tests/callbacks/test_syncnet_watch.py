@@ -1,4 +1,3 @@
-import csv
 import warnings
 from collections.abc import Callable, Iterable
 from math import inf, log, nan
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning import Trainer
 
 from lipsync_lightning.callbacks.syncnet_watch import SyncNetWatch, faults_of
 from lipsync_lightning.clip import ClipSpec
@@ -17,9 +15,10 @@ from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.media.alignment import align, alignment_matrices
 from lipsync_lightning.media.audio import encode_flac
 from lipsync_lightning.media.mux import encode_clip
-from lipsync_lightning.shards.format import FinishedClip, find_shards, write_shard
+from lipsync_lightning.shards.format import FinishedClip, write_shard
 from lipsync_lightning.shards.reader import ClipIndex
 from lipsync_lightning.synthetic.corpus import ClipPlan, make_clip
+from tiny_shards import find_shards
 
 CLIP = ClipSpec(num_frames=4, fps=25, resolution=32, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 NUM_PAIRS = 32
@@ -64,7 +63,7 @@ def swapped(sounds: Sounds) -> Sounds:
 
 
 def watching(run_dir: Path, **changes: Any) -> SyncNetWatch:
-    return SyncNetWatch(**{"run_dir": str(run_dir), "patience_steps": 1000, **changes})
+    return SyncNetWatch(**{"patience_steps": 1000, **changes})
 
 
 def told(
@@ -196,13 +195,3 @@ def test_few_clips_or_unreadable_ones_are_suspected_of_nothing(speakers, tmp_pat
     index = index_with(speakers, tmp_path, swapped)
     index.read = lambda clip, read=index.read: read(clip) if clip < 13 else read(clip) | {"flac": b"broken"}
     assert faults_of(index, CLIP) == ([], None)
-
-
-def test_similarities_are_kept_as_counts_by_step_and_kind(tmp_path):
-    watch, trainer = watching(tmp_path), Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    module: Any = SimpleNamespace(last_similarities=(torch.tensor([0.98, 1.0, 0.02]), torch.tensor([-1.0, 0.03])))
-    watch.on_validation_end(trainer, module)
-    with (tmp_path / "similarities.csv").open() as file:
-        matching, foreign = csv.DictReader(file)
-    assert (matching["step"], matching["kind"], foreign["kind"]) == ("0", "matching", "foreign")
-    assert (matching["1.00"], matching["0.00"], foreign["-1.00"], foreign["0.05"]) == ("2", "1", "1", "1")

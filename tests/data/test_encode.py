@@ -15,9 +15,9 @@ from lipsync_lightning.data.samples import Samples, UNetSamples
 from lipsync_lightning.errors import BadConfig, BrokenShard, WouldOverwrite
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
-from lipsync_lightning.shards.format import FinishedClip, find_shards, read_sidecar, write_shard
+from lipsync_lightning.shards.format import FinishedClip, read_sidecar, write_shard
 from lipsync_lightning.shards.reader import ClipIndex
-from tiny_shards import CLIP, data_of, write_real_shards
+from tiny_shards import CLIP, data_of, find_shards, write_real_shards
 
 SETTINGS = {"num_tokens": 3, "columns_per_token": 1, "sample_rate_hz": 16000, "mel_hz": 80, "num_mels": 80}
 AUDIO_ENCODER = LogMelAudioEncoder(**SETTINGS)

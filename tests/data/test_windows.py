@@ -6,9 +6,8 @@ import pytest
 from lipsync_lightning.data.order import Visit
 from lipsync_lightning.data.windows import ClipWindows, collate
 from lipsync_lightning.errors import BrokenShard
-from lipsync_lightning.shards.format import find_shards
 from lipsync_lightning.shards.reader import ClipIndex
-from tiny_shards import CLIP, Ids, write_shards
+from tiny_shards import CLIP, Ids, find_shards, write_shards
 
 NUM_WINDOWS = ((1, 2, 3, 1, 2), (1, 2, 3), (1, 2, 3, 1))
 BAD = "d/1_1"

@@ -7,6 +7,7 @@ from lipsync_lightning.losses.lpips import untrained_lpips
 from lipsync_lightning.losses.terms import StepOutput
 from lipsync_lightning.losses.trepa import PerceptualLoss, TREPALoss
 from lipsync_lightning.models.videomae import VideoMAEFeatures
+from lipsync_lightning.models.weights_io import enable_checkpointing
 from oracle import fill_state_dict, uniform
 
 VIDEOS = ("videos", "videos_b")
@@ -70,3 +71,26 @@ def test_lpips_reads_the_lower_halves(perceptual, clip_batch):
     step = StepOutput(frames_pred=clip_batch["frames"], frames=clip_batch["reference"])
     for read, whole in zip(perceptual.reads(step), (step.frames_pred, step.frames), strict=True):
         assert torch.equal(read, whole[..., 16:, :])
+
+
+@pytest.mark.parametrize("kind", ["perceptual", "trepa"])
+def test_pieces_computed_again_give_the_same_loss_and_gradient_and_keep_less(kind, tiny_clip):
+    torch.manual_seed(0)
+    tokens = {"image_size": 16, "patch_size": 8, "num_frames": tiny_clip.num_frames, "tubelet_size": 2}
+    features = VideoMAEFeatures(**tokens, embed_dim=16, depth=3, num_heads=2, mlp_width=256)
+    loss = TREPALoss(features) if kind == "trepa" else PerceptualLoss(metric=untrained_lpips())
+    real, start = torch.rand(2, 2, tiny_clip.num_frames, 3, 32, 32) * 2 - 1
+    found, kept = [], []
+    for pairs_at_a_time in (99, 3):
+        if kind == "perceptual":
+            loss.metric.pairs_at_a_time = pairs_at_a_time
+        generated, sizes = start.clone().requires_grad_(), []
+        note = lambda tensor, sizes=sizes: sizes.append(tensor.nbytes) or tensor  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            value = loss(generated, real)
+        value.backward()
+        found.append((value.detach(), generated.grad))
+        kept.append(sum(sizes))
+        enable_checkpointing(loss)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-7)
+    assert kept[1] < kept[0] / 2

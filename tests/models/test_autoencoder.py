@@ -74,16 +74,15 @@ def test_stable_diffusions_folder_is_that_of_a_plain_vae(tmp_path, stable_diffus
     assert torch.equal(ours.decode(latents), stable_diffusion.decode(latents))
 
 
-def test_checkpointed_decoding_gives_the_same_gradient(stable_diffusion: StableDiffusionAutoencoder):
-    stable_diffusion.requires_grad_(False)
-
-    def gradient() -> Tensor:
-        latents = torch.ones(1, 4, 4, 4, requires_grad=True)
-        stable_diffusion.decode(latents).square().sum().backward()
-        assert latents.grad is not None
-        return latents.grad
-
-    plain = gradient()
-    stable_diffusion.enable_gradient_checkpointing()
-    assert stable_diffusion.vae.decoder.gradient_checkpointing
-    torch.testing.assert_close(gradient(), plain)
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])
+def test_frames_in_pieces_have_the_same_latents_frames_and_gradients(stable_diffusion, again):
+    frames, found = smooth_frames(7), []
+    for stable_diffusion.frames_at_a_time in (7, 3):
+        latents = stable_diffusion.encode(frames, torch.Generator().manual_seed(1)).detach().requires_grad_()
+        decoded = stable_diffusion.decode(latents)
+        decoded.square().sum().backward()
+        found.append((latents.detach(), decoded.detach(), latents.grad))
+        if again:
+            stable_diffusion.enable_gradient_checkpointing()
+    for whole, pieces in zip(*found, strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-5 * float(whole.abs().max()))

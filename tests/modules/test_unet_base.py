@@ -128,6 +128,20 @@ def test_starting_from_a_unet_of_another_size_is_refused(make_stage1, make_unet,
         make_stage1().load_weights(str(tmp_path))
 
 
+@pytest.mark.parametrize("motion", ["none", "up"])
+def test_a_released_unet_starts_every_stage_without_the_temporal_modules_that_it_has_not(
+    motion, make_stage1, make_unet, tmp_path
+):
+    released = make_unet("all")
+    released.save_pretrained(tmp_path / "unet")
+    module = make_stage1(unet=make_unet(motion))
+    with pytest.warns(UserWarning, match=r"left out are \d+ weights of temporal modules that this U-Net has not"):
+        module.load_weights(str(tmp_path))
+    own = module.unet.state_dict()
+    assert all(torch.equal(weight, released.state_dict()[name]) for name, weight in own.items())
+    assert (motion == "up") == any("motion_modules." in name for name in own)
+
+
 def test_generating_fills_the_mask_keeps_the_rest_and_depends_on_each_clip_alone(make_stage2, make_clip_batch):
     module, batch = make_stage2(), make_clip_batch(2)
     before = torch.random.get_rng_state()

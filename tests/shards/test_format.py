@@ -11,12 +11,12 @@ from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BrokenShard, MissingShards
 from lipsync_lightning.shards.format import (
     FinishedClip,
-    find_shards,
     is_whole,
     read_sidecar,
     sidecar_path,
     write_shard,
 )
+from tiny_shards import find_shards
 
 
 def clips_of(name: str, num_clips: int = 3) -> list[FinishedClip]:

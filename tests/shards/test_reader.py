@@ -10,8 +10,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BrokenShard, ClipMismatch, MissingShards, NoSpace
-from lipsync_lightning.shards.format import FinishedClip, find_shards, sidecar_path, write_shard
+from lipsync_lightning.shards.format import FinishedClip, sidecar_path, write_shard
 from lipsync_lightning.shards.reader import MEMBERS, ClipIndex, RemoteAccess, survey
+from tiny_shards import find_shards
 
 URL = "flaky://data"
 NAMES = ["train/000000.tar", "train/000001.tar"]

@@ -49,8 +49,8 @@ class StepCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero and later:
             for path in later:
                 path.replace(path.with_suffix(".ckpt.later"))
-            told = f"the run goes on from step {trainer.global_step}"
-            warnings.warn(f"{told}; {len(later)} later checkpoints are set aside as *.ckpt.later", stacklevel=2)
+            aside = f"{len(later)} later checkpoints are set aside as *.ckpt.later"
+            warnings.warn(f"the run goes on from step {trainer.global_step}; {aside}", stacklevel=2)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)

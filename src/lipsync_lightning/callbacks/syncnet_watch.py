@@ -1,17 +1,15 @@
-"""Says what keeps a SyncNet from learning, as far as that can be told, and keeps how its similarities lie."""
+"""Says what keeps a SyncNet from learning, as far as that can be told."""
 
 import warnings
 from collections import Counter
 from math import nan, sqrt
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
-from lipsync_lightning.callbacks.samples import put_rows
 from lipsync_lightning.clip import ClipSpec, WindowBatch
 from lipsync_lightning.errors import BadConfig, BadMedia, BrokenShard, ClipTooShort, LipSyncError
 from lipsync_lightning.media.audio import decode_flac
@@ -30,8 +28,6 @@ _TOLERATED_OFFSET = 2  # frames; a network-free estimate on real faces is no bet
 _AUC_SCATTER, _GOOD_AUC = 0.1, 0.75  # held out; that of a handful of clips scatters so much around 0.5
 _BELOW_CHANCE, _ABOVE_CHANCE = 0.95, 1.25  # times chance; meaningless similarities may cost more than guessing
 _PUBLISHED_PAIRS = 1024  # LatentSync (arXiv 2412.09262): 1024 was best, 128 stayed at chance with cross-entropy
-_EDGES = (np.arange(42) - 20.5) / 20  # of 41 bins of similarity, centred at -1.00, -0.95, ... 1.00
-_CENTRES = [f"{centre:.2f}" for centre in _EDGES[:-1] + 1 / 40]
 _MEMORISES, _LEARNS_NOTHING = "memorises its training clips", "learns nothing"
 _SHIFT = "shift the sound of the raw videos until it is in step and run `prepare` again"
 
@@ -44,13 +40,10 @@ class SyncNetWatch(Callback):
     - learns an offset: its AUC is good, but `val/offset_frames` is 2 or more in two validations in a row, or all
       training clips are out of step by the same number of frames, which SyncNet takes for sync.
 
-    The first two come with what is wrong with 64 training clips. Each validation also writes
-    `<run_dir>/similarities.csv`: how many held-out windows have which similarity, by the centres of its bins, with
-    their own sound (`matching`) and with their neighbour's (`foreign`).
+    The first two come with what is wrong with 64 training clips.
     """
 
-    def __init__(self, *, run_dir: str, patience_steps: int) -> None:
-        self.table = Path(run_dir) / "similarities.csv"
+    def __init__(self, *, patience_steps: int) -> None:
         self.patience_steps = patience_steps
         self.told: list[str] = []
         self.verdict: str | None = None
@@ -63,7 +56,7 @@ class SyncNetWatch(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raises: BadConfig, if the module is no SyncNetModule whose chance level is known."""
-        if not hasattr(pl_module, "last_similarities") or not hasattr(pl_module.objective, "chance"):
+        if not hasattr(getattr(pl_module, "objective", None), "chance"):
             told = f"SyncNetWatch needs a SyncNetModule whose objective has `chance`, got {type(pl_module).__name__}"
             raise BadConfig(f"{told}; leave it out by ~callbacks.syncnet_watch")
 
@@ -78,17 +71,12 @@ class SyncNetWatch(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        module: Any = pl_module
-        if module.last_similarities is not None:
-            rows = []
-            for kind, similarities in zip(("matching", "foreign"), module.last_similarities, strict=True):
-                counts, _ = np.histogram(similarities.numpy(), _EDGES)
-                rows.append({"kind": kind, **dict(zip(_CENTRES, counts.tolist(), strict=True))})
-            put_rows(self.table, trainer.global_step, rows)
         auc, offset = (float(trainer.callback_metrics.get(f"val/{key}", nan)) for key in ("auc", "offset_frames"))
         if self.num_losses:
             loss = float(self.loss_sum / self.num_losses)
-            self._warn_if_it_does_not_generalise(trainer, loss, module.objective.chance(self.num_pairs), auc)
+            self._warn_if_it_does_not_generalise(
+                trainer, loss, cast(Any, pl_module).objective.chance(self.num_pairs), auc
+            )
         self.loss_sum, self.num_losses = 0.0, 0
         if auc >= _GOOD_AUC:
             self._warn_of_offset(trainer, auc, offset)

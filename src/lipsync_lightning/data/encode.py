@@ -21,16 +21,8 @@ from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.video import decode_window
 from lipsync_lightning.models.audio_encoder import AudioEncoder
 from lipsync_lightning.models.weights_io import fingerprint, fingerprint_with_settings
-from lipsync_lightning.shards.format import (
-    SPLITS,
-    FinishedClip,
-    Sidecar,
-    find_shards,
-    is_whole,
-    read_sidecar,
-    write_shard,
-)
-from lipsync_lightning.shards.reader import ClipIndex
+from lipsync_lightning.shards.format import SPLITS, FinishedClip, Sidecar, is_whole, read_sidecar, write_shard
+from lipsync_lightning.shards.reader import MEMBERS, ClipIndex, survey
 
 _SOURCE = "source_sha256"  # of the shard that a clip was encoded from, in its facts
 
@@ -81,9 +73,12 @@ def encode_shards(shards: str, out: Path, encoder: ClipEncoder) -> tuple[int, in
     if out.resolve() == Path(shards).resolve():
         raise BadConfig(f"out={out} is the data set itself; choose a folder beside it")
     facts = encoder.facts
-    found = {
-        out / split / shard.path.name: shard for split in SPLITS for shard in find_shards(shards, split, encoder.clip)
-    }
+    found: dict[Path, Sidecar] = {}
+    for split in SPLITS:
+        good, bad = survey(shards, split, encoder.clip, MEMBERS)
+        for error in bad.values():
+            raise error
+        found |= {out / name: shard for name, shard in good.items()}
     num_elsewhere = 0
     for target, shard in tqdm(found.items(), desc="encode", unit="shard"):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -98,22 +98,6 @@ def _draw_series(axes: Axes, label: str, series: Series, colour: str) -> None:
     axes.plot(steps[drawn], smoothed[drawn], color=colour, linewidth=1.8, label=f"{label}, smoothed")
 
 
-def histogram(title: str, counts: Mapping[str, Mapping[float, int]], along: str) -> Curve:
-    """Return one drawing of several histograms, each of which adds up to 1.
-
-    Args: counts: name -> centre of each bin -> how many; bins are equally wide.
-    """
-
-    def draw(axes: Axes) -> None:
-        for (name, bins), colour in zip(counts.items(), (COLOURS[2], COLOURS[4], *COLOURS), strict=False):
-            centres, numbers = np.array(list(bins)), np.array(list(bins.values()))
-            shares = numbers / max(numbers.sum(), 1)
-            axes.bar(centres, shares, np.diff(centres).mean(), color=colour, alpha=0.55, label=name)
-        axes.set_ylabel("share")
-
-    return Curve(svg=panel(title, draw, along))
-
-
 def panel(title: str, draw: Callable[[Axes], None], along: str = "step") -> Markup:
     """Return what `draw` draws as SVG for a page, in the page's text colour; titles must differ on one page."""
     salt = re.sub(r"\W+", "-", title)

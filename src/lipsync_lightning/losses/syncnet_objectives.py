@@ -24,7 +24,8 @@ class ContrastiveObjective(nn.Module):
 
     def forward(self, vision: Tensor, audio: Tensor) -> Tensor:
         """Return the scalar loss of B matching pairs of unit embeddings, each (B, D)."""
-        similarity_BB = vision @ audio.T * self.log_scale.exp().clamp(max=self.highest_scale)
+        with torch.autocast(vision.device.type, enabled=False):  # at a scale of 100, bf16's third digit is all
+            similarity_BB = vision.float() @ audio.float().T * self.log_scale.exp().clamp(max=self.highest_scale)
         own_B = torch.arange(len(vision), device=vision.device)
         return (functional.cross_entropy(similarity_BB, own_B) + functional.cross_entropy(similarity_BB.T, own_B)) / 2
 

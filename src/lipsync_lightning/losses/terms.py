@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from lipsync_lightning.errors import BadConfig
 
@@ -85,11 +84,8 @@ class WeightedLoss(nn.Module):
         self.every_nth_frame = every_nth_frame
         self.timesteps = timesteps
 
-    def forward(self, step: StepOutput, checkpointing: bool = False) -> Tensor:
-        """Return the unweighted loss of the clips and frames it looks at, 0 where no clip counts.
-
-        Args: checkpointing: compute the loss again in backward instead of keeping what it computes.
-        """
+    def forward(self, step: StepOutput) -> Tensor:
+        """Return the unweighted loss of the clips and frames it looks at, 0 where no clip counts."""
         inputs = self.loss.reads(step)
         counts_B = self.loss.clips(step)
         if self.timesteps is not None:
@@ -99,16 +95,11 @@ class WeightedLoss(nn.Module):
             inputs = tuple(tensor[counts_B] for tensor in inputs)
             if not bool(counts_B.any()):  # zero, but in the graph, as on the other ranks
                 return torch.stack([tensor.sum() * 0.0 for tensor in inputs]).sum()
-        inputs = tuple(each[:, :: self.every_nth_frame] if each.ndim == 5 else each for each in inputs)
-        if checkpointing and torch.is_grad_enabled():
-            return checkpoint(self.loss, *inputs, use_reentrant=False)  # pyright: ignore[reportReturnType]
-        return self.loss(*inputs)
+        return self.loss(*(each[:, :: self.every_nth_frame] if each.ndim == 5 else each for each in inputs))
 
 
 class WeightedLosses(nn.Module):
     """Sums the terms it was given. A term that is absent computes nothing and holds no network."""
-
-    checkpointing = False  # term by term, see `WeightedLoss`
 
     def __init__(self, *, terms: Mapping[str, WeightedLoss | None]) -> None:
         """Args: terms: by name; an experiment removes a term of the YAML it builds on by setting it to null."""
@@ -117,6 +108,6 @@ class WeightedLosses(nn.Module):
 
     def forward(self, step: StepOutput) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum and each term's own value. Raises: BadConfig, for a field the step does not have."""
-        values = {name: term(step, self.checkpointing) for name, term in self.terms.items()}
+        values = {name: term(step) for name, term in self.terms.items()}
         total = sum(self.terms[name].weight * value for name, value in values.items())  # pyright: ignore[reportOperatorIssue]
         return total, values  # pyright: ignore[reportReturnType]

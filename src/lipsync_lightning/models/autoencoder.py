@@ -1,16 +1,17 @@
 """Between frames and the latents that the U-Net works on."""
 
 import os
+from functools import partial
 from typing import Any, Protocol, Self, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.torch_utils import randn_tensor
 from einops import einsum, rearrange
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from lipsync_lightning.errors import BadConfig, ClipMismatch, MissingWeights
 
@@ -49,15 +50,19 @@ class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
 
     Its folder is that of a plain `AutoencoderKL`: what it saves, diffusers loads, and the other way round.
 
-    Args: vae: the network, such as `stabilityai/sd-vae-ft-mse`.
+    Args:
+        vae: the network, such as `stabilityai/sd-vae-ft-mse`.
+        frames_at_a_time: how many frames are in the network at once; bounds its memory, changes nothing else.
     """
 
     _supports_gradient_checkpointing = True
+    gradient_checkpointing = False  # decode each piece of frames again in backward
 
-    def __init__(self, *, vae: AutoencoderKL):
+    def __init__(self, *, vae: AutoencoderKL, frames_at_a_time: int = 16):
         super().__init__()
         self.register_to_config(**vae.config)
         self.vae = vae
+        self.frames_at_a_time = frames_at_a_time
         self.latent_channels = int(vae.config["latent_channels"])
         self.downscale = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.scaling_factor = float(vae.config["scaling_factor"])
@@ -76,13 +81,21 @@ class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
     def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of the scaled latents, each of the shape of `encode`'s."""
         _require_divisible(frames, self.downscale)
-        (posterior,) = cast(tuple[DiagonalGaussianDistribution], self.vae.encode(frames, return_dict=False))
-        return (posterior.mean - self.shift_factor) * self.scaling_factor, posterior.std * self.scaling_factor
+        pieces = [cast(Any, self.vae).encode(piece).latent_dist for piece in frames.split(self.frames_at_a_time)]
+        moments = zip(*((each.mean, each.std) for each in pieces), strict=True)
+        mean, std = (torch.cat(each).float() for each in moments)  # what is drawn has no room in half precision
+        return (mean - self.shift_factor) * self.scaling_factor, std * self.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return frames (N, 3, H, W), about in [-1, 1]."""
-        unscaled = cast(torch.FloatTensor, latents / self.scaling_factor + self.shift_factor)
-        return cast(tuple[Tensor], self.vae.decode(unscaled, return_dict=False))[0]
+        unscaled = latents / self.scaling_factor + self.shift_factor
+        again = self.gradient_checkpointing and torch.is_grad_enabled() and latents.requires_grad
+        decode: Any = partial(checkpoint, self.vae.decode, use_reentrant=False) if again else self.vae.decode
+        return torch.cat([decode(piece).sample for piece in unscaled.split(self.frames_at_a_time)])
+
+    def enable_gradient_checkpointing(self, gradient_checkpointing_func: Any = None) -> None:
+        """Keep only the latents of each piece of frames for backward."""
+        self.gradient_checkpointing = True
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any) -> None:
         """Write the VAE's folder, as diffusers does."""

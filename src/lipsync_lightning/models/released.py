@@ -37,10 +37,10 @@ def released_file(path: str, get_with: str) -> dict[str, Any]:
     return read_file(Path(path))
 
 
-def stable_diffusion_autoencoder(*, path: str) -> StableDiffusionAutoencoder:
+def stable_diffusion_autoencoder(*, path: str, frames_at_a_time: int = 16) -> StableDiffusionAutoencoder:
     """Return Stable Diffusion's VAE from a folder in diffusers' format. Raises: MissingWeights, WrongWeights."""
     vae = pretrained(network=AutoencoderKL, path=path, get_with=FETCH)
-    return frozen(StableDiffusionAutoencoder(vae=cast(AutoencoderKL, vae)))
+    return frozen(StableDiffusionAutoencoder(vae=cast(AutoencoderKL, vae), frames_at_a_time=frames_at_a_time))
 
 
 def whisper(*, path: str) -> WhisperAudioEncoder:

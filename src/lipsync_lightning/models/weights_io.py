@@ -145,6 +145,22 @@ def frozen(network: Network) -> Network:
     return network.eval().requires_grad_(False)
 
 
+def enable_checkpointing(*modules: nn.Module) -> None:
+    """Let the outermost networks that can do so compute again in backward what they would otherwise keep."""
+    for module in modules:
+        if getattr(module, "_supports_gradient_checkpointing", False):
+            cast(ModelMixin, module).enable_gradient_checkpointing()
+        else:
+            enable_checkpointing(*module.children())
+
+
+def store_in(dtype: torch.dtype, network: nn.Module, *, fewest_dims: int = 0) -> None:
+    """Store a network's weights in another type; those of fewer dimensions, such as norms and biases, stay."""
+    for parameter in network.parameters():
+        if parameter.ndim >= fewest_dims:
+            parameter.data = parameter.data.to(dtype)
+
+
 def pretrained(*, network: type[ModelMixin], path: str, get_with: str) -> ModelMixin:
     """Return a frozen network of class `network`, loaded from a folder that `save_pretrained` wrote.
 

@@ -14,7 +14,7 @@ from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.losses import similarity
 from lipsync_lightning.models.autoencoder import Autoencoder
 from lipsync_lightning.models.syncnet import SyncNet
-from lipsync_lightning.models.weights_io import frozen, load_matching
+from lipsync_lightning.models.weights_io import enable_checkpointing, frozen, load_matching
 from lipsync_lightning.modules import hooks
 from lipsync_lightning.modules.rng import ClipRNG
 from lipsync_lightning.modules.weights import network_weights
@@ -45,15 +45,19 @@ class SyncNetModule(LightningModule):
         optimizer: hooks.OptimizerFactory,
         schedule: hooks.ScheduleFactory,
         clip: ClipSpec,
+        gradient_checkpointing: bool = False,
     ) -> None:
         """Args:
         autoencoder: None for a SyncNet that sees the lower half of faces; else it sees the latents of whole faces, as
             that of LatentSync (arXiv 2412.09262), section 3.3, and supervision by it needs no decoding.
         objective: (vision (B, D), audio (B, D)) of matching pairs -> scalar loss.
+        gradient_checkpointing: compute blocks again in backward instead of keeping what they compute.
         """
         super().__init__()
         self.autoencoder = None if autoencoder is None else frozen(autoencoder)  # pyright: ignore[reportArgumentType]
         self.syncnet = syncnet
+        if gradient_checkpointing:
+            enable_checkpointing(self.syncnet)
         self.objective = objective
         self.optimizer = optimizer
         self.schedule = schedule

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lipsync_lightning import diffusion
@@ -12,7 +14,7 @@ from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.losses.terms import WeightedLosses
 from lipsync_lightning.models.autoencoder import Autoencoder
 from lipsync_lightning.models.unet import LipSyncUNet
-from lipsync_lightning.models.weights_io import fingerprint, frozen, load_matching
+from lipsync_lightning.models.weights_io import enable_checkpointing, fingerprint, frozen, load_matching, store_in
 from lipsync_lightning.modules import hooks
 from lipsync_lightning.modules.rng import ClipRNG
 from lipsync_lightning.modules.weights import network_weights
@@ -38,6 +40,7 @@ class UNetModule(LightningModule):
         trainable: Sequence[str],
         mixed_noise_alpha: float,
         audio_dropout: float,
+        frozen_dtype: str,
         gradient_checkpointing: bool,
         num_inference_steps: int,
         guidance_scale: float,
@@ -46,6 +49,7 @@ class UNetModule(LightningModule):
         trainable: parts of parameter names; parameters that contain none of them are frozen. [""] trains all.
         mixed_noise_alpha: how much of the noise the frames of a clip share.
         audio_dropout: share of clips trained without sound, which guidance needs; 0 in the published training.
+        frozen_dtype: torch's name of the type in which the autoencoder computes and judges' weights are stored.
         gradient_checkpointing: compute what U-Net, decoder and losses compute again in backward instead of keeping it.
         num_inference_steps, guidance_scale: of `generate`, for validation.
         """
@@ -53,6 +57,8 @@ class UNetModule(LightningModule):
         self.losses = losses
         self.autoencoder = frozen(autoencoder)  # pyright: ignore[reportArgumentType]
         self.autoencoder_fingerprint = fingerprint(self.autoencoder)
+        store_in(getattr(torch, frozen_dtype), self.autoencoder)
+        store_in(getattr(torch, frozen_dtype), self.losses, fewest_dims=2)  # autocast rounds these at every use anyway
         self.unet = unet
         self.scheduler = scheduler
         self.optimizer = optimizer
@@ -63,10 +69,7 @@ class UNetModule(LightningModule):
         self.num_inference_steps = num_inference_steps
         self.guidance_scale = guidance_scale
         if gradient_checkpointing:
-            self.losses.checkpointing = True
-            for network in (self.unet, self.autoencoder):
-                if network._supports_gradient_checkpointing:  # of diffusers; the linear autoencoder keeps nothing
-                    network.enable_gradient_checkpointing()
+            enable_checkpointing(self.unet, self.autoencoder, self.losses)
         for name, parameter in self.unet.named_parameters():
             parameter.requires_grad_(any(part in name for part in trainable))
 
@@ -90,5 +93,14 @@ class UNetModule(LightningModule):
         )
 
     def load_weights(self, path: str) -> None:
-        """Start from another run's U-Net; temporal modules it lacks stay. Raises: MissingWeights, WrongWeights."""
-        load_matching(self.unet, network_weights(path, "unet"), allowed_missing=("motion_modules.",))
+        """Start from another U-Net; temporal modules that one of both lacks stay as they are, or are left out.
+
+        Raises: MissingWeights, WrongWeights.
+        """
+        weights, own = network_weights(path, "unet"), self.unet.state_dict()
+        surplus = [name for name in weights if "motion_modules." in name and name not in own]
+        if surplus:
+            told = f"{len(surplus)} weights of temporal modules that this U-Net has not, such as {surplus[0]}"
+            rank_zero_warn(f"init_from={path}: left out are {told}")
+        weights = {name: weight for name, weight in weights.items() if name not in set(surplus)}
+        load_matching(self.unet, weights, allowed_missing=("motion_modules.",))

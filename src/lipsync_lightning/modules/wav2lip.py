@@ -10,7 +10,7 @@ from torch import Tensor
 from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.losses.terms import StepOutput, WeightedLosses
 from lipsync_lightning.models.wav2lip import Wav2LipGenerator
-from lipsync_lightning.models.weights_io import load_matching
+from lipsync_lightning.models.weights_io import enable_checkpointing, load_matching
 from lipsync_lightning.modules import hooks
 from lipsync_lightning.modules.weights import network_weights
 
@@ -35,7 +35,8 @@ class Wav2LipModule(LightningModule):
         """Args: gradient_checkpointing: compute what the losses compute again in backward instead of keeping it."""
         super().__init__()
         self.losses = losses
-        self.losses.checkpointing = gradient_checkpointing
+        if gradient_checkpointing:
+            enable_checkpointing(self.losses)
         self.generator = generator
         self.optimizer = optimizer
         self.schedule = schedule

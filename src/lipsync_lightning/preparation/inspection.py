@@ -14,7 +14,7 @@ from lipsync_lightning.evaluation.page import Picture, Table, write_page
 from lipsync_lightning.media.strips import film_strip, save_png
 from lipsync_lightning.media.video import decode_windows
 from lipsync_lightning.preparation.ledger import KEPT, REJECTED, SCORES, Row, read_ledger
-from lipsync_lightning.shards.format import SPLITS, Sidecar, shard_paths
+from lipsync_lightning.shards.format import SPLITS, Sidecar, not_prepared
 from lipsync_lightning.shards.reader import MEMBERS, ClipIndex
 from lipsync_lightning.shards.verify import verify_shard
 
@@ -28,7 +28,11 @@ def inspect_shards(folder: Path) -> Path:
 
     Raises: MissingShards, if there are none; BrokenShard, after all that, if anything is wrong.
     """
-    paths = {f"{split}/{path.stem}": path for split in SPLITS for path in shard_paths(folder, split)}
+    files = [file for split in SPLITS for suffix in ("tar", "json") for file in (folder / split).glob(f"*.{suffix}")]
+    files.sort(key=lambda file: (SPLITS.index(file.parent.name), file.stem))
+    paths = {f"{file.parent.name}/{file.stem}": file.with_suffix(".tar") for file in files}
+    if not any((folder / split).is_dir() for split in SPLITS):
+        raise not_prepared(folder)
     if not paths:
         raise MissingShards(f"no shard (.tar) in {folder}; inspect the folder that `prepare` wrote as out=")
     shards, faults = _read_through(paths)

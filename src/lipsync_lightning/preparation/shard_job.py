@@ -140,7 +140,6 @@ def use_one_thread() -> None:
 
 def _begin() -> None:
     """Begin a worker. It waits on a pipe of which it holds both ends, so it would outlive a parent that was killed."""
-
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -180,28 +180,6 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def shard_paths(folder: Path, split: str) -> list[Path]:
-    """Return where the shards of a split of a local data set lie, or should by their sidecars, sorted.
-
-    Raises: MissingShards, if the folder is not a prepared data set.
-    """
-    if not any((folder / each).is_dir() for each in SPLITS):
-        raise not_prepared(folder)
-    files = [path for suffix in ("tar", "json") for path in (folder / split).glob(f"*.{suffix}")]
-    return sorted({path.with_suffix(".tar") for path in files})
-
-
-def find_shards(folder: str | Path, split: str, clip: ClipSpec) -> list[Sidecar]:
-    """Return the non-empty shards of one split of a local data set, sorted by name.
-
-    Raises: MissingShards, if the folder is not a prepared data set; BrokenShard, if any shard is bad; ClipMismatch.
-    """
-    shards = [read_sidecar(path) for path in shard_paths(Path(folder), split)]
-    for shard in shards:
-        shard.require_fits(shard.path.stat().st_size if shard.path.exists() else None, clip)
-    return [shard for shard in shards if shard.num_samples > 0]
-
-
 def not_prepared(folder: object) -> MissingShards:
     return MissingShards(
         f"no shards at {folder} (no {' or '.join(SPLITS)} folder there); make them with: "

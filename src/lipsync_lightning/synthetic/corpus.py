@@ -32,8 +32,8 @@ class ClipPlan:
     """All that decides one clip. Clips of one person share looks and voice, not words."""
 
     seed: int
-    person: int
-    clip: int
+    person: int = 0
+    clip: int = 0
     seconds: float
     leak: float
     fps: int
@@ -107,14 +107,7 @@ def write_corpus(
     """
     out.mkdir(parents=True, exist_ok=True)
     every_clip = ClipPlan(
-        seed=seed,
-        person=0,
-        clip=0,
-        seconds=seconds,
-        leak=leak,
-        fps=_FPS,
-        size=size,
-        max_offset_frames=max_offset_frames,
+        seed=seed, seconds=seconds, leak=leak, fps=_FPS, size=size, max_offset_frames=max_offset_frames
     )
     plans = [replace(every_clip, person=person, clip=clip) for person in people for clip in range(clips_per_person)]
     missing = [plan for plan in plans if not _is_whole(out, plan)]
