@@ -134,14 +134,14 @@ def as_on_a_gpu() -> Iterator[None]:
 
 
 @contextmanager
-def without_files(config: DictConfig) -> Iterator[None]:
+def without_files() -> Iterator[None]:
     """Networks of the released shapes in place of those whose weights lie in files."""
 
     def syncnet(*, path: str, **_: Any) -> StableSyncNet:
-        latent = OmegaConf.load(CONF_DIR / "models" / "syncnet" / "stable_16px_attn.yaml")
+        shape = OmegaConf.load(CONF_DIR / "models" / "syncnet" / "stable_16px_attn.yaml")
         if "latent" in path:
-            latent = compose("train", overrides=["+experiment=syncnet_latent"]).module.syncnet
-        return frozen(build(latent))
+            shape = compose("train", overrides=["+experiment=syncnet_latent"]).module.syncnet
+        return frozen(build(shape))
 
     def videomae(*, num_frames: int, **_: Any) -> VideoMAEFeatures:
         sizes = dict(released.VIDEOMAE_CONFIG)
@@ -203,7 +203,7 @@ def measured(config: DictConfig, wanted: Sequence[str] = WHAT) -> list[dict[str,
     if "frozen_dtype" in config.module:
         config.module.frozen_dtype = "bfloat16"  # as where GPUs are
     rows: list[dict[str, Any]] = []
-    with FakeTensorMode(allow_non_fake_inputs=True), without_files(config), as_on_a_gpu():
+    with FakeTensorMode(allow_non_fake_inputs=True), without_files(), as_on_a_gpu():
         module: Any = build(config.module)
         module.log = module.log_dict = lambda *_, **__: None
         for metric in (each for each in module.modules() if hasattr(each, "nan_strategy")):

@@ -62,10 +62,21 @@ def test_a_named_checkpoint_must_be_there(used_run: Path):
         (["+experiment=demo/syncnet", "demo_dir=none"], ["error: no shards at none/shards", "out=none/shards"]),
         (["+experiment=demo/syncnet", "run_dir=run"], ["already holds a run"]),
         (["+experiment=demo/syncnet", "run_dir=run", "ckpt_path=nowhere.ckpt"], ["is not a file"]),
+        (["+experiment=demo/syncnet", "demo_dir=none", "ckpt_path=weights.pt"], ["error: no shards at none/shards"]),
     ],
-    ids=["experiment", "misspelt", "misspelt and added", "lost callback", "no shards", "used run", "no checkpoint"],
+    ids=[
+        "experiment",
+        "misspelt",
+        "misspelt and added",
+        "lost callback",
+        "no shards",
+        "used run",
+        "no checkpoint",
+        "no step",
+    ],
 )
 def test_what_cannot_be_meant_is_refused_in_a_sentence(command_line: CommandLine, used_run: Path, arguments, refused):
+    torch.save({"weight": torch.zeros(1)}, used_run.parent / "weights.pt")
     told = command_line.refusal(main, *arguments)
     assert [part for part in refused if part not in told] == []
 

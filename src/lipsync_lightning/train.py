@@ -24,12 +24,7 @@ from lipsync_lightning.callbacks.stop_on_signal import StopOnSignal
 from lipsync_lightning.cli import build, entry_point, one_sentence
 from lipsync_lightning.errors import BadConfig, LipSyncError, WouldOverwrite
 from lipsync_lightning.models.weights_io import read_file
-from lipsync_lightning.modules.weights import (
-    RUN_CONFIG,
-    newest_checkpoint,
-    newest_readable_checkpoint,
-    require_weights,
-)
+from lipsync_lightning.modules.weights import RUN_CONFIG, newest_checkpoint, newest_readable_checkpoint, require_weights
 
 _MEANT_SO = (  # what Lightning doubts
     ".*does not have many workers.*",
@@ -112,7 +107,9 @@ def main(config: DictConfig) -> None:
     for message in _MEANT_SO:
         warnings.filterwarnings("ignore", message=message)
     checkpoint = checkpoint_to_resume(config.ckpt_path, run_dir)
-    if checkpoint is not None and 0 <= config.trainer.max_steps <= (step := read_file(checkpoint)["global_step"]):
+    if checkpoint is not None and 0 <= config.trainer.max_steps <= (
+        step := read_file(checkpoint).get("global_step", -1)
+    ):
         reached = f"{run_dir} is at step {step} of trainer.max_steps={config.trainer.max_steps}; give more to go on"
         if not all((run_dir / name).is_dir() for name in config.networks):
             raise BadConfig(f"{reached} and to save its networks, which were not saved")

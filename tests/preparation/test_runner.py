@@ -312,7 +312,9 @@ def test_frames_past_the_sound_are_cut_off(tmp_path: Path):
     write_video(tmp_path / "raw" / "v.mp4", 20, sound_of(15.5))
     prepared(tmp_path / "raw", tmp_path / "out", sources_per_shard=2)
     (sample,) = samples(tmp_path / "out" / "train" / "000000.tar").values()
-    assert json.loads(sample["json"])["num_frames"] == 15
+    assert len(decode_window(sample["mp4"], 0, 15)) == json.loads(sample["json"])["num_frames"]
+    with pytest.raises(ClipTooShort):
+        decode_window(sample["mp4"], 0, 16)
     assert len(decode_flac(sample["flac"])) == 15 * 640
 
 

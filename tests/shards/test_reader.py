@@ -207,3 +207,11 @@ def test_a_split_may_be_missing_a_data_set_may_not(flaky: Flaky, tmp_path: Path,
             survey(url, "train", tiny_clip, MEMBERS)
     with pytest.raises(ClipMismatch, match="resolution 32 against 64"):
         survey(URL, "train", ClipSpec(**(tiny_clip.as_dict() | {"resolution": 64})), MEMBERS)
+
+
+def test_a_folder_may_begin_with_the_users_home(tmp_path: Path, tiny_clip: ClipSpec, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_shard(tmp_path / "mine" / "train" / "0.tar", [FinishedClip("d/0", 9, {"mp4": b"mp4"})], clip=tiny_clip)
+    good, bad = survey("~/mine", "train", tiny_clip, ["mp4"])
+    assert ClipIndex(list(good.values()), members=["mp4"]).read(0)["mp4"] == b"mp4"
+    assert not bad
