@@ -8,12 +8,15 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lipsync_lightning.modules.hooks import FusedAdamW
+
 
 class Line(LightningModule):
     """A line that learns; `seen` holds its weight at the start of each step."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fused: bool = False) -> None:
         super().__init__()
+        self.optimizer_class = FusedAdamW if fused else torch.optim.AdamW
         self.layer = nn.Linear(1, 1)
         self.seen: list[float] = []
 
@@ -22,7 +25,7 @@ class Line(LightningModule):
         return (self.layer(torch.ones(1, 1)) * batch["factor"]).mean()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=0.1)
+        return self.optimizer_class(self.parameters(), lr=0.1)
 
 
 def fit(
@@ -34,9 +37,14 @@ def fit(
     **changes: Any,
 ) -> Trainer:
     """Train quietly on the CPU, one epoch if not told otherwise, and return the trainer."""
-    settings = {"max_epochs": 1, "enable_checkpointing": False, "logger": False, "num_sanity_val_steps": 0, **changes}
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(accelerator="cpu", callbacks=list(callbacks), **quiet, **settings)
+    quiet = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "logger": False,
+    }
+    settings = {"max_epochs": 1, "num_sanity_val_steps": 0, **quiet, **changes}
+    trainer = Trainer(accelerator="cpu", callbacks=list(callbacks), **settings)
     trainer.fit(module, batches, val, ckpt_path=ckpt_path, weights_only=True)
     return trainer
 

@@ -7,9 +7,11 @@ import pytest
 
 PACKAGE = "lipsync_lightning"
 ROOT = Path(__file__).parents[1] / "src" / PACKAGE
-ENTRY_POINTS = {*("train", "prepare", "latents", "infer", "evaluate", "export", "synthesize", "report", "demo", "cli")}
+ENTRY_POINTS = {
+    *("train", "prepare", "latents", "infer", "evaluate", "export", "synthesize", "report", "demo", "cli", "forecast")
+}
 LAYERS: tuple[set[str], ...] = (
-    {"clip", "errors", "files", "shapes"},
+    {"clip", "errors", "files", "shapes", "metering"},
     {"media", "synthetic"},
     {"models", "diffusion", "losses"},
     {"shards", "evaluation"},

@@ -32,10 +32,9 @@ def encode(autoencoder: Any, video: Tensor, generators: Sequence[torch.Generator
 
     Args: generators: one per clip, for autoencoders that draw their latents; None draws from torch's global one.
     """
-    of_frames = None if generators is None else [own for own in generators for _ in range(video.shape[1])]
     frames_NCHW = rearrange(video, "b t c h w -> (b t) c h w").to(autoencoder.dtype)
     with own_precision(autoencoder, video):
-        latents_NCHW = autoencoder.encode(frames_NCHW, of_frames).float()
+        latents_NCHW = autoencoder.encode(frames_NCHW, generators).float()
     return rearrange(latents_NCHW, "(b t) c h w -> b t c h w", b=len(video))
 
 

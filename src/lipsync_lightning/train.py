@@ -23,6 +23,7 @@ from torch.distributed import DistError
 from lipsync_lightning.callbacks.stop_on_signal import StopOnSignal
 from lipsync_lightning.cli import build, entry_point, one_sentence
 from lipsync_lightning.errors import BadConfig, LipSyncError, WouldOverwrite
+from lipsync_lightning.forecast import fit_to, require_fitting
 from lipsync_lightning.models.weights_io import read_file
 from lipsync_lightning.modules.weights import RUN_CONFIG, newest_checkpoint, newest_readable_checkpoint, require_weights
 
@@ -67,10 +68,15 @@ def warn_if_target_differs(init_from: str, config: DictConfig) -> None:
 
 
 def build_trainer(config: DictConfig) -> Trainer:
-    """Return the trainer with its callbacks and loggers. Raises: BadConfig, if it cannot run in a sweep."""
+    """Return the trainer with its callbacks and loggers. Raises: BadConfig, if it cannot run as it should."""
+    if config.trainer.precision in ("bf16-true", "16-true"):
+        keep = "weights and the noise schedule have no room in half precision"
+        raise BadConfig(f"trainer.precision={config.trainer.precision}: {keep}; give bf16-mixed, 16-mixed or 32-true")
     callbacks, loggers = build(config.callbacks), build(config.logger)
     if not loggers:
         callbacks.pop("learning_rate", None)  # Lightning's monitor refuses to run without a logger
+    if config.trainer.get("enable_progress_bar") is False:
+        callbacks.pop("progress", None)  # nor does its bar
     trainer: Any = build(config.trainer, callbacks=list(callbacks.values()), logger=list(loggers.values()))
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if in_sweep and trainer.world_size > 1 and isinstance(trainer.strategy.cluster_environment, LightningEnvironment):
@@ -115,6 +121,12 @@ def main(config: DictConfig) -> None:
             raise BadConfig(f"{reached} and to save its networks, which were not saved")
         rank_zero_only(print)(reached)
         return
+    if "profile" in config:
+        rank_zero_only(print)(fit_to(config, config.profile))
+    if config.get("memory", "forecast") != "forecast":
+        raise BadConfig(f"memory={config.memory}: +memory=forecast says what a step needs; nothing else is known")
+    if "memory" in config:
+        rank_zero_only(print)(require_fitting(config))
     init_from = config.init_from if checkpoint is None else None
     seed_everything(config.seed, workers=True, verbose=False)
     for name, callback in config.callbacks.items():

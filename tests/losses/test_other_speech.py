@@ -27,7 +27,6 @@ def step_of():
         return StepOutput(
             prediction=UNKNOWN[:num_clips],
             frames=UNKNOWN[:num_clips],
-            timesteps=torch.randint(1000, (num_clips,)),
             noise=torch.randn(num_clips, 4, 3, 8, 8),
             audio=torch.randn(num_clips, 4, 3, 8),
             mel=torch.randn(num_clips, 1, 80, 13),

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ class MeanDifference(Loss):
     def reads(self, step: StepOutput) -> tuple[Tensor, ...]:
         return step.frames_pred, step.frames
 
-    def clips(self, step: StepOutput) -> Tensor | None:
+    def clips(self, step: StepOutput) -> np.ndarray | None:
         return step.has_audio if self.of_sound else None
 
     def forward(self, generated: Tensor, real: Tensor) -> Tensor:
@@ -27,8 +28,8 @@ def video_step(num_clips: int = 3) -> StepOutput:
     """Clip k differs from zero by k everywhere, and by 10 more in odd frames."""
     frames = torch.arange(float(num_clips)).reshape(-1, 1, 1, 1, 1).expand(num_clips, 4, 3, 2, 2).clone()
     frames[:, 1::2] += 10
-    sound = torch.tensor([False, True, False])
-    timesteps = torch.tensor([5, 500, 999])
+    sound = np.array([False, True, False])
+    timesteps = np.array([5, 500, 999])
     return StepOutput(
         frames_pred=frames.requires_grad_(), frames=torch.zeros_like(frames), has_audio=sound, timesteps=timesteps
     )

@@ -60,7 +60,7 @@ def test_a_fitted_linear_autoencoder_is_still_fitted_after_saving(tmp_path):
 def test_stable_diffusion_latents_are_scaled_samples_of_the_posterior(stable_diffusion: StableDiffusionAutoencoder):
     frames = smooth_frames(2)
     posterior = stable_diffusion.vae.encode(frames).latent_dist
-    latents = stable_diffusion.encode(frames, torch.Generator().manual_seed(3))
+    latents = stable_diffusion.encode(frames, [torch.Generator().manual_seed(3)])
     noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(latents, 0.18215 * (posterior.mean + posterior.std * noise))
     assert latents.shape == (2, stable_diffusion.latent_channels, *[32 // stable_diffusion.downscale] * 2)
@@ -78,7 +78,7 @@ def test_stable_diffusions_folder_is_that_of_a_plain_vae(tmp_path, stable_diffus
 def test_frames_in_pieces_have_the_same_latents_frames_and_gradients(stable_diffusion, again):
     frames, found = smooth_frames(7), []
     for stable_diffusion.frames_at_a_time in (7, 3):
-        latents = stable_diffusion.encode(frames, torch.Generator().manual_seed(1)).detach().requires_grad_()
+        latents = stable_diffusion.encode(frames, [torch.Generator().manual_seed(1)]).detach().requires_grad_()
         decoded = stable_diffusion.decode(latents)
         decoded.square().sum().backward()
         found.append((latents.detach(), decoded.detach(), latents.grad))

@@ -47,6 +47,13 @@ def test_clips_of_a_batch_do_not_see_each_other():
     torch.testing.assert_close(together[1:], unet(sample[1:], timestep[1:], audio[1:]), rtol=1e-5, atol=1e-6)
 
 
+def test_more_positions_than_attention_takes_at_once_are_attended_to_in_pieces(monkeypatch):
+    unet, given = random_unet(motion="all"), clip_inputs()
+    expected = unet(*given)
+    monkeypatch.setattr("lipsync_lightning.models.unet._MOST_SEQUENCES", 7)
+    torch.testing.assert_close(unet(*given), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_frames_of_a_clip_share_their_norms_without_temporal_modules():
     unet, (sample, timestep, audio) = random_unet(motion="none"), clip_inputs()
     changed = sample.clone()

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from lightning import LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
@@ -86,7 +86,7 @@ def denoised() -> Callable[..., StepOutput]:
     """A function of a module and a batch: what the losses of a step would read, with the sound of every clip."""
 
     def denoise(module: UNetModule, batch: Any) -> StepOutput:
-        has_audio = torch.ones_like(batch["seed"], dtype=torch.bool)
+        has_audio = np.ones(len(batch["seed"]), dtype=bool)
         return module.denoise(batch, has_audio, ClipRNG(batch["seed"], "cpu"))  # pyright: ignore[reportCallIssue]
 
     return denoise

@@ -9,7 +9,7 @@ SEEDS = torch.tensor([3, 1 << 61, 7, 8])
 @pytest.mark.parametrize("draw", [lambda rng: rng.normal((2, 3)), lambda rng: rng.integers(1000), ClipRNG.uniform])
 def test_a_clip_draws_the_same_in_any_batch_and_another_clip_something_else(draw):
     whole = draw(ClipRNG(SEEDS, "cpu"))
-    assert torch.equal(whole[[2, 1]], draw(ClipRNG(SEEDS[[2, 1]], "cpu")))
+    assert bool((whole[[2, 1]] == draw(ClipRNG(SEEDS[[2, 1]], "cpu"))).all())
     assert len({tuple(row.flatten().tolist()) for row in whole}) == len(SEEDS)
 
 

@@ -110,7 +110,7 @@ def test_a_latent_syncnet_sees_the_latents_of_whole_faces(make_module, make_clip
 def test_latents_that_are_drawn_belong_to_the_clip_and_not_to_the_batch(
     make_module, make_clip_batch, tiny_autoencoder, monkeypatch
 ):
-    draw = lambda frames, own: torch.randn(len(frames), 4, 8, 8, generator=own)  # noqa: E731
+    draw = lambda frames, own: torch.randn(len(frames), 4, 8, 8, generator=own[0])  # noqa: E731
     monkeypatch.setattr(tiny_autoencoder, "encode", draw)
     syncnet, batch = RecordingSyncNet(), make_clip_batch(3)
     module = make_module(syncnet, tiny_autoencoder)

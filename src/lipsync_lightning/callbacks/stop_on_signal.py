@@ -4,7 +4,9 @@ import signal
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import distributed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -24,13 +26,18 @@ class StopOnSignal(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.received = self.stopped_by = None
+        # Ranks ask each other on the host: over NCCL every step would wait for the GPU.
+        self.ranks = distributed.new_group(backend="gloo") if distributed.is_initialized() else None
         for number in SIGNALS:
             signal.signal(number, self._receive)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+        heard = torch.tensor(self.received is not None, dtype=torch.int32)
+        if self.ranks is not None:
+            distributed.all_reduce(heard, distributed.ReduceOp.MAX, group=self.ranks)
+        if heard.numpy():
             self.stopped_by = self.received or signal.SIGTERM  # another rank received it
             trainer.should_stop = True
 

@@ -8,37 +8,18 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.throughput import get_available_flops
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+
+from lipsync_lightning.metering import CountingOperations
 
 _KIB, _GIB, _TERA = 1024, 1024**3, 1e12
 _COMPUTED_IN = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32, "64": torch.float64}
-
-
-class CountingOperations(TorchDispatchMode):
-    """Adds up in `flops`, by PyTorch's formulas, the multiplications and additions of what is computed inside.
-
-    PyTorch's own FlopCounterMode decomposes some operations, such as the gradient of SiLU, and so changes their last
-    bits: a resumed run, which counts anew, would not end like one that was never stopped. This changes nothing.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(getattr(func, "_overloadpacket", func))
-        if formula is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=out)
-        return out
 
 
 class ThroughputLog(Callback):
     """Logs `vitals/...` every few batches. Lightning's ThroughputMonitor knows no waiting and counts no operations.
 
     - `windows_per_second`: of all ranks, waiting included; validation and checkpoints are not.
-    - `data_wait_share`: of that time, the share between the end of a batch and the start of the next.
+    - `data_wait_share`: of that time, the share in which the device had nothing to do until the next batch was there.
     - `peak_memory_gib`: of the GPU, or without one of the process.
     - `tflops_per_step`: of one rank, counted in the first batch, which is not timed: matrix products, convolutions and
       attention, forward and backward, frozen networks included; what checkpointing computes twice counts twice.
@@ -57,13 +38,16 @@ class ThroughputLog(Callback):
         self.peak_flops = known if self.peak_tflops is None else self.peak_tflops * _TERA
         self.flops_per_batch: int | None = None  # until the first batch has been counted
         self.ended: float | None = None  # when the batch before did, if nothing but waiting for data followed
-        self.waited = self.computed = 0.0
+        self.computing: torch.cuda.Event | None = None  # what marks the end of the batch before on a GPU
+        self.seconds = self.waited = 0.0
         self.windows = self.batches = 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.started = perf_counter()
         if self.ended is not None:
-            self.waited += self.started - self.ended
+            self.seconds += self.started - self.ended
+            if self.computing is None or self.computing.query():  # it has done all it was given
+                self.waited += self.started - self.ended
         if self.flops_per_batch is None:
             self.counter = CountingOperations()
             self.counter.__enter__()
@@ -71,18 +55,22 @@ class ThroughputLog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.windows += len(batch["id"]) * trainer.world_size
+        self.batches += 1
         if torch.cuda.is_available():
-            torch.cuda.synchronize()  # or the time would be that of asking for the work, not of doing it
+            self.computing = torch.cuda.Event()
+            self.computing.record()
+            if self.batches == self.every_num_batches or self.counter is not None:
+                self.computing.synchronize()  # or the time would be that of asking for the work, not of doing it
         self.ended = perf_counter()
         if self.counter is not None:
             self._stop_counting()
+            self.windows = self.batches = 0
             return
-        self.computed += self.ended - self.started
-        self.windows += len(batch["id"]) * trainer.world_size
-        self.batches += 1
+        self.seconds += self.ended - self.started
         if self.batches == self.every_num_batches:
             self._log(trainer, pl_module)
-            self.waited = self.computed = 0.0
+            self.seconds = self.waited = 0.0
             self.windows = self.batches = 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,13 +88,12 @@ class ThroughputLog(Callback):
             self.flops_per_batch, self.counter = self.counter.flops, None
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        seconds = self.computed + self.waited
-        pl_module.log("vitals/windows_per_second", self.windows / seconds)
-        pl_module.log("vitals/data_wait_share", self.waited / seconds)
+        pl_module.log("vitals/windows_per_second", self.windows / self.seconds)
+        pl_module.log("vitals/data_wait_share", self.waited / self.seconds)
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else _KIB)
         peak_memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident
         pl_module.log("vitals/peak_memory_gib", peak_memory / _GIB)
         if self.flops_per_batch:  # a closed-form fit multiplies nothing
             pl_module.log("vitals/tflops_per_step", self.flops_per_batch * trainer.accumulate_grad_batches / _TERA)
             if self.peak_flops is not None:
-                pl_module.log("vitals/mfu", self.flops_per_batch * self.batches / seconds / self.peak_flops)
+                pl_module.log("vitals/mfu", self.flops_per_batch * self.batches / self.seconds / self.peak_flops)

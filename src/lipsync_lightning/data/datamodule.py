@@ -103,6 +103,12 @@ class ClipDataModule(LightningDataModule):
         windows, order = self._windows(shards, "heldout", shuffle_buffer=0)
         return self._loader(windows, order.one_pass(self.batch_size))
 
+    def transfer_batch_to_device(
+        self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Return the batch on the device, but for the seeds, which are read on the host."""
+        return {**super().transfer_batch_to_device(batch, device, dataloader_idx), "seed": batch["seed"]}
+
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Return the batch with frames in [-1, 1], all numbers in float32, and with what all windows share.
 

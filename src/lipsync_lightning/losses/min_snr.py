@@ -1,5 +1,6 @@
 """The diffusion target, timesteps weighted by how much there is to learn at them."""
 
+import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from einops import rearrange
 from torch import Tensor
@@ -21,7 +22,7 @@ class MinSNRLoss(Loss):
         self.gamma = gamma
 
     def reads(self, step: StepOutput) -> tuple[Tensor, ...]:
-        return step.prediction, step.target, step.timesteps
+        return step.prediction, step.target, torch.from_numpy(step.timesteps).to(step.target.device, non_blocking=True)
 
     def forward(self, prediction: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
         """Return the scalar loss of (B, T, C, h, w) predictions at the timesteps (B,)."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
@@ -36,13 +37,13 @@ class OtherSpeechSyncLoss(SyncLoss):
                 f"a loss term borrows the speech of other clips, all {len(step.ids)} windows of a batch are of "
                 f"{step.ids[0]}; set data.batch_size to 2 or more, above data.samples.windows_per_clip"
             )
-        last = torch.full_like(step.timesteps, self.scheduler.config["num_train_timesteps"] - 1)
+        num_timesteps = self.scheduler.config["num_train_timesteps"]
+        last = torch.full((len(step.ids),), num_timesteps - 1, device=step.noise.device)
         prediction = step.predict(step.noise, last, step.audio[lender_of])
         return step.decode(predict_clean(self.scheduler, prediction, step.noise, last)), step.mel[lender_of]
 
-    def clips(self, step: StepOutput) -> Tensor:
-        borrows = [lender != own for own, lender in enumerate(lenders(step.ids))]
-        return torch.tensor(borrows, device=step.noise.device)
+    def clips(self, step: StepOutput) -> np.ndarray:
+        return np.array([lender != own for own, lender in enumerate(lenders(step.ids))])
 
 
 def lenders(ids: Sequence[str]) -> list[int]:

@@ -1,5 +1,6 @@
 """SyncNet supervision: how little a frozen SyncNet believes that generated lips and sound belong together."""
 
+import numpy as np
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
@@ -25,7 +26,7 @@ class LatentSyncLoss(Loss):
     def reads(self, step: StepOutput) -> tuple[Tensor, ...]:
         return step.clean_pred, step.mel
 
-    def clips(self, step: StepOutput) -> Tensor:
+    def clips(self, step: StepOutput) -> np.ndarray:
         return step.has_audio  # what was made without sound need not fit it
 
     def forward(self, frames: Tensor, mel: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from math import isfinite
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,9 +20,9 @@ class StepOutput(SimpleNamespace):
     prediction: Tensor  # latents: what the U-Net said, noise or velocity as the schedule has it
     target: Tensor  # latents: what it should have said
     clean_pred: Tensor  # latents: the one-step estimate
-    timesteps: Tensor  # (B,), int64
+    timesteps: np.ndarray  # (B,), int64; this and the next are on the host
     noise: Tensor  # latents
-    has_audio: Tensor  # (B,), bool: False where the sound was dropped
+    has_audio: np.ndarray  # (B,), bool: False where the sound was dropped
     frames: Tensor  # the real ones
     frames_pred: Tensor  # those of `clean_pred`, decoded once, and only if a loss looks at them
     mel: Tensor  # (B, 1, M, L), heard during the frames
@@ -47,8 +48,8 @@ class Loss(nn.Module, ABC):
     def reads(self, step: StepOutput) -> tuple[Tensor, ...]:
         """Return the fields of a step that are the arguments of `forward`."""
 
-    def clips(self, step: StepOutput) -> Tensor | None:
-        """Return which clips (B,), bool, it may look at; None means all."""
+    def clips(self, step: StepOutput) -> np.ndarray | None:
+        """Return which clips (B,), bool, it may look at; None means all. It is asked on the host."""
         return None
 
 
@@ -91,9 +92,10 @@ class WeightedLoss(nn.Module):
         if self.timesteps is not None:
             in_range_B = (step.timesteps >= self.timesteps[0]) & (step.timesteps <= self.timesteps[1])
             counts_B = in_range_B if counts_B is None else counts_B & in_range_B
-        if counts_B is not None and not bool(counts_B.all()):
-            inputs = tuple(tensor[counts_B] for tensor in inputs)
-            if not bool(counts_B.any()):  # zero, but in the graph, as on the other ranks
+        if counts_B is not None and not counts_B.all():
+            kept = torch.from_numpy(counts_B.nonzero()[0])
+            inputs = tuple(tensor[kept.to(tensor.device, non_blocking=True)] for tensor in inputs)
+            if not len(kept):  # zero, but in the graph, as on the other ranks
                 return torch.stack([tensor.sum() * 0.0 for tensor in inputs]).sum()
         return self.loss(*(each[:, :: self.every_nth_frame] if each.ndim == 5 else each for each in inputs))
 

@@ -1,6 +1,7 @@
 """Between frames and the latents that the U-Net works on."""
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol, Self, cast
 
@@ -8,7 +9,6 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils.torch_utils import randn_tensor
 from einops import einsum, rearrange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -18,7 +18,7 @@ from lipsync_lightning.errors import BadConfig, ClipMismatch, MissingWeights
 RGB = 3
 _SMALLEST_STD = 1e-6  # of a latent channel, in pixel values; below it the channel is constant and must not be blown up
 
-Generators = torch.Generator | list[torch.Generator] | None  # one for all frames, one for each, or the global one
+Generators = Sequence[torch.Generator] | None  # each draws for an equal share of the frames; None: the global one
 
 
 class Autoencoder(Protocol):
@@ -42,7 +42,10 @@ class Autoencoder(Protocol):
 
 def drawn(mean: Tensor, std: Tensor, generator: Generators) -> Tensor:
     """Return latents of a posterior (N, C, h, w), as `encode` draws them."""
-    return mean + std * randn_tensor(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+    own = [None] if generator is None else generator
+    shape = (len(mean) // len(own), *mean.shape[1:])
+    noise = [torch.randn(shape, generator=each, device=mean.device, dtype=mean.dtype) for each in own]
+    return mean + std * torch.cat(noise)
 
 
 class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
@@ -73,7 +76,7 @@ class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
 
         Args:
             frames: (N, 3, H, W) in [-1, 1].
-            generator: of the sample; a list has one for each frame.
+            generator: of the sample.
         Source: LatentSync trains and runs on samples; the scale is that of arXiv 2112.10752, section G.
         """
         return drawn(*self.posterior(frames), generator)
@@ -129,6 +132,7 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
         self.register_buffer("mean", torch.zeros(num_values))
         self.register_buffer("scale", torch.ones(latent_channels))
         self.register_buffer("is_fitted", torch.tensor(False))
+        self.found_fitted = False
         self.basis: Tensor
         self.mean: Tensor
         self.scale: Tensor
@@ -154,8 +158,10 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
 
         Raises: MissingWeights, before it is fitted. ClipMismatch, if patches do not cover the frames.
         """
-        if not self.is_fitted:
-            raise MissingWeights("the linear autoencoder is not fitted; call `fit_from_moments` or load a fitted one")
+        if not self.found_fitted:  # asked once: every time, the host would wait for the device
+            if not self.is_fitted:
+                raise MissingWeights("the linear autoencoder is not fitted; call `fit_from_moments` or load one")
+            self.found_fitted = True
         _require_divisible(frames, self.downscale)
         patches_NHWP = frames_to_patches(frames, self.downscale) - self.mean
         latents_NCHW = einsum(patches_NHWP, self.basis, "n h w p, c p -> n c h w")

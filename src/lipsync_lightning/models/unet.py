@@ -21,6 +21,7 @@ from lipsync_lightning.errors import BadConfig
 
 Motion = Literal["none", "all", "up"]
 
+_MOST_SEQUENCES = 65_535  # in one call of CUDA's attention kernels: 16 windows of 512 x 512 have one more
 _HAS_MOTION = {"none": (False, False), "all": (True, True), "up": (False, True)}  # on the way (down, up)
 
 
@@ -189,7 +190,8 @@ class TemporalTransformer(nn.Module):
         height, width = frames_NCHW.shape[-2:]
         hidden_PTC = self.proj_in(rearrange(self.norm(frames_NCHW), "(b t) c h w -> (b h w) t c", t=num_frames))
         for block in self.transformer_blocks:
-            hidden_PTC = block(hidden_PTC)
+            pieces = hidden_PTC.split(_MOST_SEQUENCES)
+            hidden_PTC = block(hidden_PTC) if len(pieces) == 1 else torch.cat([block(piece) for piece in pieces])
         hidden_PTC = self.proj_out(hidden_PTC)
         return frames_NCHW + rearrange(hidden_PTC, "(b h w) t c -> (b t) c h w", h=height, w=width)
 

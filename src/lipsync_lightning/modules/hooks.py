@@ -6,8 +6,9 @@ The functions of `self` become a module's hooks: `on_save_checkpoint = leave_out
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -46,11 +47,20 @@ def optimizer_with_schedule(
 
 
 def log_losses(module: LightningModule, split: str, losses: tuple[Tensor, dict[str, Tensor]], num_clips: int) -> Tensor:
-    """Log total and terms as `<split>/loss` and `<split>/loss_<term>`, averaged over ranks; return the total."""
+    """Log total and terms as `<split>/loss` and `<split>/loss_<term>`, averaged over ranks; return the total.
+
+    In training ranks average when the trainer logs, all values in one reduction: between, none waits for another.
+    """
     total, terms = losses
-    module.log(f"{split}/loss", total, prog_bar=split == "train", batch_size=num_clips, sync_dist=True)
-    values = {f"{split}/loss_{name}": value for name, value in terms.items()}
-    module.log_dict(values, batch_size=num_clips, sync_dist=True)
+    names = [f"{split}/loss", *(f"{split}/loss_{name}" for name in terms)]
+    values = torch.stack([value.detach().float() for value in (total, *terms.values())])
+    if split == "train" and distributed.is_initialized():
+        trainer: Any = module.trainer
+        if (trainer.global_step + 1) % trainer.log_every_n_steps:
+            return total
+        values = trainer.strategy.reduce(values, reduce_op="mean")
+    logged = dict(zip(names, values.unbind(), strict=True))
+    module.log_dict(logged, batch_size=num_clips, sync_dist=split == "val")
     return total
 
 

@@ -2,26 +2,36 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 class ClipRNG:
-    """Draws for the B clips of a batch, each from a generator of its own."""
+    """Draws for the B clips of a batch, each from generators of its own.
+
+    Noise is drawn on the device. What a step decides by, timesteps and dropped sound, is drawn on the host: it is the
+    same on every device, and no decision waits for a GPU.
+    """
 
     def __init__(self, seeds: Tensor, device: torch.device | str) -> None:
-        """Args: seeds: (B,), int64."""
+        """Args: seeds: (B,), int64, on the host."""
         self.device = device
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds.tolist()]
+        self._of_host = [np.random.default_rng(seed) for seed in seeds.tolist()]
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Return (B, *shape), float32, standard normal."""
         return torch.stack([torch.randn(*shape, generator=own, device=self.device) for own in self.generators])
 
-    def integers(self, high: int) -> Tensor:
+    def integers(self, high: int) -> np.ndarray:
         """Return (B,), int64 from 0 to `high` - 1."""
-        return torch.cat([torch.randint(high, (1,), generator=own, device=self.device) for own in self.generators])
+        return np.array([own.integers(high) for own in self._of_host])
 
-    def uniform(self) -> Tensor:
+    def uniform(self) -> np.ndarray:
         """Return (B,) in [0, 1)."""
-        return torch.cat([torch.rand(1, generator=own, device=self.device) for own in self.generators])
+        return np.array([own.random() for own in self._of_host])
+
+    def on_device(self, drawn: np.ndarray) -> Tensor:
+        """Return what was drawn on the host as a tensor of the device, without waiting for it."""
+        return torch.from_numpy(drawn).to(self.device, non_blocking=True)

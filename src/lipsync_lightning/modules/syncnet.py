@@ -74,7 +74,7 @@ class SyncNetModule(LightningModule):
         else:  # clip by clip: a batch of SyncNet has thousands of frames
             clips = zip(batch["frames"], ClipRNG(batch["seed"], self.device).generators, strict=True)
             with torch.no_grad():
-                lips_BTCHW = torch.stack([self.autoencoder.encode(frames, own) for frames, own in clips]).float()
+                lips_BTCHW = torch.stack([self.autoencoder.encode(frames, [own]) for frames, own in clips]).float()
         return self.syncnet(rearrange(lips_BTCHW, "b t c h w -> b (t c) h w"), batch["mel"])
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
@@ -90,7 +90,7 @@ class SyncNetModule(LightningModule):
         pairs = torch.stack(similarity.matching_and_foreign(vision_BD.detach(), audio_BD.detach()))
         recent = torch.cat([self.recent_similarity, pairs.to(self.recent_similarity)], dim=1)
         self.recent_similarity = recent[:, -RECENT_PAIRS:]
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss.detach())
         return loss
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:

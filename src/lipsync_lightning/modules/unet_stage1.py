@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -30,10 +31,10 @@ class UNetStage1Module(UNetModule):
 
     def validation_step(self, batch: ClipBatch | LatentBatch, batch_idx: int) -> None:
         rng = ClipRNG(batch["seed"], self.device)  # the same draws at every validation
-        step = self.denoise(batch, torch.ones_like(batch["seed"], dtype=torch.bool), rng)
+        step = self.denoise(batch, np.ones(len(batch["seed"]), dtype=bool), rng)
         log_losses(self, "val", self.losses(step), len(batch["seed"]))
 
-    def denoise(self, batch: Any, has_audio: Tensor, rng: ClipRNG) -> StepOutput:
+    def denoise(self, batch: Any, has_audio: np.ndarray, rng: ClipRNG) -> StepOutput:
         """Noise the target frames, let the U-Net undo it, and return what the losses read.
 
         Args: has_audio: (B,), bool; the other clips are denoised without sound.
@@ -49,13 +50,14 @@ class UNetStage1Module(UNetModule):
         conditioning = diffusion.Conditioning(mask, masked, reference)
 
         noise = diffusion.mix_noise(rng.normal(clean.shape[1:]), rng.normal(clean.shape[1:]), self.mixed_noise_alpha)
-        timesteps_B = rng.integers(self.scheduler.config["num_train_timesteps"])
+        timesteps = rng.integers(self.scheduler.config["num_train_timesteps"])
+        timesteps_B = rng.on_device(timesteps)
         noisy = self.scheduler.add_noise(clean, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
 
-        audio = batch["audio"] * rearrange(has_audio, "b -> b 1 1 1")
+        audio = batch["audio"] * rearrange(rng.on_device(has_audio), "b -> b 1 1 1")
         prediction = diffusion.predict(self.unet, conditioning, noisy, timesteps_B, audio)
         target = diffusion.training_target(self.scheduler, clean, noise, timesteps_B)
-        return StepOutput(prediction=prediction, target=target, timesteps=timesteps_B, has_audio=has_audio)
+        return StepOutput(prediction=prediction, target=target, timesteps=timesteps, has_audio=has_audio)
 
 
 @torch.no_grad()
@@ -71,9 +73,8 @@ def stored_latents(batch: LatentBatch, made_by: str, rng: ClipRNG) -> list[Tenso
                 "again with this one (python -m lipsync_lightning.latents), or train with that one"
             )
     num_frames = batch["latents"].shape[1]
-    of_frames = [own for own in rng.generators for _ in range(num_frames)]
     latents = []
     for posteriors in (batch["latents"], batch["masked_latents"], batch["reference_latents"]):
         mean_NCHW, std_NCHW = rearrange(posteriors.float(), "b t m c h w -> m (b t) c h w")
-        latents.append(rearrange(drawn(mean_NCHW, std_NCHW, of_frames), "(b t) c h w -> b t c h w", t=num_frames))
+        latents.append(rearrange(drawn(mean_NCHW, std_NCHW, rng.generators), "(b t) c h w -> b t c h w", t=num_frames))
     return latents

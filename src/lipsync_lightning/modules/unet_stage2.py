@@ -2,7 +2,7 @@
 
 from functools import partial
 
-import torch
+import numpy as np
 from einops import rearrange
 from torch import Tensor
 
@@ -25,10 +25,10 @@ class UNetStage2Module(UNetModule):
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
         rng = ClipRNG(batch["seed"], self.device)  # the same draws at every validation
-        step = self.denoise(batch, torch.ones_like(batch["seed"], dtype=torch.bool), rng)
+        step = self.denoise(batch, np.ones(len(batch["seed"]), dtype=bool), rng)
         log_losses(self, "val", self.losses(step), len(batch["seed"]))
 
-    def denoise(self, batch: ClipBatch, has_audio: Tensor, rng: ClipRNG) -> StepOutput:
+    def denoise(self, batch: ClipBatch, has_audio: np.ndarray, rng: ClipRNG) -> StepOutput:
         """Noise the target frames, let the U-Net undo it, and return what the losses read.
 
         Args: has_audio: (B,), bool; the other clips are denoised without sound.
@@ -40,16 +40,17 @@ class UNetStage2Module(UNetModule):
         conditioning = diffusion.Conditioning(mask, masked, reference)
 
         noise = diffusion.mix_noise(rng.normal(clean.shape[1:]), rng.normal(clean.shape[1:]), self.mixed_noise_alpha)
-        timesteps_B = rng.integers(self.scheduler.config["num_train_timesteps"])
+        timesteps = rng.integers(self.scheduler.config["num_train_timesteps"])
+        timesteps_B = rng.on_device(timesteps)
         noisy = self.scheduler.add_noise(clean, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
 
         predict = partial(diffusion.predict, self.unet, conditioning)
-        prediction = predict(noisy, timesteps_B, batch["audio"] * rearrange(has_audio, "b -> b 1 1 1"))
+        prediction = predict(noisy, timesteps_B, batch["audio"] * rearrange(rng.on_device(has_audio), "b -> b 1 1 1"))
         return StepOutput(
             prediction=prediction,
             target=diffusion.training_target(self.scheduler, clean, noise, timesteps_B),
             clean_pred=diffusion.predict_clean(self.scheduler, prediction, noisy, timesteps_B),
-            timesteps=timesteps_B,
+            timesteps=timesteps,
             noise=noise,
             has_audio=has_audio,
             ids=batch["id"],

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from lightning import LightningModule
@@ -62,7 +63,7 @@ class Wav2LipModule(LightningModule):
         """Generate the masked part of the frames and return what the losses read."""
         return StepOutput(
             frames_pred=self(batch),
-            has_audio=torch.ones(len(batch["audio"]), dtype=torch.bool),
+            has_audio=np.ones(len(batch["audio"]), dtype=bool),
             **{key: batch[key] for key in ("frames", "mel", "keep_mask")},
         )
 
