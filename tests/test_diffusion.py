@@ -5,9 +5,11 @@ import torch
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lipsync_lightning import diffusion
 from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.pipeline.shortcuts import solver_of
 
 TIMESTEPS = torch.tensor([3, 700])
 
@@ -84,6 +86,25 @@ def test_sampling_with_a_perfect_predictor_finds_the_clean_latents(ddim_velocity
     at_first_timestep = ddim_velocity.add_noise(clean, start, torch.tensor([0]))  # where the released schedule ends
     torch.testing.assert_close(found, at_first_timestep, rtol=0, atol=1e-4)
     assert (found - clean).square().mean().sqrt() < 0.04
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm"])
+def test_no_step_of_sampling_asks_a_tensor_for_its_value(ddim_velocity, name):
+    class Asked(TorchDispatchMode):
+        num_times = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.num_times += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    asked = []
+    for num_steps in (4, 8):
+        with Asked() as mode:
+            diffusion.sample(
+                lambda latents, _: latents, torch.randn(1, 1, 1, 2, 2), solver_of(ddim_velocity, name), num_steps
+            )
+        asked.append(mode.num_times)
+    assert asked == [asked[0]] * 2
 
 
 def test_noise_cannot_be_predicted_where_nothing_else_is_left(ddim_epsilon):

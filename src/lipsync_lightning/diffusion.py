@@ -165,22 +165,23 @@ def inpaint(
         unet: LipSyncUNet. autoencoder: models.autoencoder.Autoencoder.
         frames, reference: (B, T, 3, H, W) in [-1, 1], aligned faces; of `frames` only what the mask keeps is seen.
         audio: (B, T, A, D) tokens of what they are to say.
-        keep_mask: (B, 1, H, W), 1 = keep, 0 = to be generated.
+        keep_mask: (B, 1, H, W), 1 = keep, 0 = to be generated; this and the next two: or of one clip for all.
         noise: (B, T, C, h, w), standard normal.
+        generators: see `encode`; a clip draws all that it needs before the next one does, as if it were alone.
         guidance_scale: 1 or less needs no second pass without sound.
-        generators: see `encode`; a clip draws all that it needs before the next one does, so they may share one.
         decoder: decodes in place of the autoencoder.
         visit: holds one of the networks where it works, for as long as it does.
     Source: classifier-free guidance (arXiv 2207.12598).
     """
     keep = rearrange(keep_mask, "b 1 h w -> b 1 1 h w").to(frames)
+    own = [None if generators is None else [generators[clip % len(generators)]] for clip in range(len(frames))]
     with visit(autoencoder):
-        clips = [None if generators is None else generators[clip : clip + 1] for clip in range(len(frames))]
-        pairs = zip((frames * keep).split(1), reference.split(1), clips, strict=True)
-        encoded = [[encode(autoencoder, video, own) for video in pair] for *pair, own in pairs]
+        clips = zip((frames * keep).split(1), reference.split(1), own, strict=True)
+        encoded = [[encode(autoencoder, video, draws) for video in videos] for *videos, draws in clips]
     masked, shown = map(torch.cat, zip(*encoded, strict=True))
     branches = [audio] if guidance_scale <= 1 else [torch.zeros_like(audio), audio]
-    parts = (latent_keep_mask(keep_mask, autoencoder.downscale), masked, shown)
+    mask = latent_keep_mask(keep_mask, autoencoder.downscale).expand(len(frames), -1, -1, -1)
+    parts = (mask, masked, shown)
     conditioning = Conditioning(*(torch.cat([part] * len(branches)) for part in parts))
     tokens = torch.cat(branches)
 
@@ -193,7 +194,7 @@ def inpaint(
         return silent + guidance_scale * (spoken - silent)
 
     with visit(unet):
-        latents = sample(predict_at, noise, scheduler, num_inference_steps)
+        latents = sample(predict_at, noise.expand_as(masked), scheduler, num_inference_steps)
     with visit(decoder or autoencoder):
         generated = decode(decoder or autoencoder, latents).float().clamp(-1, 1)
     return frames * keep + generated * (1 - keep)

@@ -14,11 +14,12 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
+from av.error import FFmpegError
 from av.packet import Packet
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 
-from lipsync_lightning.errors import BadMedia
+from lipsync_lightning.errors import BadConfig, BadMedia
 from lipsync_lightning.files import whole_file
 from lipsync_lightning.media.audio import frame_time_s, sound_stream, zero_time
 from lipsync_lightning.media.resampling import exact
@@ -59,7 +60,7 @@ def video_writer(
 
     Args: num_threads: of the encoder, whose pictures differ by it; 0 for one a core.
     Raises: MissingAudio, if `sound` has none; BadMedia, if it cannot be read, or if no frame was written; ValueError,
-        if a frame has another shape or type.
+        if a frame has another shape or type; BadConfig, for a `crf` or `preset` that x264 does not know.
     """
     path, rate, num_written = Path(path), exact(fps), 0
     with whole_file(path) as part:
@@ -68,6 +69,11 @@ def video_writer(
             options = {"crf": str(crf), "preset": preset}
             stream = add_h264(container, width=width, height=height, fps=rate, options=options)
             stream.codec_context.thread_count = num_threads
+            try:
+                stream.codec_context.open()
+            except FFmpegError as error:
+                told = f"crf={crf!r} and preset={preset!r} mean nothing to x264"
+                raise BadConfig(f"{told}; give a number from 0 to 51 and a preset's name, such as veryfast") from error
             packets = iter(()) if sound is None else _sound_packets(sound, container)
             # The first packet is read now, because every stream must be known before anything is written.
             packets = chain(list(islice(packets, 1)), packets)

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -32,14 +32,7 @@ from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAu
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, StableDiffusionAutoencoder
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.pipeline.reference import REFERENCES, Reference
-from lipsync_lightning.pipeline.shortcuts import (
-    TinyDecoder,
-    compile_blocks,
-    reused_deep_features,
-    solver_of,
-    tiny_decoder,
-    visiting,
-)
+from lipsync_lightning.pipeline.shortcuts import at_work, compile_blocks, solver_of, tiny_decoder
 from lipsync_lightning.pipeline.threads import ahead, behind
 from lipsync_lightning.pipeline.windows import Window, aligned_windows, placed_frames, with_new_faces
 
@@ -82,8 +75,8 @@ class LipSyncPipeline(DiffusionPipeline):
             U-Net's channels do not fit the autoencoder's; ClipMismatch, if `clip` is no ClipSpec.
         """
         super().__init__()
-        self._decoder: TinyDecoder | None = None  # in place of the autoencoder's
-        self._visited: torch.device | None = None  # where networks go to work that wait on the CPU
+        # What decodes in place of the autoencoder, and where networks go to work that wait on the CPU.
+        self._decoder, self._visited = None, None
         self.register_modules(unet=unet, autoencoder=autoencoder, audio_encoder=audio_encoder, scheduler=scheduler)
         self.register_to_config(
             clip=clip,
@@ -125,13 +118,10 @@ class LipSyncPipeline(DiffusionPipeline):
             offload: keep U-Net and autoencoder in the CPU's memory whenever the other one works.
         Raises: MissingWeights, WrongWeights for the decoder; BadConfig, where nothing can be compiled.
         """
-        self.to("cpu" if offload else device, dtype)
+        self._decoder = None if decoder is None else tiny_decoder(decoder, self.autoencoder).to(device, dtype)
         self._visited = device if offload else None
-        if offload:
-            self.audio_encoder.to(device)
-        if decoder is not None:
-            self._decoder = tiny_decoder(decoder, self.autoencoder)
-            self._decoder.to(device, dtype)
+        self.to("cpu" if offload else device, dtype)
+        self.audio_encoder.to(device)
         for network in (self.unet, self.autoencoder) if compile else ():
             compile_blocks(network, device)
         return self
@@ -162,7 +152,7 @@ class LipSyncPipeline(DiffusionPipeline):
         Args:
             faces: where the face is, such as `media.people.MeshPeople()`.
             num_inference_steps, guidance_scale: None for the export's own.
-            solver: one of `pipeline.shortcuts.SOLVERS`; "dpm" and "unipc" need fewer steps.
+            solver: one of `pipeline.shortcuts.SOLVERS`; "dpm" needs fewer steps.
             deep_features_every: steps for which the U-Net's coarse features are computed once; 1 is exact.
             windows_at_a_time: in one batch; costs memory, changes nothing.
             crf, preset: of x264.
@@ -174,8 +164,8 @@ class LipSyncPipeline(DiffusionPipeline):
             raise WouldOverwrite(f"out={out} is a folder; give the name of an mp4 file")
         if out.resolve() in (Path(video).resolve(), Path(audio).resolve()):
             raise WouldOverwrite(f"out={out} is also an input; choose another name")
-        _check_counts(windows_at_a_time=windows_at_a_time)
         inpaint = self.inpainter(seed, num_inference_steps, guidance_scale, solver, deep_features_every)
+        _check_counts(windows_at_a_time=windows_at_a_time)
         info = probe(video)
         fps = float(info.fps)
         waveform = torch.from_numpy(read_audio(audio, self.clip.sample_rate_hz))
@@ -230,42 +220,26 @@ class LipSyncPipeline(DiffusionPipeline):
         scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
         _check_sampling(steps, scale)
         _check_counts(deep_features_every=deep_features_every)
-        scheduler, side = solver_of(self.scheduler, solver), self.clip.resolution // self.autoencoder.downscale
         # On the CPU, so that every device gets the same; in float32: a schedule has no room in half precision.
-        noise = torch.randn(
-            (1, 1, self.autoencoder.latent_channels, side, side), generator=torch.Generator().manual_seed(seed)
+        generator, side = torch.Generator().manual_seed(seed), self.clip.resolution // self.autoencoder.downscale
+        noise = torch.randn((1, 1, self.autoencoder.latent_channels, side, side), generator=generator)
+        mask, device = keep_mask(self.clip.resolution, self.config["mask"]), self._visited or self.unet.device
+        return partial(
+            inpaint,
+            self.unet,
+            self.autoencoder,
+            solver_of(self.scheduler, solver),
+            keep_mask=rearrange(mask, "h w -> 1 1 h w").to(device),
+            noise=repeat(noise, "1 1 c h w -> 1 t c h w", t=self.clip.num_frames).to(device),
+            num_inference_steps=steps,
+            guidance_scale=scale,
+            generators=[torch.Generator(device).manual_seed(seed)],
+            decoder=self._decoder,
+            visit=partial(at_work, device=self._visited, deep_features_every=deep_features_every),
         )
-        device = self._visited or self.unet.device
-        noise, mask = noise.to(device), keep_mask(self.clip.resolution, self.config["mask"]).to(device)
-        generator = torch.Generator(device).manual_seed(seed)
-        visit = nullcontext if self._visited is None else partial(visiting, device=device)
-
-        def inpainted(*, frames: Tensor, reference: Tensor, audio: Tensor) -> Tensor:
-            with reused_deep_features(self.unet, deep_features_every):
-                return inpaint(
-                    self.unet,
-                    self.autoencoder,
-                    scheduler,
-                    frames=frames,
-                    reference=reference,
-                    audio=audio,
-                    keep_mask=repeat(mask, "h w -> b 1 h w", b=len(frames)),
-                    noise=repeat(noise, "1 1 c h w -> b t c h w", b=len(frames), t=frames.shape[1]),
-                    num_inference_steps=steps,
-                    guidance_scale=scale,
-                    generators=[generator] * len(frames),
-                    decoder=self._decoder,
-                    visit=visit,
-                )
-
-        return inpainted
 
     def _new_faces(
-        self,
-        windows: Sequence[Window],
-        audio_TAD: Sequence[Tensor],
-        reference: Reference,
-        inpaint: Callable[..., Tensor],
+        self, windows: Sequence[Window], audio: Sequence[Tensor], reference: Reference, inpaint: Callable[..., Tensor]
     ) -> list[np.ndarray]:
         """Return what `Window.faces` are to become, for each window."""
         seen = [index for index, window in enumerate(windows) if window.heard]
@@ -276,7 +250,7 @@ class LipSyncPipeline(DiffusionPipeline):
         made_BTCHW = inpaint(
             frames=frames_BTCHW,
             reference=torch.stack([reference.of(frames_TCHW) for frames_TCHW in frames_BTCHW]),
-            audio=torch.stack([audio_TAD[index][windows[index].heard] for index in seen]).to(frames_BTCHW),
+            audio=torch.stack([audio[index][windows[index].heard] for index in seen]).to(frames_BTCHW),
         )
         made = iter(rearrange(to_uint8(made_BTCHW), "b t c h w -> b t h w c").cpu().numpy())
         return [next(made) if window.heard else window.faces for window in windows]
