@@ -1,6 +1,5 @@
 """`python -m lipsync_lightning.infer model=<export> video=<mp4> audio=<wav> out=<mp4>`: lip-sync a video."""
 
-import diffusers
 import torch
 from omegaconf import DictConfig
 
@@ -26,7 +25,6 @@ def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype
 @entry_point("infer")
 def main(config: DictConfig) -> None:
     device, dtype = device_and_dtype(config.device, config.dtype)
-    diffusers.utils.logging.set_verbosity_error()  # it warns of a conversion that `dtype` asks for
     pipeline = load_pipeline(config.model)
     pipeline.place(device, dtype, **{name: config[name] for name in ("decoder", "compile", "offload")})
     result = pipeline(faces=build(config.faces), **{name: config[name] for name in OF_A_CALL})

@@ -135,11 +135,10 @@ def to_yuv(frame: np.ndarray, stream: VideoStream, index: int) -> av.VideoFrame:
     expected = (stream.codec_context.height, stream.codec_context.width, 3)
     if frame.shape != expected or frame.dtype != np.uint8:
         raise ValueError(f"frame {index} is {frame.shape} {frame.dtype}, expected {expected} uint8")
-    size, is_halved = (frame.shape[1], frame.shape[0]), stream.codec_context.pix_fmt == "yuv420p"
-    whole = cv2.transform(frame, _BT709)
-    half = cv2.resize(frame, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA) if is_halved else None
-    colours = whole if half is None else cv2.transform(half, _BT709)
-    yuv = av.VideoFrame(*size, stream.codec_context.pix_fmt)
+    yuv = av.VideoFrame(frame.shape[1], frame.shape[0], stream.codec_context.pix_fmt or "yuv420p")
+    size = (yuv.planes[1].width, yuv.planes[1].height)  # of colour differences: half of luma's, or the same
+    whole, shrunk = cv2.transform(frame, _BT709), cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    colours = cv2.transform(shrunk, _BT709)
     for channel, (plane, source) in enumerate(zip(yuv.planes, (whole, colours, colours), strict=True)):
         rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)  # pyright: ignore
         cv2.extractChannel(source, channel, rows[:, : plane.width])

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from einops import rearrange, repeat
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lipsync_lightning.clip import ClipSpec
@@ -118,10 +119,11 @@ class LipSyncPipeline(DiffusionPipeline):
             offload: keep U-Net and autoencoder in the CPU's memory whenever the other one works.
         Raises: MissingWeights, WrongWeights for the decoder; BadConfig, where nothing can be compiled.
         """
-        self._decoder = None if decoder is None else tiny_decoder(decoder, self.autoencoder).to(device, dtype)
+        self._decoder = None if decoder is None else tiny_decoder(decoder, self.autoencoder)
         self._visited = device if offload else None
-        self.to("cpu" if offload else device, dtype)
-        self.audio_encoder.to(device)
+        for network in (self.unet, self.autoencoder, self.audio_encoder, self._decoder or self.audio_encoder):
+            waits = offload and network in (self.unet, self.autoencoder)
+            nn.Module.to(network, "cpu" if waits else device, dtype)  # diffusers' own warns of what is asked for
         for network in (self.unet, self.autoencoder) if compile else ():
             compile_blocks(network, device)
         return self
@@ -188,7 +190,7 @@ class LipSyncPipeline(DiffusionPipeline):
             self.progress_bar(total=most_frames - size) as bar,  # pyright: ignore[reportCallIssue]
             writer as write,
             closing(ahead(aligned_windows(frames, size, self.clip.resolution), windows_at_a_time)) as windows,
-            behind(lambda made: [write(frame) for frame in with_new_faces(*made)], windows_at_a_time) as put,
+            behind(lambda made: deque(map(write, with_new_faces(*made)), 0), windows_at_a_time) as put,
         ):
             bar.set_description(out.name)
             while batch := list(islice(windows, windows_at_a_time)):

@@ -4,7 +4,7 @@ FFmpeg, OpenCV, the face networks and torch let go of Python's lock while they c
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 Piece = TypeVar("Piece")
 
 
-def ahead(pieces: Iterator[Piece], num_ahead: int) -> Iterator[Piece]:
+def ahead(pieces: Iterator[Piece], num_ahead: int) -> Generator[Piece]:
     """Yield the pieces in order; up to `num_ahead` more are made meanwhile. What making one raises is raised here."""
     reader = ThreadPoolExecutor(1)
     try:
@@ -25,7 +25,7 @@ def ahead(pieces: Iterator[Piece], num_ahead: int) -> Iterator[Piece]:
 
 
 @contextmanager
-def behind(work: Callable[[Piece], None], num_behind: int) -> Iterator[Callable[[Piece], None]]:
+def behind(work: Callable[[Any], Any], num_behind: int) -> Iterator[Callable[[Any], None]]:
     """Yield a function that has `work` done on a piece, in order; it waits while more than `num_behind` are undone.
 
     What the work raises is raised by that function, or at the end of the block, which waits for all of it. A block that
@@ -33,7 +33,7 @@ def behind(work: Callable[[Piece], None], num_behind: int) -> Iterator[Callable[
     """
     writer, undone = ThreadPoolExecutor(1), deque[Future[Any]]()
 
-    def put(piece: Piece) -> None:
+    def put(piece: Any) -> None:
         undone.append(writer.submit(work, piece))
         while len(undone) > num_behind:
             undone.popleft().result()
