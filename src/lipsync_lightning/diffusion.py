@@ -4,7 +4,7 @@ Latents are (B, T, C, h, w). Schedules are diffusers' `DDIMScheduler`, so predic
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -155,7 +155,7 @@ def inpaint(
     guidance_scale: float,
     generators: Sequence[torch.Generator] | None = None,
     decoder: Any = None,
-    visit: Callable[[Any], AbstractContextManager[Any]] = nullcontext,
+    visit: Any = nullcontext,
 ) -> Tensor:
     """Return the frames with new mouths, (B, T, 3, H, W) in [-1, 1]; what the mask keeps is the input's.
 
@@ -170,7 +170,7 @@ def inpaint(
         generators: see `encode`; a clip draws all that it needs before the next one does, as if it were alone.
         guidance_scale: 1 or less needs no second pass without sound.
         decoder: decodes in place of the autoencoder.
-        visit: holds one of the networks where it works, for as long as it does.
+        visit: (network) -> context manager, within which that network works.
     Source: classifier-free guidance (arXiv 2207.12598).
     """
     keep = rearrange(keep_mask, "b 1 h w -> b 1 1 h w").to(frames)

@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,13 @@ from tiny_media import sound_of, write_video
 
 def test_pieces_come_in_order_and_no_more_than_allowed_are_made_early_or_wait():
     made, done, allowed = [], [], threading.Semaphore(0)
-
-    def pieces() -> Iterator[int]:
-        for number in range(20):
-            made.append(number)
-            yield number
-
-    def work(piece: int) -> None:
-        allowed.acquire()
-        done.append(piece)
-
-    with behind(work, num_behind=3) as put:
-        for asked, piece in enumerate(ahead(pieces(), num_ahead=2)):
+    with behind(lambda piece: allowed.acquire() and done.append(piece), num_behind=3) as put:
+        for asked, piece in enumerate(ahead((made.append(piece) or piece for piece in range(20)), num_ahead=2)):
             assert len(made) <= asked + 3
             if asked >= 3:
                 allowed.release()
             put(piece)
-            assert len(done) >= asked - 2
+            assert asked - 2 <= len(done) <= asked
         allowed.release(3)
     assert done == made == list(range(20))
 
@@ -45,17 +35,8 @@ def test_threads_change_no_byte(pipeline, call, out: Path, monkeypatch: pytest.M
     pipeline(**call)
     threaded = out.read_bytes()
 
-    class Serial:
-        def __init__(self, work: Any, num_behind: int) -> None:
-            self.work = work
-
-        def __enter__(self) -> Any:
-            return self.work
-
-        def __exit__(self, *error: Any) -> None: ...
-
     monkeypatch.setattr(lipsync, "ahead", lambda pieces, num_ahead: pieces)
-    monkeypatch.setattr(lipsync, "behind", Serial)
+    monkeypatch.setattr(lipsync, "behind", lambda work, num_behind: nullcontext(work))
     pipeline(**call)
     assert out.read_bytes() == threaded
 

@@ -116,11 +116,13 @@ class LipSyncPipeline(DiffusionPipeline):
         Args:
             decoder: folder of diffusers' `AutoencoderTiny`, to decode with instead: faster, less sharp.
             compile: compile the networks' blocks at their first use, a minute or more.
-            offload: keep U-Net and autoencoder in the CPU's memory whenever the other one works.
+            offload: keep U-Net and autoencoder in the CPU's memory whenever the other one works; 512 pixels fit 8 GB.
         Raises: MissingWeights, WrongWeights for the decoder; BadConfig, where nothing can be compiled.
         """
         self._decoder = None if decoder is None else tiny_decoder(decoder, self.autoencoder)
         self._visited = device if offload else None
+        if offload and isinstance(self.autoencoder, StableDiffusionAutoencoder):
+            self.autoencoder.frames_at_a_time = 4  # below what the U-Net needs at 512 pixels
         for network in (self.unet, self.autoencoder, self.audio_encoder, self._decoder or self.audio_encoder):
             waits = offload and network in (self.unet, self.autoencoder)
             nn.Module.to(network, "cpu" if waits else device, dtype)  # diffusers' own warns of what is asked for

@@ -60,7 +60,8 @@ def at_work(network: Any, device: torch.device | None, deep_features_every: int)
     if deep_features_every > 1 and is_unet:
         blocks = [*network.down_blocks[1:], network.mid_block, *network.up_blocks[:-1]]
         deep = [HookRegistry.check_if_exists_or_initialize(block) for block in blocks]
-    network.to(device or home)
+    if device is not None:
+        network.to(device)
     for registry in deep:
         registry.register_hook(_Kept(deep_features_every), "deep_features")
     try:
@@ -68,7 +69,8 @@ def at_work(network: Any, device: torch.device | None, deep_features_every: int)
     finally:
         for registry in deep:
             registry.remove_hook("deep_features", recurse=False)
-        network.to(home)
+        if device is not None:
+            network.to(home)
 
 
 class TinyDecoder(AutoencoderTiny):
