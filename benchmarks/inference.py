@@ -2,8 +2,8 @@
 
 Prints two Markdown tables. First, each way of inference: frames a second of a whole call, model and media together, and
 how near its faces come to the exact ones. Without a model, a U-Net of the demo's shape with random weights stands in,
-whose faces are noise: its speed means something, its quality nothing. On a CPU seconds are those of its work. Then milliseconds of one core for a frame of the
-video, step by step. Without a video, a drawn person, 1080x1920.
+whose faces are noise: its speed means something, its quality nothing. On a CPU, seconds are those that it works. Then
+milliseconds of one core for a frame of the video, step by step. Without a video, a drawn person, 1080x1920.
 """
 
 import json
