@@ -8,6 +8,7 @@ from torch import nn
 
 from lipsync_lightning import diffusion
 from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.pipeline.shortcuts import solver_of
 
 TIMESTEPS = torch.tensor([3, 700])
 
@@ -84,6 +85,13 @@ def test_sampling_with_a_perfect_predictor_finds_the_clean_latents(ddim_velocity
     at_first_timestep = ddim_velocity.add_noise(clean, start, torch.tensor([0]))  # where the released schedule ends
     torch.testing.assert_close(found, at_first_timestep, rtol=0, atol=1e-4)
     assert (found - clean).square().mean().sqrt() < 0.04
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm"])
+def test_no_step_of_sampling_asks_a_tensor_for_its_value(ddim_velocity, name, monkeypatch):
+    for asking in ("item", "__int__", "__index__", "__float__", "__bool__"):
+        monkeypatch.setattr(torch.Tensor, asking, lambda _: pytest.fail("a GPU would be waited for"))
+    diffusion.sample(lambda latents, _: latents, torch.ones(1, 1, 1, 2, 2), solver_of(ddim_velocity, name), 4)
 
 
 def test_noise_cannot_be_predicted_where_nothing_else_is_left(ddim_epsilon):

@@ -4,11 +4,13 @@ Latents are (B, T, C, h, w). Schedules are diffusers' `DDIMScheduler`, so predic
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from einops import rearrange, repeat
 from torch import Tensor
 
@@ -119,19 +121,21 @@ def predict_clean(scheduler: DDIMScheduler, prediction: Tensor, noisy: Tensor, t
 
 @torch.no_grad()
 def sample(
-    predict_at: Callable[[Tensor, Tensor], Tensor], noise: Tensor, scheduler: DDIMScheduler, num_steps: int
+    predict_at: Callable[[Tensor, Tensor], Tensor], noise: Tensor, scheduler: SchedulerMixin, num_steps: int
 ) -> Tensor:
-    """Return clean latents, by DDIM from `noise`.
+    """Return clean latents, from `noise` by a scheduler's own solver; nothing in it waits for the device.
 
     Args:
         predict_at: (latents (B, T, C, h, w), timestep ()) -> prediction of the latents' shape.
         num_steps: denoising steps, 20 in the released models.
     """
-    steps = deepcopy(scheduler)
-    steps.set_timesteps(num_steps, device=noise.device)
+    steps: Any = deepcopy(scheduler)
+    steps.set_timesteps(num_steps)
+    if hasattr(steps, "set_begin_index"):
+        steps.set_begin_index(0)  # or it would look for the first timestep among all
     latents = noise * steps.init_noise_sigma
-    for timestep in steps.timesteps:
-        latents = steps.step(predict_at(latents, timestep), int(timestep), latents, return_dict=False)[0]
+    for timestep, on_device in zip(steps.timesteps.tolist(), steps.timesteps.to(noise.device), strict=True):
+        latents = steps.step(predict_at(latents, on_device), timestep, latents, return_dict=False)[0]
     return latents
 
 
@@ -139,7 +143,7 @@ def sample(
 def inpaint(
     unet: Any,
     autoencoder: Any,
-    scheduler: DDIMScheduler,
+    scheduler: SchedulerMixin,
     *,
     frames: Tensor,
     reference: Tensor,
@@ -149,6 +153,8 @@ def inpaint(
     num_inference_steps: int,
     guidance_scale: float,
     generators: Sequence[torch.Generator] | None = None,
+    decoder: Any = None,
+    visit: Any = nullcontext,
 ) -> Tensor:
     """Return the frames with new mouths, (B, T, 3, H, W) in [-1, 1]; what the mask keeps is the input's.
 
@@ -158,16 +164,23 @@ def inpaint(
         unet: LipSyncUNet. autoencoder: models.autoencoder.Autoencoder.
         frames, reference: (B, T, 3, H, W) in [-1, 1], aligned faces; of `frames` only what the mask keeps is seen.
         audio: (B, T, A, D) tokens of what they are to say.
-        keep_mask: (B, 1, H, W), 1 = keep, 0 = to be generated.
+        keep_mask: (B, 1, H, W), 1 = keep, 0 = to be generated; this and the next two: or of one clip for all.
         noise: (B, T, C, h, w), standard normal.
+        generators: see `encode`; a clip draws all that it needs before the next one does, as if it were alone.
         guidance_scale: 1 or less needs no second pass without sound.
-        generators: see `encode`.
+        decoder: decodes in place of the autoencoder.
+        visit: (network) -> context manager, within which that network works.
     Source: classifier-free guidance (arXiv 2207.12598).
     """
     keep = rearrange(keep_mask, "b 1 h w -> b 1 1 h w").to(frames)
-    masked, shown = (encode(autoencoder, video, generators) for video in (frames * keep, reference))
+    own = [None if generators is None else [generators[clip % len(generators)]] for clip in range(len(frames))]
+    with visit(autoencoder):
+        clips = zip((frames * keep).split(1), reference.split(1), own, strict=True)
+        encoded = [[encode(autoencoder, video, draws) for video in videos] for *videos, draws in clips]
+    masked, shown = map(torch.cat, zip(*encoded, strict=True))
     branches = [audio] if guidance_scale <= 1 else [torch.zeros_like(audio), audio]
-    parts = (latent_keep_mask(keep_mask, autoencoder.downscale), masked, shown)
+    mask = latent_keep_mask(keep_mask, autoencoder.downscale).expand(len(frames), -1, -1, -1)
+    parts = (mask, masked, shown)
     conditioning = Conditioning(*(torch.cat([part] * len(branches)) for part in parts))
     tokens = torch.cat(branches)
 
@@ -179,6 +192,8 @@ def inpaint(
         silent, spoken = prediction.chunk(2)
         return silent + guidance_scale * (spoken - silent)
 
-    latents = sample(predict_at, noise, scheduler, num_inference_steps)
-    generated = decode(autoencoder, latents).float().clamp(-1, 1)
+    with visit(unet):
+        latents = sample(predict_at, noise.expand_as(masked), scheduler, num_inference_steps)
+    with visit(decoder or autoencoder):
+        generated = decode(decoder or autoencoder, latents).float().clamp(-1, 1)
     return frames * keep + generated * (1 - keep)

@@ -19,6 +19,7 @@ from lipsync_lightning.evaluation.suite import CONDITIONS, OWN, SHUFFLED, Row, a
 from lipsync_lightning.evaluation.sync import OwnSyncScorer, pair_accuracy
 from lipsync_lightning.export import pipeline_of_run
 from lipsync_lightning.files import write_atomically
+from lipsync_lightning.infer import device_and_dtype
 from lipsync_lightning.media.alignment import FacePoints
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.strips import film_strip, save_png
@@ -42,7 +43,7 @@ def loaded(folder: str, clip: ClipSpec, config: DictConfig) -> LipSyncPipeline:
     pipeline = pipeline_of_run(Path(folder), **config.of_runs) if is_run else load_pipeline(folder)
     pipeline.clip.require_equal(clip, folder, "this evaluation")
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(config.device)
+    return pipeline.place(*device_and_dtype(config.device, config.dtype))
 
 
 def scores_of_real(judge: suite.Judge, test: suite.TestVideo, faces: FacePoints) -> Row:
@@ -62,7 +63,7 @@ def scores_of_system(
 ) -> list[Row]:
     """Return the scores of every test video under every condition; videos and film strips go to `out/evaluation`."""
     out, rows, mask = Path(config.out), [], pipeline.config["mask"]
-    keep_THWC = keep_mask(judge.clip.resolution, mask).numpy()[None, :, :, None]
+    keep_HW1 = keep_mask(judge.clip.resolution, mask).numpy()[:, :, None]
     is_under_test = name == list(config.models)[-1]
     for condition, test in product(CONDITIONS, tests):
         if condition == SHUFFLED and not is_under_test:
@@ -74,7 +75,7 @@ def scores_of_system(
         scores = judge.following(made, said, own)
         if condition == OWN:  # there is no real video of other words to compare with
             scores |= judge.closeness(made, real, config.compared_region or mask)
-        masked = (real * keep_THWC + 127.5 * (1 - keep_THWC)).astype(np.uint8)
+        masked = np.where(keep_HW1 > 0.5, real, np.uint8(127))
         strip = video.with_suffix(".png")
         save_png(strip, film_strip([real, masked, made]))
         names = {"system": name, "condition": condition, "person": test.path.stem, "speech": said.name}
@@ -88,7 +89,7 @@ def main(config: DictConfig) -> None:
         raise BadConfig("models is empty: name at least one export or run, such as +models.mine=<folder>")
     torch.manual_seed(config.seed)  # LPIPS may stand on a random network
     out, clip, faces, scorer = Path(config.out), build(config.clip), build(config.faces), build(config.syncnet)
-    judge = suite.Judge(scorer=scorer, lpips_network=build(config.lpips), clip=clip)
+    judge = suite.Judge(scorer=scorer, lpips_network=build(config.lpips), clip=clip, device=config.device)
     pipelines = {str(name): loaded(path, clip, config) for name, path in config.models.items()}
     videos = chosen_videos(Path(config.videos), config.num_videos)
     data: ClipDataModule | None = None

@@ -1,12 +1,14 @@
 """`python -m lipsync_lightning.infer model=<export> video=<mp4> audio=<wav> out=<mp4>`: lip-sync a video."""
 
-import diffusers
 import torch
 from omegaconf import DictConfig
 
 from lipsync_lightning.cli import build, entry_point
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.pipeline.lipsync import load_pipeline
+
+OF_A_CALL = ("video", "audio", "out", "seed", "num_inference_steps", "guidance_scale", "solver", "deep_features_every")
+OF_A_CALL += ("windows_at_a_time", "crf", "preset")
 
 
 def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
@@ -23,17 +25,9 @@ def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype
 @entry_point("infer")
 def main(config: DictConfig) -> None:
     device, dtype = device_and_dtype(config.device, config.dtype)
-    diffusers.utils.logging.set_verbosity_error()  # it warns of a conversion that `dtype` asks for
-    pipeline = load_pipeline(config.model).to(device, dtype)
-    result = pipeline(
-        video=config.video,
-        audio=config.audio,
-        out=config.out,
-        faces=build(config.faces),
-        seed=config.seed,
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
-    )
+    pipeline = load_pipeline(config.model)
+    pipeline.place(device, dtype, **{name: config[name] for name in ("decoder", "compile", "offload")})
+    result = pipeline(faces=build(config.faces), **{name: config[name] for name in OF_A_CALL})
     print(
         f"{result.path}: {result.num_synced} of {result.num_frames} frames lip-synced, "
         f"{result.sound_seconds:.2f} s of sound"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipsync_lightning.evaluation.image import mouth_quality
+from lipsync_lightning.evaluation.image import FRAMES_AT_ONCE, mouth_quality
 from lipsync_lightning.losses.lpips import untrained_lpips
 from oracle import uniform
 
@@ -30,7 +30,7 @@ def video(name: str, num_frames: int = 2) -> Tensor:
 
 
 def quality(generated: Tensor, real: Tensor, network: nn.Module | None = None) -> dict[str, float]:
-    return mouth_quality(generated, real, KEEP, network or MeanDifference())
+    return mouth_quality([(generated, real)], KEEP, network or MeanDifference())
 
 
 def test_an_error_of_one_tenth_everywhere_is_26_decibels():
@@ -60,3 +60,10 @@ def test_lpips_sees_the_mask_s_box_enlarged_with_its_proportions():
     network = MeanDifference()
     quality(video("generated", 20), video("real", 20), network)
     assert network.sizes == [(4, 3, 64, 80)]  # every fifth of twenty frames
+
+
+def test_a_clip_in_pieces_scores_as_in_one_and_identical_ones_are_infinitely_close():
+    generated, real = video("generated", 47), video("real", 47)
+    pieces = zip(generated.split(FRAMES_AT_ONCE), real.split(FRAMES_AT_ONCE), strict=True)
+    assert mouth_quality(pieces, KEEP, MeanDifference()) == pytest.approx(quality(generated, real), abs=1e-6)
+    assert quality(real, real) == {"psnr": math.inf, "ssim": pytest.approx(1), "lpips": 0}

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadMedia, ClipMismatch, NoFace
-from lipsync_lightning.evaluation.image import mouth_quality
+from lipsync_lightning.evaluation.image import FRAMES_AT_ONCE, mouth_quality
 from lipsync_lightning.evaluation.metrics import REAL
 from lipsync_lightning.evaluation.sync import SyncScorer
 from lipsync_lightning.media.alignment import Aligner, FacePoints, align
@@ -106,12 +107,13 @@ def aligned_faces(video: Path, placed_as: Path, faces: FacePoints, clip: ClipSpe
 class Judge:
     """Scores the aligned faces of one video."""
 
-    def __init__(self, *, scorer: SyncScorer, lpips_network: nn.Module, clip: ClipSpec) -> None:
-        """Raises: ClipMismatch, if the scorer reads another number of frames a second."""
+    def __init__(self, *, scorer: SyncScorer, lpips_network: nn.Module, clip: ClipSpec, device: Any = "cpu") -> None:
+        """Args: device: of LPIPS. Raises: ClipMismatch, if the scorer reads another number of frames a second."""
         if scorer.fps != clip.fps:
             raise ClipMismatch(f"the sync scorer reads {scorer.fps} fps, clips have {clip.fps}; choose another scorer")
         self.scorer = scorer
-        self.lpips_network = frozen(lpips_network)
+        self.lpips_network = frozen(lpips_network).to(device)
+        self.device = device
         self.clip = clip
 
     def following(self, made: np.ndarray, said: Speech, old: Speech) -> Row:
@@ -137,9 +139,14 @@ class Judge:
         Args: region: one of `media.masks.REGIONS`, of which every pixel was generated: copied ones would flatter.
         """
         real = real[: len(made)]
-        generated, original = (rearrange(to_float(faces), "t h w c -> t c h w") for faces in (made, real))
-        mask = keep_mask(self.clip.resolution, region)
-        quality = mouth_quality(generated, original, mask, self.lpips_network)
+
+        def piece(faces: np.ndarray, first: int) -> Tensor:
+            levels = torch.from_numpy(faces[first : first + FRAMES_AT_ONCE]).to(self.device)
+            return rearrange(to_float(levels), "t h w c -> t c h w")
+
+        pieces = ((piece(made, first), piece(real, first)) for first in range(0, len(made), FRAMES_AT_ONCE))
+        mask = keep_mask(self.clip.resolution, region).to(self.device)
+        quality = mouth_quality(pieces, mask, self.lpips_network)
         return quality | {"temporal_error": temporal_error(made, real, region)}
 
 
@@ -151,7 +158,7 @@ def temporal_error(made: np.ndarray, real: np.ndarray, region: str) -> float:
     Args: made, real: (T, R, R, 3) uint8.
     """
     hole = keep_mask(made.shape[1], region).numpy() == 0
-    changes = [np.diff(faces[:, hole].astype(np.float64), axis=0) for faces in (made, real)]
+    changes = [np.diff(faces[:, hole].astype(np.int16), axis=0) for faces in (made, real)]
     return float(np.abs(changes[0] - changes[1]).mean())
 
 

@@ -2,7 +2,9 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -15,13 +17,13 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from einops import rearrange, repeat
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.diffusion import inpaint
 from lipsync_lightning.errors import BadConfig, BadMedia, MissingWeights, NoFace, WouldOverwrite, WrongWeights
-from lipsync_lightning.media.alignment import Aligner, FacePoints, Points, align, paste_back
+from lipsync_lightning.media.alignment import FacePoints
 from lipsync_lightning.media.audio import read_audio
 from lipsync_lightning.media.frames import to_float, to_uint8
 from lipsync_lightning.media.masks import keep_mask
@@ -31,6 +33,9 @@ from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAu
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, StableDiffusionAutoencoder
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.pipeline.reference import REFERENCES, Reference
+from lipsync_lightning.pipeline.shortcuts import at_work, compile_blocks, solver_of, tiny_decoder
+from lipsync_lightning.pipeline.threads import ahead, behind
+from lipsync_lightning.pipeline.windows import Window, aligned_windows, placed_frames, with_new_faces
 
 _SAME_LENGTH_S = 0.1  # picture and sound that differ by less end together
 
@@ -41,26 +46,6 @@ class LipSyncResult:
     num_frames: int
     num_synced: int  # frames with a face; the others were passed through
     sound_seconds: float
-
-
-@dataclass(frozen=True)
-class PlacedFrame:
-    """One frame of the input video."""
-
-    frame: np.ndarray  # (H, W, 3), uint8
-    matrix: np.ndarray | None  # (2, 3), from image pixels to the aligned face; None where no face was found
-
-
-def placed_frames(
-    frames: Iterable[np.ndarray], points_of: Callable[[np.ndarray], Points | None], resolution: int
-) -> Iterator[PlacedFrame]:
-    """Yield every frame with its alignment. Where the face is lost, the alignment starts afresh when it returns."""
-    aligner = Aligner(resolution=resolution)
-    for frame in frames:
-        points = points_of(frame)
-        if points is None:
-            aligner = Aligner(resolution=resolution)
-        yield PlacedFrame(frame, None if points is None else aligner.matrix(points))
 
 
 class LipSyncPipeline(DiffusionPipeline):
@@ -91,6 +76,8 @@ class LipSyncPipeline(DiffusionPipeline):
             U-Net's channels do not fit the autoencoder's; ClipMismatch, if `clip` is no ClipSpec.
         """
         super().__init__()
+        # What decodes in place of the autoencoder, and where networks go to work that wait on the CPU.
+        self._decoder, self._visited = None, None
         self.register_modules(unet=unet, autoencoder=autoencoder, audio_encoder=audio_encoder, scheduler=scheduler)
         self.register_to_config(
             clip=clip,
@@ -115,6 +102,34 @@ class LipSyncPipeline(DiffusionPipeline):
         # Without this it would warn on every load where `accelerate` is not installed.
         return super().from_pretrained(pretrained_model_name_or_path, **{"low_cpu_mem_usage": False, **options})
 
+    def place(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        decoder: str | None = None,
+        compile: bool = False,
+        offload: bool = False,
+    ) -> Self:
+        """Return the pipeline, ready to work on a device.
+
+        Args:
+            decoder: folder of diffusers' `AutoencoderTiny`, to decode with instead: faster, less sharp.
+            compile: compile the networks' blocks at their first use, a minute or more.
+            offload: keep U-Net and autoencoder in the CPU's memory whenever the other one works; 512 pixels fit 8 GB.
+        Raises: MissingWeights, WrongWeights for the decoder; BadConfig, where nothing can be compiled.
+        """
+        self._decoder = None if decoder is None else tiny_decoder(decoder, self.autoencoder)
+        self._visited = device if offload else None
+        if offload and isinstance(self.autoencoder, StableDiffusionAutoencoder):
+            self.autoencoder.frames_at_a_time = 4  # below what the U-Net needs at 512 pixels
+        for network in (self.unet, self.autoencoder, self.audio_encoder, self._decoder or self.audio_encoder):
+            waits = offload and network in (self.unet, self.autoencoder)
+            nn.Module.to(network, "cpu" if waits else device, dtype)  # diffusers' own warns of what is asked for
+        for network in (self.unet, self.autoencoder) if compile else ():
+            compile_blocks(network, device)
+        return self
+
     @torch.no_grad()
     def __call__(
         self,
@@ -126,23 +141,35 @@ class LipSyncPipeline(DiffusionPipeline):
         seed: int = 0,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        solver: str = "ddim",
+        deep_features_every: int = 1,
+        windows_at_a_time: int = 1,
+        crf: int = 18,
+        preset: str = "veryfast",
     ) -> LipSyncResult:
         """Write `video`, saying `audio`, to `out` (mp4), and return what was written.
 
         The result has the video's size, frame rate and frame count, and all of the sound, its samples untouched.
-        Frames without a face pass through. Where the sound ends early the mouth speaks silence.
+        Frames without a face pass through. Where the sound ends early the mouth speaks silence. Windows are read ahead
+        of the model and written behind it by threads, which changes nothing.
 
         Args:
             faces: where the face is, such as `media.people.MeshPeople()`.
             num_inference_steps, guidance_scale: None for the export's own.
+            solver: one of `pipeline.shortcuts.SOLVERS`; "dpm" needs fewer steps.
+            deep_features_every: steps for which the U-Net's coarse features are computed once; 1 is exact.
+            windows_at_a_time: in one batch; costs memory, changes nothing.
+            crf, preset: of x264.
         Raises: BadMedia, MissingAudio for the inputs; NoFace, if no frame has one; WouldOverwrite, if `out` is an input
-            or a folder; BadConfig, if a number means nothing.
+            or a folder; BadConfig, if a number or a name means nothing.
         """
         out, size = Path(out), self.clip.num_frames
         if out.is_dir():
             raise WouldOverwrite(f"out={out} is a folder; give the name of an mp4 file")
         if out.resolve() in (Path(video).resolve(), Path(audio).resolve()):
             raise WouldOverwrite(f"out={out} is also an input; choose another name")
+        inpaint = self.inpainter(seed, num_inference_steps, guidance_scale, solver, deep_features_every)
+        _check_counts(windows_at_a_time=windows_at_a_time)
         info = probe(video)
         fps = float(info.fps)
         waveform = torch.from_numpy(read_audio(audio, self.clip.sample_rate_hz))
@@ -157,78 +184,80 @@ class LipSyncPipeline(DiffusionPipeline):
         tokens = self.audio_encoder.token_windows(functional.pad(waveform, (0, silence)), most_frames, fps, size)
         frames = placed_frames(read_frames(video, fps=fps), faces.for_video(Path(video)), self.clip.resolution)
         reference = REFERENCES[self.config["reference"]]()
-        inpaint = self.inpainter(seed, num_inference_steps, guidance_scale)
 
         num_frames = num_synced = 0
         out.parent.mkdir(parents=True, exist_ok=True)
+        writer = video_writer(out, width=info.width, height=info.height, fps=fps, sound=audio, crf=crf, preset=preset)
         with (
             self.progress_bar(total=most_frames - size) as bar,  # pyright: ignore[reportCallIssue]
-            video_writer(out, width=info.width, height=info.height, fps=fps, sound=audio) as write,
+            writer as write,
+            closing(ahead(aligned_windows(frames, size, self.clip.resolution), windows_at_a_time)) as windows,
+            behind(lambda made: deque(map(write, with_new_faces(*made)), 0), windows_at_a_time) as put,
         ):
             bar.set_description(out.name)
-            while window := list(islice(frames, size)):
-                audio_TAD = next(tokens, None)
-                if audio_TAD is None:
+            while batch := list(islice(windows, windows_at_a_time)):
+                audio_TAD = list(islice(tokens, len(batch)))
+                if len(audio_TAD) < len(batch):
                     raise BadMedia(f"{video} has more frames than its {info.duration_s:.2f} s hold; convert it to mp4")
-                for frame in self._with_new_mouths(window, audio_TAD, reference, inpaint):
-                    write(frame)
-                num_frames += len(window)
-                num_synced += sum(placed.matrix is not None for placed in window)
-                bar.update(len(window))
+                for made in zip(batch, self._new_faces(batch, audio_TAD, reference, inpaint), strict=True):
+                    put(made)
+                num_frames += sum(len(window.placed) for window in batch)
+                num_synced += sum(len(set(window.heard)) for window in batch)
+                bar.update(num_frames - bar.n)
             if num_synced == 0:
                 raise NoFace(f"{video}: no face on any of {num_frames} frames, nothing was written; give another video")
         return LipSyncResult(out, num_frames, num_synced, sound_seconds)
 
     def inpainter(
-        self, seed: int, num_inference_steps: int | None = None, guidance_scale: float | None = None
+        self,
+        seed: int,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        solver: str = "ddim",
+        deep_features_every: int = 1,
     ) -> Callable[..., Tensor]:
-        """Return `diffusion.inpaint` with all but a window's `frames`, `reference` and `audio` given.
+        """Return `diffusion.inpaint` with all but some windows' `frames`, `reference` and `audio` given.
 
-        Every frame of every window starts from the same noise, as published.
+        Every frame of every window starts from the same noise, as published. Raises: BadConfig, as a call does.
         """
         steps = self.config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
         scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
         _check_sampling(steps, scale)
-        side = self.clip.resolution // self.autoencoder.downscale
+        _check_counts(deep_features_every=deep_features_every)
         # On the CPU, so that every device gets the same; in float32: a schedule has no room in half precision.
-        generator = torch.Generator().manual_seed(seed)
+        generator, side = torch.Generator().manual_seed(seed), self.clip.resolution // self.autoencoder.downscale
         noise = torch.randn((1, 1, self.autoencoder.latent_channels, side, side), generator=generator)
-        device = self.unet.device
-        mask = rearrange(keep_mask(self.clip.resolution, self.config["mask"]), "h w -> 1 1 h w")
+        mask, device = keep_mask(self.clip.resolution, self.config["mask"]), self._visited or self.unet.device
         return partial(
             inpaint,
             self.unet,
             self.autoencoder,
-            self.scheduler,
-            keep_mask=mask.to(device),
+            solver_of(self.scheduler, solver),
+            keep_mask=rearrange(mask, "h w -> 1 1 h w").to(device),
             noise=repeat(noise, "1 1 c h w -> 1 t c h w", t=self.clip.num_frames).to(device),
             num_inference_steps=steps,
             guidance_scale=scale,
             generators=[torch.Generator(device).manual_seed(seed)],
+            decoder=self._decoder,
+            visit=partial(at_work, device=self._visited, deep_features_every=deep_features_every),
         )
 
-    def _with_new_mouths(
-        self, window: Sequence[PlacedFrame], audio_TAD: Tensor, reference: Reference, inpaint: Callable[..., Tensor]
-    ) -> Iterator[np.ndarray]:
-        """Yield the window's frames with new mouths; frames without a face as they are."""
-        matrices = {index: placed.matrix for index, placed in enumerate(window) if placed.matrix is not None}
-        if not matrices:
-            yield from (placed.frame for placed in window)
-            return
-        # A short window is filled up with its last face, because the U-Net has seen clips of one length only.
-        filled = [*matrices, *[max(matrices)] * (self.clip.num_frames - len(matrices))]
-        aligned = np.stack([align(window[i].frame, matrices[i], self.clip.resolution) for i in filled])
-        frames_TCHW = rearrange(to_float(aligned), "t h w c -> t c h w").to(self.unet.device)
-        faces_BTCHW = inpaint(
-            frames=frames_TCHW[None],
-            reference=reference.of(frames_TCHW)[None],
-            audio=audio_TAD[None, filled].to(frames_TCHW),
+    def _new_faces(
+        self, windows: Sequence[Window], audio: Sequence[Tensor], reference: Reference, inpaint: Callable[..., Tensor]
+    ) -> list[np.ndarray]:
+        """Return what `Window.faces` are to become, for each window."""
+        seen = [index for index, window in enumerate(windows) if window.heard]
+        if not seen:
+            return [window.faces for window in windows]
+        faces_BTHWC = torch.from_numpy(np.stack([windows[index].faces for index in seen]))
+        frames_BTCHW = rearrange(to_float(faces_BTHWC.to(self._visited or self.unet.device)), "b t h w c -> b t c h w")
+        made_BTCHW = inpaint(
+            frames=frames_BTCHW,
+            reference=torch.stack([reference.of(frames_TCHW) for frames_TCHW in frames_BTCHW]),
+            audio=torch.stack([audio[index][windows[index].heard] for index in seen]).to(frames_BTCHW),
         )
-        faces_THWC = rearrange(to_uint8(faces_BTCHW), "1 t c h w -> t h w c").cpu().numpy()
-        new_faces = dict(zip(matrices, faces_THWC, strict=False))
-        for index, placed in enumerate(window):
-            found = index in matrices
-            yield paste_back(placed.frame, new_faces[index], matrices[index]) if found else placed.frame
+        made = iter(rearrange(to_uint8(made_BTCHW), "b t c h w -> b t h w c").cpu().numpy())
+        return [next(made) if window.heard else window.faces for window in windows]
 
 
 def load_pipeline(folder: str) -> LipSyncPipeline:
@@ -249,7 +278,12 @@ def load_pipeline(folder: str) -> LipSyncPipeline:
 
 
 def _check_sampling(num_inference_steps: Any, guidance_scale: Any) -> None:
-    if not (isinstance(num_inference_steps, int) and num_inference_steps >= 1):
-        raise BadConfig(f"num_inference_steps={num_inference_steps!r} must be a whole number, 1 or more")
+    _check_counts(num_inference_steps=num_inference_steps)
     if not (isinstance(guidance_scale, int | float) and guidance_scale >= 0):
         raise BadConfig(f"guidance_scale={guidance_scale!r} must be a number, 0 or more")
+
+
+def _check_counts(**counts: Any) -> None:
+    for name, count in counts.items():
+        if not (isinstance(count, int) and count >= 1):
+            raise BadConfig(f"{name}={count!r} must be a whole number, 1 or more")
