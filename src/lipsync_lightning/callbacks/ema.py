@@ -35,7 +35,7 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         self.frozen = tuple(f"{part}." for part in parts)
         if self._average_model is not None:
             for part in parts:
-                setattr(self._average_model.module, part, getattr(pl_module, part))
+                self._average_model.module.set_submodule(part, pl_module.get_submodule(part))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.ended = False

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -35,6 +36,7 @@ class SkipNonfinite(Callback):
         """Raises: StepFailed, if too many steps in a row were skipped."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = get_total_norm(gradients) if gradients else torch.zeros(())
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         # Ranks decide together: FSDP's hold pieces of gradients.
         if trainer.strategy.reduce_boolean_decision(bool(norm.isfinite()), all=True):
             self.in_a_row = 0
