@@ -29,8 +29,10 @@ CLIP = ClipSpec(num_frames=16, fps=25, resolution=64, sample_rate_hz=16000, mel_
 TIMEOUT_S = 60
 _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(
-    ["train_process", "lipsync_lightning.data.datamodule", "lipsync_lightning.modules.syncnet"]
-    + ["lipsync_lightning.modules.unet_stage1", "lipsync_lightning.modules.sharding"]
+    [
+        "train_process",
+        *(f"lipsync_lightning.{name}" for name in ("data.datamodule", "modules.syncnet", "modules.sharding")),
+    ]
 )
 
 

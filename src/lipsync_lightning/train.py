@@ -23,15 +23,9 @@ from torch.distributed import DistError
 from lipsync_lightning.callbacks.stop_on_signal import StopOnSignal
 from lipsync_lightning.cli import build, entry_point, one_sentence
 from lipsync_lightning.errors import BadConfig, LipSyncError, WouldOverwrite
-from lipsync_lightning.models.lora import plain_network, save_base
+from lipsync_lightning.models.lora import BASE, plain_network
 from lipsync_lightning.models.weights_io import read_file
-from lipsync_lightning.modules.weights import (
-    BASE,
-    RUN_CONFIG,
-    newest_checkpoint,
-    newest_readable_checkpoint,
-    require_weights,
-)
+from lipsync_lightning.modules.weights import RUN_CONFIG, newest_checkpoint, newest_readable_checkpoint, require_weights
 
 _MEANT_SO = (  # what Lightning doubts
     ".*does not have many workers.*",
@@ -151,7 +145,7 @@ def main(config: DictConfig) -> None:
     if init_from is not None:
         module.load_weights(init_from)
     if with_lora and checkpoint is None:
-        rank_zero_only(save_base)(module.unet, "unet", run_dir / BASE)
+        rank_zero_only(lambda: plain_network(module.unet).save_pretrained(run_dir / BASE))()
     trainer: Any = build_trainer(config)
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lipsync_lightning.errors import BadConfig
-from lipsync_lightning.files import whole_file
 from lipsync_lightning.models.weights_io import filled
 
+BASE = "base"  # in a run's folder: the frozen network that its LoRA stands beside; its checkpoints hold LoRA alone
 SCALE = "lora_scale"  # in a state dict: how often the product of the matrices is added
 _OWN_NAME = re.compile(r"[a-z]\w*(\.\d+)*$")  # of a layer: `to_q`, `to_out.0`
 
@@ -40,35 +39,24 @@ def add_lora(network: nn.Module, *, rank: int, alpha: float, targets: Sequence[s
             there = sorted({found[0] for found in map(_OWN_NAME.search, offered) if found})
             parts = f"module.trainable={list(inside)}"
             raise BadConfig(f"module.lora.targets: no linear layer inside {parts} is a {target!r}; there are {there}")
+    layers = [name for names in chosen.values() for name in names]
     try:
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=sum(chosen.values(), []))  # pyright: ignore[reportArgumentType]
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers)  # pyright: ignore[reportArgumentType]
         inject_adapter_in_model(config, network)
     except ValueError as error:
         raise BadConfig(f"module.lora: {error}") from error
     network.register_buffer(SCALE, torch.tensor(alpha / rank))
 
 
-def base_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the frozen weights of a state dict with LoRA, under the names they have without."""
-    return {name.replace(".base_layer.", "."): own for name, own in weights.items() if "lora_" not in name}
-
-
 def merged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights, in float32, of a plain network that computes what the one of this state dict does."""
-    plain = {name: own.float() for name, own in base_weights(weights).items()}
+    plain = {name.replace(".base_layer.", "."): own.float() for name, own in weights.items() if "lora_" not in name}
     for name, down in weights.items():
         layer, is_down, rest = name.partition(".lora_A.")
         if is_down:
-            up = weights[f"{layer}.lora_B.{rest}"].float()
-            plain[f"{layer}.weight"] = plain[f"{layer}.weight"] + weights[SCALE] * up @ down.float()
+            added = weights[f"{layer}.lora_B.{rest}"].float() @ down.float()
+            plain[f"{layer}.weight"] = plain[f"{layer}.weight"] + weights[SCALE] * added
     return plain
-
-
-def save_base(network: nn.Module, name: str, path: Path) -> None:
-    """Write the frozen weights that LoRA learns beside as a checkpoint, as those of network `name`."""
-    with whole_file(path) as part:
-        state = {f"{name}.{own_name}": own for own_name, own in base_weights(network.state_dict()).items()}
-        torch.save({"state_dict": state}, part)
 
 
 def plain_network(network: ModelMixin) -> ModelMixin:
@@ -80,4 +68,4 @@ def plain_network(network: ModelMixin) -> ModelMixin:
     if SCALE not in weights and not any(isinstance(own, DTensor) for own in weights.values()):
         return network
     whole = {name: (own.full_tensor() if isinstance(own, DTensor) else own).cpu() for name, own in weights.items()}
-    return filled(lambda: type(network).from_config(network.config), merged(whole))
+    return filled(lambda: type(network).from_config(network.config), merged(whole))  # pyright: ignore[reportAttributeAccessIssue]

@@ -145,13 +145,6 @@ def frozen(network: Network) -> Network:
     return network.eval().requires_grad_(False)
 
 
-def frozen_inside(network: nn.Module, name: str) -> list[str]:
-    """Return the names, behind `name`, of the outermost parts of a network that learn nothing."""
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        return [name]
-    return [part for own, child in network.named_children() for part in frozen_inside(child, f"{name}.{own}")]
-
-
 def enable_checkpointing(*modules: nn.Module) -> None:
     """Let the outermost networks that can do so compute again in backward what they would otherwise keep."""
     for module in modules:

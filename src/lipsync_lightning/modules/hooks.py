@@ -38,7 +38,7 @@ def adamw_8bit(params: Iterable[nn.Parameter], **options: Any) -> Optimizer:
     Raises: BadConfig, where bitsandbytes is missing.
     """
     try:
-        from bitsandbytes.optim import AdamW8bit  # optional
+        from bitsandbytes.optim import AdamW8bit  # optional  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         way_out = "get it with: pip install 'lipsync-lightning[8bit]'"
         raise BadConfig(f"optimization@module.optimizer=adamw_8bit needs bitsandbytes; {way_out}") from error

@@ -19,14 +19,7 @@ from lipsync_lightning.models.autoencoder import Autoencoder
 from lipsync_lightning.models.compiling import compile_blocks
 from lipsync_lightning.models.lora import SCALE, add_lora
 from lipsync_lightning.models.unet import LipSyncUNet
-from lipsync_lightning.models.weights_io import (
-    enable_checkpointing,
-    fingerprint,
-    frozen,
-    frozen_inside,
-    load_matching,
-    store_in,
-)
+from lipsync_lightning.models.weights_io import enable_checkpointing, fingerprint, frozen, load_matching, store_in
 from lipsync_lightning.modules import hooks
 from lipsync_lightning.modules.rng import ClipRNG
 from lipsync_lightning.modules.weights import network_weights
@@ -62,11 +55,11 @@ class UNetModule(LightningModule):
     ) -> None:
         """Args:
         trainable: parts of parameter names; parameters that contain none of them are frozen. [""] trains all.
-        lora: arguments of `add_lora`: only LoRA inside the trainable parts learns, beside the weights of `load_weights`;
-            None, or one whose rank is None: no LoRA.
+        lora: arguments of `add_lora`, inside the trainable parts, whose other weights `load_weights` gives. None, or
+            one without a rank: no LoRA.
         mixed_noise_alpha: how much of the noise the frames of a clip share.
         audio_dropout: share of clips trained without sound, which guidance needs; 0 in the published training.
-        frozen_dtype: torch's name of the type in which the autoencoder computes, and judges and what LoRA stands beside are stored.
+        frozen_dtype: torch's name of the type in which the autoencoder computes, and judges and LoRA's base are stored.
         gradient_checkpointing: compute what U-Net, decoder and losses compute again in backward instead of keeping it.
         offload_activations: keep in the host's memory what backward needs; costs the time to copy it.
         compile: compile the blocks of U-Net and autoencoder.
@@ -92,9 +85,10 @@ class UNetModule(LightningModule):
             enable_checkpointing(self.unet, self.autoencoder, self.losses)
         if lora and lora["rank"]:
             add_lora(self.unet, **lora, inside=trainable)
-            base = frozen_inside(self.unet, "unet")
-            for part in base:
-                store_in(getattr(torch, frozen_dtype), self.get_submodule(part), fewest_dims=2)
+            parts = self.unet.named_modules(prefix="unet")
+            base = {name: part for name, part in parts if not any(own.requires_grad for own in part.parameters())}
+            for part in base.values():
+                store_in(getattr(torch, frozen_dtype), part, fewest_dims=2)
             self.frozen_parts = (*self.frozen_parts, *base)
         else:
             for name, parameter in self.unet.named_parameters():

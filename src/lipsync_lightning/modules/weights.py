@@ -7,11 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 from lipsync_lightning.errors import MissingWeights, WrongWeights
-from lipsync_lightning.models.lora import SCALE, merged
+from lipsync_lightning.models.lora import BASE, SCALE, merged
 from lipsync_lightning.models.weights_io import read_file
 
 RUN_CONFIG = "config.yaml"  # in a run's folder: the configuration it was trained with
-BASE = "base.ckpt"  # in a run's folder: the frozen weights that its LoRA stands beside; its checkpoints hold LoRA alone
 CHECKPOINTS = "checkpoints"  # folder of a run that holds its checkpoints
 
 
