@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lipsync_lightning.errors import BadConfig
-from lipsync_lightning.models.lora import add_lora, merged, plain_network
+from lipsync_lightning.models.lora import add_lora, plain_network
 from lipsync_lightning.models.unet import LipSyncUNet
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -39,15 +39,6 @@ def test_it_adds_nothing_at_first_and_what_it_has_learned_is_in_the_plain_networ
     loaded = LipSyncUNet.from_pretrained(tmp_path, low_cpu_mem_usage=False)
     torch.testing.assert_close(loaded(**inputs()), learned, rtol=1e-4, atol=1e-5)
     assert plain_network(loaded) is loaded
-
-
-def test_alpha_over_rank_times_the_product_is_added_to_a_weight():
-    down, up = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [0.0]])
-    given = {"a.base_layer.weight": torch.ones(2, 2).bfloat16(), "a.lora_A.default.weight": down, "b.bias": down}
-    given |= {"a.lora_B.default.weight": up, "lora_scale": torch.tensor(0.5)}
-    plain = merged(given)
-    assert set(plain) == {"a.weight", "b.bias"}
-    assert torch.equal(plain["a.weight"], torch.tensor([[2.5, 4.0], [1.0, 1.0]]))
 
 
 @pytest.mark.parametrize(

@@ -42,23 +42,22 @@ def test_the_fused_optimizer_clips_and_steps_as_the_plain_one(precision, tmp_pat
 
 def test_eight_bits_of_moments_learn_as_well_and_come_back_from_a_checkpoint(tmp_path):
     pytest.importorskip("bitsandbytes")  # of the extra `8bit`
-    torch.manual_seed(1)
     inputs, results = torch.randn(32, 64), []
-    for resumed in (False, True):
+    for resumed_at in (0, 10):
         torch.manual_seed(2)
         layer = torch.nn.Linear(64, 64)  # as many weights as get bytes
         optimizer = adamw_8bit(layer.parameters(), lr=1e-2)
         for step in range(20):
-            if resumed and step == 10:
+            if step == resumed_at > 0:
                 torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
                 optimizer = adamw_8bit(layer.parameters(), lr=1e-2)
                 optimizer.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
-            optimizer.zero_grad()
+            layer.zero_grad()
             loss = layer(inputs).square().mean()
             loss.backward()
             optimizer.step()
         results.append(layer.weight.detach())
-        assert loss < 0.1
+    assert loss < 0.1
     assert torch.equal(*results)
     assert optimizer.state[layer.weight]["state1"].dtype == torch.uint8
 
