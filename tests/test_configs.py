@@ -109,7 +109,7 @@ def test_batches_clips_and_learning_rate_are_the_published_ones(experiment, batc
     config = composed(experiment)
     assert config.data.batch_size == batch_size
     assert (config.clip.num_frames, config.clip.fps, config.clip.resolution) == (16, 25, resolution)
-    assert config.module.optimizer._target_ == "torch.optim.AdamW"
+    assert config.module.optimizer._target_ == "lipsync_lightning.modules.hooks.FusedAdamW"
     assert config.module.optimizer.lr == 1e-5
     assert config.trainer.gradient_clip_val == 1.0
 

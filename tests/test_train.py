@@ -6,7 +6,10 @@ from omegaconf import OmegaConf
 
 from command_line import CommandLine
 from lipsync_lightning.errors import BadConfig, WouldOverwrite, WrongWeights
+from lipsync_lightning.export import pipeline_of_run
+from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.train import checkpoint_to_resume, main, warn_if_target_differs
+from train_process import TrainProcess, small_shards, unet_arguments
 
 
 @pytest.fixture
@@ -63,6 +66,7 @@ def test_a_named_checkpoint_must_be_there(used_run: Path):
         (["+experiment=demo/syncnet", "run_dir=run"], ["already holds a run"]),
         (["+experiment=demo/syncnet", "run_dir=run", "ckpt_path=nowhere.ckpt"], ["is not a file"]),
         (["+experiment=demo/syncnet", "demo_dir=none", "ckpt_path=weights.pt"], ["error: no shards at none/shards"]),
+        (["+experiment=demo/stage1", "module.lora.rank=4"], ["module.lora stands beside weights that are there; name"]),
     ],
     ids=[
         "experiment",
@@ -73,6 +77,7 @@ def test_a_named_checkpoint_must_be_there(used_run: Path):
         "used run",
         "no checkpoint",
         "no step",
+        "lora beside nothing",
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_a_sentence(command_line: CommandLine, used_run: Path, arguments, refused):
@@ -90,3 +95,33 @@ def test_a_start_from_weights_of_another_target_is_warned_of(tmp_path: Path, rec
     assert not recwarn.list
     with pytest.warns(UserWarning, match=r"\(prediction_type epsilon there, v_prediction here\)"):
         warn_if_target_differs(str(tmp_path), OmegaConf.create(here))
+
+
+@pytest.mark.slow
+def test_lora_is_saved_alone_goes_on_to_the_bit_and_leaves_a_plain_network(tmp_path: Path):
+    shards, first = small_shards(tmp_path), tmp_path / "first"
+
+    def train(run: Path, steps: int, *more: str) -> None:
+        given = unet_arguments(shards, run, f"trainer.max_steps={steps}", "checkpoint_every=2", *more)
+        TrainProcess(given, tmp_path / f"{run.name} {steps}.txt").ends()
+
+    lora = ("module.lora.rank=2", "module.frozen_dtype=bfloat16", "trainer.precision=bf16-mixed")
+    train(first, 1)
+    runs = tmp_path / "straight", tmp_path / "resumed"
+    train(runs[0], 4, *lora, f"init_from={first}")
+    train(runs[1], 2, *lora, f"init_from={first}")
+    (first / "checkpoints").rename(tmp_path / "moved")  # what a run stands beside is its own
+    train(runs[1], 4, *lora, f"init_from={first}", "ckpt_path=last")
+    straight, resumed = (
+        torch.load(run / "checkpoints" / "step_00000004.ckpt", weights_only=True)["state_dict"] for run in runs
+    )
+    assert all("lora_" in name for name in straight)
+    assert all(torch.equal(resumed[name], weight) for name, weight in straight.items())
+    assert any(weight.any() for name, weight in straight.items() if "lora_B" in name)
+    saved = LipSyncUNet.from_pretrained(runs[1] / "unet", low_cpu_mem_usage=False).state_dict()
+    options = {"num_inference_steps": 2, "guidance_scale": 1.0, "reference": "own_frames"}
+    exported = pipeline_of_run(runs[1], **options).unet.state_dict()
+    torch.testing.assert_close(dict(exported), dict(saved), rtol=0, atol=0)
+    former = LipSyncUNet.from_pretrained(first / "unet", low_cpu_mem_usage=False).state_dict()
+    name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"
+    assert 0 < (saved[name] - former[name]).abs().max() < 0.1

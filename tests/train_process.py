@@ -20,6 +20,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
 from lipsync_lightning.modules.weights import checkpoints_of, newest_checkpoint
 from lipsync_lightning.train import main
 from tiny_shards import write_real_shards
@@ -28,7 +29,10 @@ CLIP = ClipSpec(num_frames=16, fps=25, resolution=64, sample_rate_hz=16000, mel_
 TIMEOUT_S = 60
 _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(
-    ["train_process", "lipsync_lightning.data.datamodule", "lipsync_lightning.modules.syncnet"]
+    [
+        "train_process",
+        *(f"lipsync_lightning.{name}" for name in ("data.datamodule", "modules.syncnet", "modules.sharding")),
+    ]
 )
 
 
@@ -42,6 +46,20 @@ def arguments(shards: Path, run_dir: Path, *more: str) -> list[str]:
     given = ["+experiment=demo/syncnet", f"data.shards={shards}", f"run_dir={run_dir}", "logger=csv"]
     given += ["data.num_workers=0", "data.batch_size=2", "trainer.val_check_interval=null"]
     return [*given, "trainer.log_every_n_steps=1", *more]
+
+
+def unet_arguments(shards: Path, run_dir: Path, *more: str) -> list[str]:
+    """Those of `demo/stage1` with a small U-Net, and an autoencoder that is fitted to noise."""
+    folder = shards.parent / "autoencoder"
+    if not folder.is_dir():
+        torch.manual_seed(0)
+        autoencoder, moments = LinearAutoencoder(patch=4, latent_channels=12), PatchMoments(patch=4)
+        moments.update(torch.rand(8, 3, CLIP.resolution, CLIP.resolution) * 2 - 1)
+        autoencoder.fit_from_moments(moments.count, moments.total, moments.outer)
+        autoencoder.save_pretrained(folder)
+    given = ["module.unet.block_out_channels=[16,16,16]", f"module.autoencoder.path={folder}", "callbacks=default"]
+    given += ["optimization@module.schedule=constant", "~module.schedule.num_warmup_steps"]
+    return ["+experiment=demo/stage1", *arguments(shards, run_dir, *given, *more)[1:]]
 
 
 class TrainProcess:

@@ -205,8 +205,8 @@ def smaller(config: DictConfig) -> Iterator[str]:
         eight_bit: Any = OmegaConf.load(CONF_DIR / "optimization" / "adamw_8bit.yaml")
         module.optimizer._target_ = eight_bit._target_
         yield "with an 8-bit optimizer"
-    if "lora" in module and module.lora is None:
-        OmegaConf.update(config, "module.lora", {"rank": 64}, force_add=True)
+    if "lora" in module and module.lora.rank is None:
+        module.lora.rank = 64
         yield "with an 8-bit optimizer, and LoRA of rank 64 in place of all weights"
 
 

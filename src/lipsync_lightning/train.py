@@ -24,6 +24,7 @@ from lipsync_lightning.callbacks.stop_on_signal import StopOnSignal
 from lipsync_lightning.cli import build, entry_point, one_sentence
 from lipsync_lightning.errors import BadConfig, LipSyncError, WouldOverwrite
 from lipsync_lightning.forecast import fit_to, require_fitting
+from lipsync_lightning.models.lora import BASE, plain_network
 from lipsync_lightning.models.weights_io import read_file
 from lipsync_lightning.modules.weights import RUN_CONFIG, newest_checkpoint, newest_readable_checkpoint, require_weights
 
@@ -128,6 +129,11 @@ def main(config: DictConfig) -> None:
     if "memory" in config:
         rank_zero_only(print)(require_fitting(config))
     init_from = config.init_from if checkpoint is None else None
+    with_lora = OmegaConf.select(config, "module.lora.rank")
+    if with_lora and checkpoint is not None:
+        init_from = str(run_dir / BASE)
+    elif with_lora and init_from is None:
+        raise BadConfig("module.lora stands beside weights that are there; name them by init_from=, such as an export")
     seed_everything(config.seed, workers=True, verbose=False)
     for name, callback in config.callbacks.items():
         if callback is not None and "_target_" not in callback:
@@ -148,6 +154,8 @@ def main(config: DictConfig) -> None:
     module = build(config.module)
     if init_from is not None:
         module.load_weights(init_from)
+    if with_lora and checkpoint is None:
+        rank_zero_only(lambda: plain_network(module.unet).save_pretrained(run_dir / BASE))()
     trainer: Any = build_trainer(config)
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -160,9 +168,10 @@ def main(config: DictConfig) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):  # or the next job of a sweep would go on writing into this run
                 logger.experiment.finish()
+    networks = {name: plain_network(getattr(module, name)) for name in config.networks}  # on all ranks
     if trainer.is_global_zero:
-        for name in config.networks:
-            getattr(module, name).save_pretrained(run_dir / name)
+        for name, network in networks.items():
+            network.save_pretrained(run_dir / name)
         print(f"trained networks: {', '.join(str(run_dir / name) for name in config.networks)}")
     stopped_by = next((each.stopped_by for each in trainer.callbacks if isinstance(each, StopOnSignal)), None)
     if stopped_by is not None:  # status 0 after SIGTERM and SIGUSR1, as schedulers expect

@@ -63,6 +63,8 @@ def make_module(
         torch.manual_seed(3)
         if kind == "stage1":
             return make_stage1(audio_dropout=0.3)
+        if kind == "lora":
+            return make_stage1(lora={"rank": 2, "alpha": 2, "targets": ["to_q", "to_out.0"]})
         objective = ContrastiveObjective(initial_temperature=0.1)
         return SyncNetModule(autoencoder=None, syncnet=make_syncnet(), objective=objective, **training_arguments)
 
@@ -161,9 +163,10 @@ def test_an_interrupted_run_without_its_data_state_would_differ(shards, make_mod
     assert any(not torch.equal(actual[name], expected[name]) for name in expected)
 
 
-def test_averaged_weights_resume_to_the_bit_as_well(shards, make_module, tmp_path):
+@pytest.mark.parametrize("kind", ["stage1", "lora"])
+def test_averaged_weights_resume_to_the_bit_as_well(kind, shards, make_module, tmp_path):
     def averaged(run: str, *stop: Callback) -> LightningModule:
-        module, average = make_module("stage1"), TrainedWeightsEMA(decay=0.7, update_every_n_steps=1)
+        module, average = make_module(kind), TrainedWeightsEMA(decay=0.7, update_every_n_steps=1)
         trained(module, data_of(shards, "stage1"), tmp_path / run, average, *stop)
         return module
 

@@ -84,3 +84,18 @@ def test_sync_does_not_judge_clips_that_were_made_without_sound(make_stage2, mak
     has_audio = ClipRNG(batch["seed"], "cpu").uniform() >= 0.5
     assert 0 < has_audio.sum() < 8
     assert torch.equal(judged[0], batch["mel"][has_audio])
+
+
+def test_activations_that_wait_in_the_hosts_memory_change_neither_loss_nor_gradients(make_stage2, clip_batch):
+    results, packed = [], []
+    for offload in (False, True):
+        torch.manual_seed(0)
+        module = make_stage2(offload_activations=offload, gradient_checkpointing=True)
+        module.log = module.log_dict = lambda *_, **__: None
+        with torch.autograd.graph.saved_tensors_hooks(lambda own: packed.append(own) or own, lambda own: own):
+            before = len(packed)
+            loss = module.training_step(clip_batch, 0)
+        assert (len(packed) == before) == offload  # the inner hooks have them
+        loss.backward()
+        results.append((loss.detach(), [own.grad for own in module.unet.parameters() if own.grad is not None]))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-5)

@@ -4,13 +4,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipsync_lightning import diffusion, errors
 from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.models.autoencoder import StableDiffusionAutoencoder
 from lipsync_lightning.pipeline import lipsync
-from lipsync_lightning.pipeline.shortcuts import at_work, compile_blocks, solver_of
+from lipsync_lightning.pipeline.shortcuts import at_work, solver_of
 from tiny_media import sound_of, write_video
 
 CPU = torch.device("cpu")
@@ -104,18 +104,3 @@ def test_networks_that_wait_on_the_cpu_take_turns_and_nothing_changes(pipeline, 
     with at_work(pipeline.unet, torch.device("meta"), 1):
         assert seen[-1] == ("unet", torch.device("meta"))
     assert seen[-1] == ("unet", CPU)
-
-
-def test_blocks_are_compiled_and_without_a_compiler_that_is_said(pipeline, monkeypatch: pytest.MonkeyPatch):
-    compiled: list[str] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
-    monkeypatch.setattr(torch, "compile", lambda function: function)
-    compile_blocks(pipeline.unet, CPU)
-    assert set(compiled) == {"ClipResnet", "BasicTransformerBlock"}
-
-    def without(function: Any) -> Any:
-        raise RuntimeError("\nno g++ here\nat all")
-
-    monkeypatch.setattr(torch, "compile", without)
-    with pytest.raises(errors.BadConfig, match=r"^compile=true finds no compiler for cpu \(no g\+\+ here\); leave"):
-        pipeline.place(CPU, torch.float32, compile=True)

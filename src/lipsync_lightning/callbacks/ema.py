@@ -48,7 +48,7 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         self.num_updates = 0  # as the average itself counts, but on the host
         if self._average_model is not None:
             for part in parts:
-                setattr(self._average_model.module, part, getattr(pl_module, part))
+                self._average_model.module.set_submodule(part, pl_module.get_submodule(part))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.ended = False

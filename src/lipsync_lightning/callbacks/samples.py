@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from einops import rearrange
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
@@ -53,7 +51,7 @@ class SampleWriter(Callback):
     from left to right, silent. `samples.csv` has a row for each: `sync_real`, `sync_generated` and `sync_control` (the
     generated lips with the next clip's sound), each a SyncNet's probability that lips and sound belong together, and
     `psnr_mouth`. Their means are logged as `val/...`, and a wandb logger gets a table of all. Training stays the same
-    to the bit. Under an `FSDPStrategy` there are no samples, and a warning says so.
+    to the bit.
     """
 
     def __init__(self, *, run_dir: str, num_clips: int, judge: SyncLoss | None) -> None:
@@ -68,15 +66,13 @@ class SampleWriter(Callback):
         if not hasattr(pl_module, "generate"):
             told = f"SampleWriter needs a module that generates frames, {type(pl_module).__name__} does not"
             raise BadConfig(f"{told}; leave it out by ~callbacks.film_strips")
-        if isinstance(trainer.strategy, FSDPStrategy):  # parameters are whole only while it calls the module
-            rank_zero_warn("no samples of held-out clips will be written under FSDPStrategy; trainer=ddp has them")
         if self.judge is not None:
             self.judge.to(trainer.strategy.root_device)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if trainer.sanity_checking or isinstance(trainer.strategy, FSDPStrategy):
+        if trainer.sanity_checking:
             return
         ids, known = batch["id"], {sample.id for sample in self.samples}
         first_of_clips = [row for row, id in enumerate(ids) if id not in known and id not in ids[:row]]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -38,6 +39,7 @@ class SkipNonfinite(Callback):
         """Raises: StepFailed, if too many steps in a row were skipped."""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = get_total_norm(gradients) if gradients else torch.zeros((), device=pl_module.device)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         is_bad = 1 - norm.isfinite().float()
         if distributed.is_initialized():  # together: FSDP's ranks hold pieces of gradients
             distributed.all_reduce(is_bad, distributed.ReduceOp.MAX)

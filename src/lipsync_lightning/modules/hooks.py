@@ -32,6 +32,20 @@ class FusedAdamW(AdamW):
         self._step_supports_amp_scaling = False
 
 
+def adamw_8bit(params: Iterable[nn.Parameter], **options: Any) -> Optimizer:
+    """Return AdamW whose moments take a byte each (arXiv 2110.02861); those of small parameters stay in float32.
+
+    Args: options: of bitsandbytes' `AdamW8bit`.
+    Raises: BadConfig, where bitsandbytes is missing.
+    """
+    try:
+        from bitsandbytes.optim import AdamW8bit  # optional  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        way_out = "get it with: pip install 'lipsync-lightning[8bit]'"
+        raise BadConfig(f"optimization@module.optimizer=adamw_8bit needs bitsandbytes; {way_out}") from error
+    return AdamW8bit(params, **options)
+
+
 def optimizer_with_schedule(
     parameters: Iterable[nn.Parameter], optimizer: OptimizerFactory, schedule: ScheduleFactory
 ) -> dict[str, Any]:

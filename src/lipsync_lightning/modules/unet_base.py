@@ -1,6 +1,8 @@
 """What both U-Net stages have beside their steps: parts, optimizer, checkpoints, and samples for validation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,11 +10,14 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.autograd.graph import save_on_cpu
 
 from lipsync_lightning import diffusion
 from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.losses.terms import WeightedLosses
 from lipsync_lightning.models.autoencoder import Autoencoder
+from lipsync_lightning.models.compiling import compile_blocks
+from lipsync_lightning.models.lora import SCALE, add_lora
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.models.weights_io import enable_checkpointing, fingerprint, frozen, load_matching, store_in
 from lipsync_lightning.modules import hooks
@@ -38,19 +43,26 @@ class UNetModule(LightningModule):
         schedule: hooks.ScheduleFactory,
         clip: ClipSpec,
         trainable: Sequence[str],
+        lora: Mapping[str, Any] | None,
         mixed_noise_alpha: float,
         audio_dropout: float,
         frozen_dtype: str,
         gradient_checkpointing: bool,
+        offload_activations: bool,
+        compile: bool,
         num_inference_steps: int,
         guidance_scale: float,
     ) -> None:
         """Args:
         trainable: parts of parameter names; parameters that contain none of them are frozen. [""] trains all.
+        lora: arguments of `add_lora`, inside the trainable parts, whose other weights `load_weights` gives. None, or
+            one without a rank: no LoRA.
         mixed_noise_alpha: how much of the noise the frames of a clip share.
         audio_dropout: share of clips trained without sound, which guidance needs; 0 in the published training.
-        frozen_dtype: torch's name of the type in which the autoencoder computes and judges' weights are stored.
+        frozen_dtype: torch's name of the type in which the autoencoder computes, and judges and LoRA's base are stored.
         gradient_checkpointing: compute what U-Net, decoder and losses compute again in backward instead of keeping it.
+        offload_activations: keep in the host's memory what backward needs; costs the time to copy it.
+        compile: compile the blocks of U-Net and autoencoder.
         num_inference_steps, guidance_scale: of `generate`, for validation.
         """
         super().__init__()
@@ -68,10 +80,21 @@ class UNetModule(LightningModule):
         self.audio_dropout = audio_dropout
         self.num_inference_steps = num_inference_steps
         self.guidance_scale = guidance_scale
+        self.activations = partial(save_on_cpu, torch.cuda.is_available()) if offload_activations else nullcontext
         if gradient_checkpointing:
             enable_checkpointing(self.unet, self.autoencoder, self.losses)
-        for name, parameter in self.unet.named_parameters():
-            parameter.requires_grad_(any(part in name for part in trainable))
+        if lora and lora["rank"]:
+            add_lora(self.unet, **lora, inside=trainable)
+            parts = self.unet.named_modules(prefix="unet")
+            base = {name: part for name, part in parts if not any(own.requires_grad for own in part.parameters())}
+            for part in base.values():
+                store_in(getattr(torch, frozen_dtype), part, fewest_dims=2)
+            self.frozen_parts = (*self.frozen_parts, *base)
+        else:
+            for name, parameter in self.unet.named_parameters():
+                parameter.requires_grad_(any(part in name for part in trainable))
+        if compile:
+            compile_blocks(self.unet, self.autoencoder, device="cuda" if torch.cuda.is_available() else "cpu")
 
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return hooks.optimizer_with_schedule(self.unet.parameters(), self.optimizer, self.schedule)
@@ -95,12 +118,15 @@ class UNetModule(LightningModule):
     def load_weights(self, path: str) -> None:
         """Start from another U-Net; temporal modules that one of both lacks stay as they are, or are left out.
 
+        With LoRA they have to be there: what it stands beside does not learn.
+
         Raises: MissingWeights, WrongWeights.
         """
-        weights, own = network_weights(path, "unet"), self.unet.state_dict()
+        weights = network_weights(path, "unet")
+        own = {name.replace(".base_layer.", "."): name for name in self.unet.state_dict()}
         surplus = [name for name in weights if "motion_modules." in name and name not in own]
         if surplus:
             told = f"{len(surplus)} weights of temporal modules that this U-Net has not, such as {surplus[0]}"
             rank_zero_warn(f"init_from={path}: left out are {told}")
-        weights = {name: weight for name, weight in weights.items() if name not in set(surplus)}
-        load_matching(self.unet, weights, allowed_missing=("motion_modules.",))
+        weights = {own.get(name, name): weight for name, weight in weights.items() if name not in set(surplus)}
+        load_matching(self.unet, weights, allowed_missing=("lora_",) if SCALE in own else ("motion_modules.",))

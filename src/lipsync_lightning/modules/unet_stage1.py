@@ -26,8 +26,9 @@ class UNetStage1Module(UNetModule):
 
     def training_step(self, batch: ClipBatch | LatentBatch, batch_idx: int) -> Tensor:
         rng = ClipRNG(batch["seed"], self.device)
-        step = self.denoise(batch, rng.uniform() >= self.audio_dropout, rng)
-        return log_losses(self, "train", self.losses(step), len(batch["seed"]))
+        with self.activations():
+            step = self.denoise(batch, rng.uniform() >= self.audio_dropout, rng)
+            return log_losses(self, "train", self.losses(step), len(batch["seed"]))
 
     def validation_step(self, batch: ClipBatch | LatentBatch, batch_idx: int) -> None:
         rng = ClipRNG(batch["seed"], self.device)  # the same draws at every validation

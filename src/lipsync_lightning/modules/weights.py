@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lipsync_lightning.errors import MissingWeights, WrongWeights
+from lipsync_lightning.models.lora import BASE, SCALE, merged
 from lipsync_lightning.models.weights_io import read_file
 
 RUN_CONFIG = "config.yaml"  # in a run's folder: the configuration it was trained with
@@ -52,7 +53,7 @@ def newest_readable_checkpoint(run_dir: Path) -> Path | None:
 
 
 def network_weights(path: str, network: str) -> dict[str, Tensor]:
-    """Return the state dict of one network, by its own names.
+    """Return the state dict of one network, by its own names, LoRA merged.
 
     Args:
         path: a checkpoint file, a run's folder, an export folder, or a folder that holds this network alone.
@@ -74,6 +75,8 @@ def network_weights(path: str, network: str) -> dict[str, Tensor]:
     weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     if not weights:
         raise WrongWeights(f"{checkpoint} holds no {network}; it has {sorted({name.split('.')[0] for name in state})}")
+    if SCALE in weights:
+        return merged(network_weights(str(checkpoint.parents[1] / BASE), network) | weights)
     return weights
 
 

@@ -31,9 +31,10 @@ from lipsync_lightning.media.mux import video_writer
 from lipsync_lightning.media.video import probe, read_frames
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAudioEncoder
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, StableDiffusionAutoencoder
+from lipsync_lightning.models.compiling import compile_blocks
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.pipeline.reference import REFERENCES, Reference
-from lipsync_lightning.pipeline.shortcuts import at_work, compile_blocks, solver_of, tiny_decoder
+from lipsync_lightning.pipeline.shortcuts import at_work, solver_of, tiny_decoder
 from lipsync_lightning.pipeline.threads import ahead, behind
 from lipsync_lightning.pipeline.windows import Window, aligned_windows, placed_frames, with_new_faces
 
@@ -126,8 +127,8 @@ class LipSyncPipeline(DiffusionPipeline):
         for network in (self.unet, self.autoencoder, self.audio_encoder, self._decoder or self.audio_encoder):
             waits = offload and network in (self.unet, self.autoencoder)
             nn.Module.to(network, "cpu" if waits else device, dtype)  # diffusers' own warns of what is asked for
-        for network in (self.unet, self.autoencoder) if compile else ():
-            compile_blocks(network, device)
+        if compile:
+            compile_blocks(self.unet, self.autoencoder, device=device.type)
         return self
 
     @torch.no_grad()

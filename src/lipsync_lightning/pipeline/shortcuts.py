@@ -21,8 +21,6 @@ SOLVERS: dict[str, Callable[..., Any]] = {
     "ddim": DDIMScheduler.from_config,
     "dpm": partial(DPMSolverMultistepScheduler.from_config, use_lu_lambdas=True),
 }
-_COMPILED = {"ClipResnet", "BasicTransformerBlock", "ResnetBlock2D"}  # classes of ours and of diffusers
-_MOST_SHAPES = 64  # of one class of blocks; torch would give up after 8, a U-Net has about 20
 
 
 def solver_of(scheduler: Any, name: str) -> Any:
@@ -95,19 +93,3 @@ def tiny_decoder(folder: str, autoencoder: Any) -> TinyDecoder:
         shape = "latents of {} channels and {} pixels a side".format
         raise WrongWeights(f"decoder={folder} reads {shape(*found)}, not {shape(*wanted)}; give one for this model")
     return network.eval()
-
-
-def compile_blocks(network: nn.Module, device: torch.device) -> None:
-    """Compile the blocks that a network is made of, each at its first use; a whole U-Net would take many minutes.
-
-    Raises: BadConfig, where torch finds no compiler.
-    """
-    try:
-        torch.compile(lambda ones: ones + 1)(torch.ones(8, device=device))
-    except Exception as error:  # each backend has its own
-        reason = next(filter(None, str(error).splitlines()), type(error).__name__)
-        raise BadConfig(f"compile=true finds no compiler for {device.type} ({reason}); leave it out") from error
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_SHAPES)
-    for block in network.modules():
-        if type(block).__name__ in _COMPILED:
-            block.compile()
