@@ -25,7 +25,7 @@ from lipsync_lightning.data.latent_samples import (
     ENCODED,
     ENCODED_AUDIO_BY,
     LATENTS,
-    TOKENS,
+    STATES,
     LatentSamples,
     stored_array,
 )
@@ -42,7 +42,7 @@ from lipsync_lightning.synthetic.corpus import ClipPlan, make_clip
 
 CLIP = ClipSpec(num_frames=16, fps=25, resolution=256, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 NUM_CLIPS, SECONDS, MEASURED_SECONDS = 24, 10.0, 10.0
-LATENT_SHAPE, TOKEN_SHAPE = (2, 2, 4, 32, 32), (50, 384)
+LATENT_SHAPE, STATE_SHAPE, TOKEN_SHAPE = (2, 2, 4, 32, 32), (5, 384), (50, 384)
 AUDIO_ENCODER = LogMelAudioEncoder(num_tokens=8, columns_per_token=2, sample_rate_hz=16000, mel_hz=80, num_mels=80)
 
 
@@ -62,7 +62,7 @@ def make_shards(folder: Path) -> list[tuple[Path, np.ndarray]]:
         made_by = fingerprint_with_settings(AUDIO_ENCODER)
         facts[ENCODED] = {"made_by": "benchmark", "mask": "released", ENCODED_AUDIO_BY: made_by}
         members = {}
-        for suffix, shape in ((LATENTS, LATENT_SHAPE), (TOKENS, TOKEN_SHAPE)):
+        for suffix, shape in ((LATENTS, LATENT_SHAPE), (STATES, STATE_SHAPE)):
             members[suffix], facts[ENCODED][suffix] = stored_array(rng.normal(size=(len(frames), *shape)))
         latents.append(FinishedClip(key, len(frames), {**members, "json": json.dumps(facts).encode()}))
     write_shard(folder / "pixels" / "train" / "000000.tar", pixels, clip=CLIP)
@@ -121,7 +121,7 @@ def main() -> None:
             "U-Net, 4 windows of a clip": loaded(pixels, UNetSamples(windows_per_clip=4, **unet), 8),
             "U-Net stage 1, latents": loaded(latents, LatentSamples(windows_per_clip=1, **unet), 8),
             "SyncNet, 4 windows of a clip": loaded(
-                pixels, SyncNetSamples(clip=CLIP, windows_per_clip=4, min_gap_frames=8), 32
+                pixels, SyncNetSamples(clip=CLIP, windows_per_clip=4, min_gap_frames=8, sees=Lips()), 32
             ),
         }
     print("| samples | per CPU second | times the plain way |\n| --- | ---: | ---: |")

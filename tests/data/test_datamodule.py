@@ -7,7 +7,7 @@ import torch
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
-from lipsync_lightning.data.samples import HeldoutSyncNetSamples, SyncNetSamples, UNetSamples
+from lipsync_lightning.data.samples import HeldoutSyncNetSamples, SyncNetSamples, UNetSamples, WholeFaces
 from lipsync_lightning.errors import ClipTooShort
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from tiny_shards import CLIP, data_of, write_real_shards
@@ -26,8 +26,10 @@ def unet_data(shards: Path) -> ClipDataModule:
 
 
 def syncnet_data(shards: Path, clip: ClipSpec = CLIP, batch_size: int = 2) -> ClipDataModule:
-    samples = SyncNetSamples(clip=clip, windows_per_clip=2, min_gap_frames=4)
-    heldout = HeldoutSyncNetSamples(clip=clip, windows_per_clip=2, min_gap_frames=4, max_offset_frames=2)
+    samples = SyncNetSamples(clip=clip, windows_per_clip=2, min_gap_frames=4, sees=WholeFaces())
+    heldout = HeldoutSyncNetSamples(
+        clip=clip, windows_per_clip=2, min_gap_frames=4, sees=WholeFaces(), max_offset_frames=2
+    )
     return data_of(shards, samples, heldout_samples=heldout, clip=clip, batch_size=batch_size)
 
 

@@ -40,7 +40,14 @@ def autoencoder(seed: int = 0) -> LinearAutoencoder:
 
 
 def encoder(**changes: Any) -> ClipEncoder:
-    settings = {"clip": CLIP, "audio_encoder": AUDIO_ENCODER, "mask": "released", "batch_size": 5, "device": "cpu"}
+    settings = {
+        "clip": CLIP,
+        "audio_encoder": AUDIO_ENCODER,
+        "mask": "released",
+        "batch_size": 5,
+        "device": "cpu",
+        "dtype": "float32",
+    }
     return ClipEncoder(**{**settings, "autoencoder": autoencoder(), **changes})
 
 
@@ -115,7 +122,7 @@ def test_another_network_or_mask_is_refused_in_the_same_folder(shards: Path, enc
     for change, told in (
         ({"autoencoder": autoencoder(seed=1)}, "made_by"),
         ({"mask": "face"}, "mask"),
-        ({"audio_encoder": OTHER_AUDIO_ENCODER}, "audio_encoder"),
+        ({"audio_encoder": OTHER_AUDIO_ENCODER}, "states_by"),
     ):
         with pytest.raises(WouldOverwrite, match=f"was encoded with another {told}; choose another out="):
             encode_shards(str(shards), encoded, encoder(**change))

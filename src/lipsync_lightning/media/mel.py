@@ -1,5 +1,7 @@
 """Log-mel spectrograms as SyncNet hears them, and the columns that belong to one clip."""
 
+from math import ceil
+
 import torch
 from torch import Tensor
 from torchaudio.functional import melscale_fbanks, preemphasis
@@ -16,6 +18,7 @@ _SMALLEST_AMPLITUDE = 1e-5
 _REFERENCE_DB = 20.0
 _RANGE_DB = 100.0
 _LARGEST_VALUE = 4.0
+_CONTEXT_S = 0.1  # the Fourier window reaches 25 ms to either side, and the emphasis a sample further
 
 
 def log_mel(waveform: Tensor, *, sample_rate_hz: int = 16000, mel_hz: int = 80, num_mels: int = 80) -> Tensor:
@@ -54,6 +57,24 @@ def log_mel(waveform: Tensor, *, sample_rate_hz: int = 16000, mel_hz: int = 80, 
     return scaled.clamp(-_LARGEST_VALUE, _LARGEST_VALUE)
 
 
+def log_mel_part(
+    waveform: Tensor, first: int, last: int, *, sample_rate_hz: int = 16000, mel_hz: int = 80, num_mels: int = 80
+) -> Tensor:
+    """Return columns `first` to `last - 1` of a sound's `log_mel`, (num_mels, last - first), of no more of it."""
+    hop, context = sample_rate_hz // mel_hz, ceil(_CONTEXT_S * mel_hz)
+    start = max(first - context, 0)
+    sound = waveform[start * hop : (last + context) * hop]
+    mel = log_mel(sound, sample_rate_hz=sample_rate_hz, mel_hz=mel_hz, num_mels=num_mels)
+    return mel[:, first - start : last - start]
+
+
+def heard_mel(waveform: Tensor, first_frame: int, clip: ClipSpec) -> Tensor:
+    """Return what `mel_window` cuts of the log-mel of a whole sound (N,), (1, M, clip.mel_columns). Raises: as that."""
+    columns = _columns(first_frame, clip, 1 + len(waveform) // (clip.sample_rate_hz // clip.mel_hz))
+    settings = {"sample_rate_hz": clip.sample_rate_hz, "mel_hz": clip.mel_hz, "num_mels": clip.num_mels}
+    return log_mel_part(waveform, columns.start, columns.stop, **settings)[None]
+
+
 def mel_window(mel: Tensor, first_frame: int, clip: ClipSpec) -> Tensor:
     """Return the mel columns heard while one clip is on screen.
 
@@ -64,11 +85,16 @@ def mel_window(mel: Tensor, first_frame: int, clip: ClipSpec) -> Tensor:
     Raises: ClipTooShort, if the sound ends before the clip does.
     Source: Wav2Lip (arXiv 2008.10010): 16 columns at 80 per second span 5 frames at 25 fps.
     """
+    columns = _columns(first_frame, clip, mel.shape[1])
+    return mel[None, :, columns.start : columns.stop]
+
+
+def _columns(first_frame: int, clip: ClipSpec, num_columns: int) -> range:
     start = clip.mel_start(first_frame)
     end = start + clip.mel_columns
-    if end > mel.shape[1]:
+    if start < 0 or end > num_columns:
         raise ClipTooShort(
-            f"the clip from frame {first_frame} needs mel columns {start} to {end}, the sound has {mel.shape[1]}; "
+            f"the clip from frame {first_frame} needs mel columns {start} to {end}, the sound has {num_columns}; "
             f"start earlier or pad the sound"
         )
-    return mel[None, :, start:end]
+    return range(start, end)
