@@ -141,7 +141,7 @@ class ClipDataModule(LightningDataModule):
     def _placed(self, encoder: AudioEncoder, device: torch.device) -> AudioEncoder:
         """Return a copy on the device: data workers that are yet to start need theirs where it is."""
         if (encoder, device) not in self._encoders:
-            self._encoders[encoder, device] = deepcopy(encoder).to(device)
+            self._encoders[encoder, device] = deepcopy(encoder).to(device=device)
         return self._encoders[encoder, device]
 
     def _samples(self, split: str) -> Samples:

@@ -109,7 +109,7 @@ class LatentSamples(UNetSamples):
 
 
 class StoredFaces(WholeFaces):
-    """What a SyncNet of latents looks at, encoded ahead of time: `latents` (T, 2, C, h, w), `made_by` an autoencoder."""
+    """What a SyncNet of latents looks at, encoded ahead of time: `latents` (T, 2, C, h, w) and `made_by`."""
 
     members = ()
     parts = (LATENTS,)
