@@ -1,5 +1,6 @@
 """Log-mel spectrograms as SyncNet hears them, and the columns that belong to one clip."""
 
+from functools import cache
 from math import ceil
 
 import torch
@@ -37,7 +38,7 @@ def log_mel(waveform: Tensor, *, sample_rate_hz: int = 16000, mel_hz: int = 80, 
     if sample_rate_hz % mel_hz:
         raise BadConfig(f"mel_hz must divide the sample rate, got {mel_hz} columns per second at {sample_rate_hz} Hz")
     window = sample_rate_hz * _WINDOW_MS // 1000
-    hann = torch.hann_window(window, device=waveform.device)
+    hann, filters = _hann_and_filters(window, sample_rate_hz, num_mels, waveform.device)
     # Reflecting instead of zero padding is off by up to 0.9 in the first and last columns.
     magnitudes = torch.stft(
         preemphasis(waveform.float(), _PREEMPHASIS),
@@ -47,14 +48,19 @@ def log_mel(waveform: Tensor, *, sample_rate_hz: int = 16000, mel_hz: int = 80, 
         pad_mode="constant",
         return_complex=True,
     ).abs()
+    amplitudes = filters @ magnitudes
+    decibels = 20 * torch.log10(amplitudes.clamp(min=_SMALLEST_AMPLITUDE)) - _REFERENCE_DB
+    scaled = 2 * _LARGEST_VALUE * (decibels + _RANGE_DB) / _RANGE_DB - _LARGEST_VALUE
+    return scaled.clamp(-_LARGEST_VALUE, _LARGEST_VALUE)
+
+
+@cache
+def _hann_and_filters(window: int, sample_rate_hz: int, num_mels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     highest_hz = min(_HIGHEST_HZ, sample_rate_hz / 2)
     filters = melscale_fbanks(
         window // 2 + 1, _LOWEST_HZ, highest_hz, num_mels, sample_rate_hz, norm="slaney", mel_scale="slaney"
     )
-    amplitudes = filters.T.contiguous().to(waveform.device) @ magnitudes
-    decibels = 20 * torch.log10(amplitudes.clamp(min=_SMALLEST_AMPLITUDE)) - _REFERENCE_DB
-    scaled = 2 * _LARGEST_VALUE * (decibels + _RANGE_DB) / _RANGE_DB - _LARGEST_VALUE
-    return scaled.clamp(-_LARGEST_VALUE, _LARGEST_VALUE)
+    return torch.hann_window(window, device=device), filters.T.contiguous().to(device)
 
 
 def log_mel_part(
