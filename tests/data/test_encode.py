@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from filelock import FileLock
 from torch.nn import Identity
 
@@ -15,7 +16,7 @@ from lipsync_lightning.data.latent_samples import LatentSamples, StoredFaces
 from lipsync_lightning.data.samples import Samples, SyncNetSamples, UNetSamples, WholeFaces
 from lipsync_lightning.errors import BadConfig, BrokenShard, ClipMismatch, WouldOverwrite
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAudioEncoder
-from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments, drawn
+from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments, StableDiffusionAutoencoder, drawn
 from lipsync_lightning.modules.syncnet import SyncNetModule
 from lipsync_lightning.shards.format import FinishedClip, read_sidecar, write_shard
 from lipsync_lightning.shards.reader import ClipIndex
@@ -124,10 +125,15 @@ def test_stored_states_give_the_tokens_of_the_online_way_and_take_far_less_room(
 
 
 def test_half_precision_of_the_autoencoder_changes_what_is_stored_little_and_not_who_made_it(
-    shards: Path, encoded: Path, tmp_path: Path
+    shards: Path, tmp_path: Path
 ):
-    encode_shards(str(shards), tmp_path, encoder(dtype="bfloat16"))
-    half, whole = (first_batches(folder, from_latents(), 1)[0] for folder in (tmp_path, encoded))
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    vae = AutoencoderKL(block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, **blocks)
+    for dtype in ("float32", "bfloat16"):  # the former first, for the latter changes the network
+        encode_shards(
+            str(shards), tmp_path / dtype, encoder(autoencoder=StableDiffusionAutoencoder(vae=vae), dtype=dtype)
+        )
+    half, whole = (first_batches(tmp_path / dtype, from_latents(), 1)[0] for dtype in ("bfloat16", "float32"))
     assert half["made_by"] == whole["made_by"]
     difference = (half["latents"] - whole["latents"]).norm() / whole["latents"].norm()
     assert 0 < difference < 0.02

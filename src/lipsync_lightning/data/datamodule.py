@@ -138,7 +138,7 @@ class ClipDataModule(LightningDataModule):
         self.resumed = {key: int(state_dict[key]) for key in self.resumed}
         self.train_shards = dict(state_dict.get("shards", {}))  # older checkpoints do not tell
 
-    def _placed(self, encoder: AudioEncoder, device: torch.device) -> AudioEncoder:
+    def _placed(self, encoder: Any, device: torch.device) -> AudioEncoder:
         """Return a copy on the device: data workers that are yet to start need theirs where it is."""
         if (encoder, device) not in self._encoders:
             self._encoders[encoder, device] = deepcopy(encoder).to(device=device)

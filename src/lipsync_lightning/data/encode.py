@@ -20,8 +20,7 @@ from lipsync_lightning.errors import BadConfig, WouldOverwrite
 from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.video import decode_planes
-from lipsync_lightning.models.audio_encoder import AudioEncoder
-from lipsync_lightning.models.weights_io import fingerprint, fingerprint_with_settings, frozen
+from lipsync_lightning.models.weights_io import fingerprint, fingerprint_with_settings, frozen, store_in
 from lipsync_lightning.shards.format import SPLITS, FinishedClip, Sidecar, is_whole, read_sidecar, write_shard
 from lipsync_lightning.shards.reader import MEMBERS, ClipIndex, survey
 
@@ -36,31 +35,25 @@ class ClipEncoder:
         self,
         *,
         clip: ClipSpec,
-        autoencoder: Any,
-        audio_encoder: AudioEncoder,
+        autoencoder: Any,  # models.autoencoder.Autoencoder and a module
+        audio_encoder: Any,  # models.audio_encoder.AudioEncoder
         mask: str,
         batch_size: int,
         device: str,
         dtype: str,
     ) -> None:
-        """Args:
-        autoencoder: models.autoencoder.Autoencoder and a module.
-        batch_size: frames at a time.
-        dtype: torch's name of the type in which the autoencoder computes.
-        """
+        """Args: batch_size: frames at a time; dtype: torch's name of the type in which the autoencoder computes."""
         self.facts = {"made_by": fingerprint(autoencoder), "mask": mask}
         self.facts[ENCODED_AUDIO_BY] = fingerprint_with_settings(audio_encoder)
         self.clip, self.batch_size, self.device = clip, batch_size, device
-        self.autoencoder = frozen(autoencoder).to(device, getattr(torch, dtype))
+        self.autoencoder = frozen(autoencoder).to(device)
+        store_in(getattr(torch, dtype), self.autoencoder)
         self.audio_encoder = audio_encoder.to(device)
         self.keep_mask = keep_mask(clip.resolution, mask).to(device)
 
     @torch.no_grad()
     def __call__(self, faces: np.ndarray, waveform: Tensor) -> dict[str, np.ndarray]:
-        """Return `latents.npy` (F, 2, 2, C, h, w) and `states.npy` (R, ...), as `latent_samples` has them.
-
-        Args: faces: (F, 3, H, W) uint8; waveform: (N,).
-        """
+        """Return what `latent_samples` reads, of faces (F, 3, H, W), uint8, and sound (N,)."""
         pieces = []
         for piece in torch.from_numpy(faces).split(self.batch_size):
             frames = to_float(piece.to(self.device))

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -101,7 +102,8 @@ def decode_flac(data: bytes) -> np.ndarray:
             if stream.channels != 1 or stream.format.name not in ("s16", "s16p"):
                 raise BadMedia("a sound is not mono 16-bit FLAC; write its shard again")
             # Not by `to_ndarray`, which takes as long as decoding.
-            frames = [np.frombuffer(frame.planes[0], np.int16, frame.samples) for frame in container.decode(stream)]
+            decoded: Any = container.decode(stream)
+            frames = [np.frombuffer(frame.planes[0], np.int16, frame.samples) for frame in decoded]
     except FFmpegError as error:
         raise BadMedia(f"a sound is no whole FLAC file ({error.strerror}); write its shard again") from error
     if not frames:

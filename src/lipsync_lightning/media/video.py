@@ -141,12 +141,7 @@ def decode_window(data: bytes, first_frame: int, num_frames: int) -> np.ndarray:
 
     Raises: ClipTooShort, if the window leaves the clip; BadMedia, if the clip does not decode.
     """
-    return decode_windows(data, [first_frame], num_frames)[0]
-
-
-def decode_windows(data: bytes, starts: Sequence[int], num_frames: int) -> list[np.ndarray]:
-    """Return one (T, H, W, 3) uint8 RGB window per start. Raises: as `decode_planes`."""
-    return [np.ascontiguousarray(window.transpose(0, 2, 3, 1)) for window in decode_planes(data, starts, num_frames)]
+    return np.ascontiguousarray(decode_planes(data, [first_frame], num_frames)[0].transpose(0, 2, 3, 1))
 
 
 def decode_planes(data: bytes, starts: Sequence[int], num_frames: int, top: float = 0.0) -> list[np.ndarray]:

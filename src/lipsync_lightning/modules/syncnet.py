@@ -89,7 +89,7 @@ class SyncNetModule(LightningModule):
         # Clip by clip: a batch of SyncNet has thousands of frames.
         if "latents" in batch:
             require_made_by(batch, self.autoencoder_fingerprint)
-            clips = [drawn(*each.unbind(1), own) for each, own in zip(batch["latents"], generators, strict=True)]
+            clips = [drawn(each[:, 0], each[:, 1], own) for each, own in zip(batch["latents"], generators, strict=True)]
         else:
             clips = [self.autoencoder.encode(each, own) for each, own in zip(batch["frames"], generators, strict=True)]
         return torch.stack(clips).float()
