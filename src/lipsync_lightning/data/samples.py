@@ -135,24 +135,16 @@ class UNetSamples:
         return pairs[wanted.start : wanted.stop]
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
-        """Return rows of `ClipBatch` but `same_for_all`, frames as uint8, and what is `heard` in place of audio tokens.
-
-        Raises: BadMedia, ClipTooShort.
-        """
+        """Return rows of `ClipBatch`, frames uint8, `heard` instead of audio tokens. Raises: BadMedia, ClipTooShort."""
         num_frames, waveform = stated_frames(sample), clip_waveform(sample)
         pairs, usable = self.starts(num_frames, rng, wanted), usable_frames(num_frames, self.clip)
         targets, length = [target for target, _ in pairs], self.clip.num_frames
         heard = self.audio_encoder.windows_heard(waveform, usable, float(self.clip.fps), targets, length)
-        decoded = decode_planes(sample["mp4"], [start for pair in pairs for start in pair], length)
+        starts = [start for pair in pairs for start in pair]
+        decoded = [torch.from_numpy(planes) for planes in decode_planes(sample["mp4"], starts, length)]
         return [
-            {
-                "frames": torch.from_numpy(frames),
-                "reference": torch.from_numpy(reference),
-                "heard": own,
-                "mel": heard_mel(waveform, target, self.clip),
-                "id": sample["__key__"],
-                "first_frame": target,
-            }
+            {"frames": frames, "reference": reference, "heard": own, "mel": heard_mel(waveform, target, self.clip)}
+            | {"id": sample["__key__"], "first_frame": target}
             for target, frames, reference, own in zip(targets, decoded[::2], decoded[1::2], heard, strict=True)
         ]
 
