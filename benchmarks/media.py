@@ -13,7 +13,7 @@ import torch
 from lipsync_lightning.media.alignment import align, alignment_matrices, paste_back
 from lipsync_lightning.media.mel import log_mel
 from lipsync_lightning.media.mux import encode_clip
-from lipsync_lightning.media.video import decode_windows
+from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.synthetic.corpus import SAMPLE_RATE_HZ, ClipPlan, make_clip
 
 RESOLUTION, WINDOW, FPS = 256, 16, 25
@@ -53,8 +53,8 @@ def measure() -> dict[str, tuple[float, str]]:
             "frames/s",
         ),
         "`encode_clip`, 256 px": (per_second(len(faces), lambda: encode_clip(faces, fps=FPS)), "frames/s"),
-        "`decode_windows`, 16 frames of 256 px": (
-            per_second(NUM_WINDOWS, lambda: decode_windows(mp4, starts, WINDOW)),
+        "`decode_planes`, 16 frames of 256 px": (
+            per_second(NUM_WINDOWS, lambda: decode_planes(mp4, starts, WINDOW)),
             "windows/s",
         ),
         "`log_mel`, 80 bins at 80 Hz": (

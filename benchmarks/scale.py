@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
-from lipsync_lightning.data.samples import SyncNetSamples
+from lipsync_lightning.data.samples import Lips, SyncNetSamples
 from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.preparation.filters.check import Check
 from lipsync_lightning.preparation.ledger import CLIP, KEPT, REJECTED, SOURCE, Row, write_piece
@@ -77,7 +77,7 @@ def prepared(folder: Path) -> str:
 
 
 def indexed(folder: Path) -> str:
-    samples: Any = SyncNetSamples(clip=SPEC, windows_per_clip=4, min_gap_frames=8)
+    samples: Any = SyncNetSamples(clip=SPEC, windows_per_clip=4, min_gap_frames=8, sees=Lips())
     settings: dict[str, Any] = {"batch_size": 64, "num_workers": 0, "seed": 1, "shuffle_buffer": 1024}
     data = ClipDataModule(shards=str(folder / "out"), clip=SPEC, samples=samples, max_bad_clips=0, **settings)
     batches: Any = data.train_dataloader().batch_sampler

@@ -59,9 +59,12 @@ class ClipSpec:
 
 
 class WindowBatch(TypedDict):
-    """One batch for SyncNet."""
+    """One batch for SyncNet, which has `lips`, `frames` or `latents`."""
 
     frames: Tensor  # (B, T, 3, H, W), float in [-1, 1]: the target window
+    lips: NotRequired[Tensor]  # (B, T, 3, H / 2, W): their lower halves
+    latents: NotRequired[Tensor]  # (B, T, 2, C, h, w): means and deviations of their latents
+    made_by: NotRequired[list[str]]  # fingerprint of the autoencoder
     mel: Tensor  # (B, 1, M, L): log-mel heard during the target window
     id: list[str]  # shard id of the clip each row comes from
     first_frame: Tensor  # (B,), int64: where in that clip the target window starts

@@ -7,6 +7,7 @@ libraries and copies of layouts are not seen, so peaks are lower bounds.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -98,7 +99,12 @@ def batch_of(config: DictConfig, clip: ClipSpec, size: int) -> dict[str, Any]:
     batch: dict[str, Any] = {"id": [str(n) for n in range(size)], "seed": np.arange(size)}
     batch["mel"] = torch.empty(size, 1, clip.num_mels, clip.mel_columns)
     if kind == "SyncNetSamples":
-        return batch | {"frames": torch.empty(size, frames, 3, side, side)}
+        seen = config.data.samples.sees._target_.rpartition(".")[2]
+        if seen == "StoredFaces":
+            shape = (size, frames, 2, 4, side // 8, side // 8)
+            return batch | {"latents": torch.empty(shape, dtype=torch.float16), "made_by": [""] * size}
+        height = side // 2 if seen == "Lips" else side
+        return batch | {"lips" if seen == "Lips" else "frames": torch.empty(size, frames, 3, height, side)}
     batch["keep_mask"] = torch.empty(size, 1, side, side)
     batch["audio"] = torch.empty(size, frames, TOKENS, WIDTH)
     if kind == "LatentSamples":
@@ -134,8 +140,9 @@ def count(config: DictConfig, what: str = "step") -> dict[str, Any]:
     size, clip = int(config.data.batch_size), build(config.clip)
     if "frozen_dtype" in config.module:
         config.module.frozen_dtype = "bfloat16"  # as where GPUs are
-    hashing = "lipsync_lightning.modules.unet_base.fingerprint"  # of weights, which are not there
-    with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu(), patch(hashing, lambda _: ""):
+    with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu(), ExitStack() as without_bytes:
+        for stage in ("unet_base", "syncnet"):  # they hash weights, which are not there
+            without_bytes.enter_context(patch(f"lipsync_lightning.modules.{stage}.fingerprint", lambda _: ""))
         module: Any = build(config.module)
         module.log = module.log_dict = lambda *_, **__: None
         for metric in (each for each in module.modules() if hasattr(each, "nan_strategy")):

@@ -1,4 +1,4 @@
-"""`python -m lipsync_lightning.latents shards=shards/mine`: shards with latents and audio tokens for stage 1."""
+"""`python -m lipsync_lightning.latents shards=shards/mine`: shards with latents and audio states."""
 
 from pathlib import Path
 
@@ -12,11 +12,9 @@ from lipsync_lightning.data.encode import ClipEncoder, encode_shards
 def main(config: DictConfig) -> None:
     encoder = ClipEncoder(
         clip=build(config.clip),
-        autoencoder=build(config.autoencoder).to(config.device).eval(),
+        autoencoder=build(config.autoencoder),
         audio_encoder=build(config.audio_encoder),
-        mask=config.mask,
-        batch_size=config.batch_size,
-        device=config.device,
+        **{key: config[key] for key in ("mask", "batch_size", "device", "dtype")},
     )
     num_done, num_elsewhere = encode_shards(config.shards, Path(config.out), encoder)
     told = (

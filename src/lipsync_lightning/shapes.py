@@ -12,4 +12,6 @@ Between functions, video is always BTCHW, float in [-1, 1]; only wrappers in `mo
     L  mel columns
     A  audio tokens per video frame
     D  features
+    K  chunks of sound, as an encoder takes them
+    R  rows of states, along time
 """

@@ -1,15 +1,23 @@
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.clip import ClipSpec, lower_half
 from lipsync_lightning.data.datamodule import ClipDataModule
-from lipsync_lightning.data.samples import HeldoutSyncNetSamples, SyncNetSamples, UNetSamples
+from lipsync_lightning.data.samples import (
+    HeldoutSyncNetSamples,
+    Lips,
+    SyncNetSamples,
+    UNetSamples,
+    WholeFaces,
+    clip_waveform,
+)
 from lipsync_lightning.errors import ClipTooShort
-from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
+from lipsync_lightning.models.audio_encoder import AudioEncoder, LogMelAudioEncoder, WhisperAudioEncoder
 from tiny_shards import CLIP, data_of, write_real_shards
 
 
@@ -19,15 +27,19 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_real_shards(folder, "heldout", [[14]])
 
 
-def unet_data(shards: Path) -> ClipDataModule:
-    encoder = LogMelAudioEncoder(num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=80, num_mels=80)
+LOG_MEL = LogMelAudioEncoder(num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=80, num_mels=80)
+
+
+def unet_data(shards: Path, encoder: AudioEncoder = LOG_MEL) -> ClipDataModule:
     samples = UNetSamples(clip=CLIP, audio_encoder=encoder, windows_per_clip=1, mask="released")
     return data_of(shards, samples)
 
 
-def syncnet_data(shards: Path, clip: ClipSpec = CLIP, batch_size: int = 2) -> ClipDataModule:
-    samples = SyncNetSamples(clip=clip, windows_per_clip=2, min_gap_frames=4)
-    heldout = HeldoutSyncNetSamples(clip=clip, windows_per_clip=2, min_gap_frames=4, max_offset_frames=2)
+def syncnet_data(
+    shards: Path, clip: ClipSpec = CLIP, batch_size: int = 2, sees: WholeFaces | None = None
+) -> ClipDataModule:
+    settings: Any = {"clip": clip, "windows_per_clip": 2, "min_gap_frames": 4, "sees": sees or WholeFaces()}
+    samples, heldout = SyncNetSamples(**settings), HeldoutSyncNetSamples(**settings, max_offset_frames=2)
     return data_of(shards, samples, heldout_samples=heldout, clip=clip, batch_size=batch_size)
 
 
@@ -68,3 +80,32 @@ def test_windows_of_any_length_that_fits_are_cut_from_the_same_shards(shards: Pa
         assert batch["frames"].shape[:2] == (2, num_frames)
     with pytest.raises(ClipTooShort, match=r"all 3 clips at .* are too short: the longest has 14 frames"):
         syncnet_data(shards, of_length[16]).train_dataloader()
+
+
+def test_lips_that_travel_alone_are_the_lower_halves_of_whole_faces_to_the_bit(shards: Path):
+    batches = []
+    for sees in (Lips(), WholeFaces()):
+        data = syncnet_data(shards, batch_size=6, sees=sees)
+        batch = next(iter(data.train_dataloader()))
+        assert batch[sees.key].dtype == torch.uint8
+        batches.append(data.on_after_batch_transfer(batch, 0))
+    alone, whole = batches
+    assert torch.equal(alone["lips"], lower_half(whole["frames"]))
+    assert alone.keys() ^ whole.keys() == {"lips", "frames"}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_whisper_s_tokens_are_made_where_the_batch_is_and_are_those_of_the_whole_sound(shards: Path, num_workers: int):
+    sizes = {"n_audio_ctx": 15, "n_audio_state": 16, "n_audio_head": 2, "n_audio_layer": 1}  # chunks of 7.5 frames
+    encoder = WhisperAudioEncoder(n_mels=80, **sizes)
+    data = unet_data(shards, encoder)
+    data.num_workers = num_workers
+    index = data.clip_index("train", max_shards=9)
+    sounds = {key: clip_waveform(index.read(number)) for number, key in enumerate(index.keys.tolist())}
+    for batch in islice(data.train_dataloader(), 4):
+        assert "audio" not in batch, "nothing but a log-mel is computed in a worker"
+        batch = data.on_after_batch_transfer(batch, 0)
+        rows = zip(batch["id"], batch["first_frame"].tolist(), batch["audio"], strict=True)
+        for key, first, tokens in rows:
+            expected = encoder.tokens(sounds[key], 14)[first : first + 4]
+            torch.testing.assert_close(tokens, expected, rtol=0, atol=1e-6)

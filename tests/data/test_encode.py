@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from filelock import FileLock
+from torch.nn import Identity
 
 from lipsync_lightning.data.encode import ClipEncoder, encode_shards
-from lipsync_lightning.data.latent_samples import LatentSamples
-from lipsync_lightning.data.samples import Samples, UNetSamples
-from lipsync_lightning.errors import BadConfig, BrokenShard, WouldOverwrite
-from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
-from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
+from lipsync_lightning.data.latent_samples import LatentSamples, StoredFaces
+from lipsync_lightning.data.samples import Samples, SyncNetSamples, UNetSamples, WholeFaces
+from lipsync_lightning.errors import BadConfig, BrokenShard, ClipMismatch, WouldOverwrite
+from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAudioEncoder
+from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments, StableDiffusionAutoencoder, drawn
+from lipsync_lightning.modules.syncnet import SyncNetModule
 from lipsync_lightning.shards.format import FinishedClip, read_sidecar, write_shard
 from lipsync_lightning.shards.reader import ClipIndex
 from tiny_shards import CLIP, data_of, find_shards, write_real_shards
@@ -28,8 +31,11 @@ class NoisyAutoencoder(LinearAutoencoder):
     """Draws its latents, as Stable Diffusion's does."""
 
     def posterior(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, _ = super().posterior(frames)
+        mean = super().encode(frames)
         return mean, torch.full_like(mean, 0.25)
+
+    def encode(self, frames: torch.Tensor, generator: Any = None) -> torch.Tensor:
+        return drawn(*self.posterior(frames), generator)
 
 
 def autoencoder(seed: int = 0) -> LinearAutoencoder:
@@ -40,7 +46,14 @@ def autoencoder(seed: int = 0) -> LinearAutoencoder:
 
 
 def encoder(**changes: Any) -> ClipEncoder:
-    settings = {"clip": CLIP, "audio_encoder": AUDIO_ENCODER, "mask": "released", "batch_size": 5, "device": "cpu"}
+    settings = {
+        "clip": CLIP,
+        "audio_encoder": AUDIO_ENCODER,
+        "mask": "released",
+        "batch_size": 5,
+        "device": "cpu",
+        "dtype": "float32",
+    }
     return ClipEncoder(**{**settings, "autoencoder": autoencoder(), **changes})
 
 
@@ -97,6 +110,53 @@ def test_windows_are_those_of_the_online_way_and_hold_what_it_would_compute(shar
         assert "frames" not in stored
 
 
+@pytest.mark.parametrize("whisper", [False, True])
+def test_stored_states_give_the_tokens_of_the_online_way_and_take_far_less_room(shards: Path, tmp_path: Path, whisper):
+    sizes: Any = {"n_mels": 80, "n_audio_ctx": 15, "n_audio_state": 16, "n_audio_head": 2, "n_audio_layer": 1}
+    network = WhisperAudioEncoder(**sizes) if whisper else AUDIO_ENCODER
+    encode_shards(str(shards), tmp_path, encoder(audio_encoder=network))
+    settings: Any = {"clip": CLIP, "audio_encoder": network, "windows_per_clip": 2, "mask": "released"}
+    online, stored = first_batches(shards, UNetSamples(**settings)), first_batches(tmp_path, LatentSamples(**settings))
+    for one, other in zip(online, stored, strict=True):
+        torch.testing.assert_close(other["audio"], one["audio"], atol=2e-3, rtol=1e-3)
+    index = ClipIndex(find_shards(tmp_path, "train", CLIP), members=("states.npy",))
+    tokens_size = 2 * int(index.num_frames[0]) * one["audio"][0, 0].numel()  # pyright: ignore[reportPossiblyUnboundVariable]
+    assert not whisper or len(index.read(0)["states.npy"]) < tokens_size / 4
+
+
+def test_half_precision_of_the_autoencoder_changes_what_is_stored_little_and_not_who_made_it(
+    shards: Path, tmp_path: Path
+):
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    vae = AutoencoderKL(block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1, **blocks)
+    for dtype in ("float32", "bfloat16"):  # the former first, for the latter changes the network
+        encode_shards(
+            str(shards), tmp_path / dtype, encoder(autoencoder=StableDiffusionAutoencoder(vae=vae), dtype=dtype)
+        )
+    half, whole = (first_batches(tmp_path / dtype, from_latents(), 1)[0] for dtype in ("bfloat16", "float32"))
+    assert half["made_by"] == whole["made_by"]
+    difference = (half["latents"] - whole["latents"]).norm() / whole["latents"].norm()
+    assert 0 < difference < 0.02
+
+
+def test_syncnet_sees_the_same_from_stored_latents_as_from_faces(shards: Path, encoded: Path):
+    network, settings = autoencoder(), {"clip": CLIP, "windows_per_clip": 2, "min_gap_frames": 4}
+    module: Any = SyncNetModule(
+        **{"autoencoder": network, "syncnet": Identity(), "objective": Identity(), "clip": CLIP},
+        **{"optimizer": None, "schedule": None},  # pyright: ignore[reportArgumentType]
+    )
+    faces, stored = (
+        first_batches(folder, SyncNetSamples(**settings, sees=sees), 1)[0]
+        for folder, sees in ((shards, WholeFaces()), (encoded, StoredFaces()))
+    )
+    assert torch.equal(faces["mel"], stored["mel"])
+    torch.testing.assert_close(module.lips(stored), module.lips(faces), atol=2e-2, rtol=1e-3)
+    with pytest.raises(ClipMismatch, match="made by another autoencoder"):
+        module.lips(stored | {"made_by": ["another"] * 2})
+    with pytest.raises(BadConfig, match=r"looks at latents or frames.*set data\.samples\.sees\._target_"):
+        module.lips({"lips": faces["frames"], "mel": faces["mel"]})
+
+
 def test_an_interrupted_pass_goes_on_and_leaves_alone_what_is_whole_or_another_process_encodes(
     shards: Path, encoded: Path, tmp_path: Path
 ):
@@ -115,7 +175,7 @@ def test_another_network_or_mask_is_refused_in_the_same_folder(shards: Path, enc
     for change, told in (
         ({"autoencoder": autoencoder(seed=1)}, "made_by"),
         ({"mask": "face"}, "mask"),
-        ({"audio_encoder": OTHER_AUDIO_ENCODER}, "audio_encoder"),
+        ({"audio_encoder": OTHER_AUDIO_ENCODER}, "states_by"),
     ):
         with pytest.raises(WouldOverwrite, match=f"was encoded with another {told}; choose another out="):
             encode_shards(str(shards), encoded, encoder(**change))
@@ -138,7 +198,7 @@ def test_a_shard_whose_source_was_remade_is_encoded_anew_and_no_other(shards: Pa
 
 
 def test_shards_without_latents_are_refused_and_encoded_ones_still_serve_pixels(shards: Path, encoded: Path):
-    with pytest.raises(BrokenShard, match=r"no 'latents.npy' member"):
+    with pytest.raises(BrokenShard, match=r"no 'latents.npy' member; run `latents` again"):
         first_batches(shards, from_latents(), 1)
     online, other = (first_batches(folder, from_pixels(), 1)[0] for folder in (shards, encoded))
     assert torch.equal(online["frames"], other["frames"])

@@ -10,6 +10,7 @@ from lipsync_lightning.data.samples import (
     Samples,
     SyncNetSamples,
     UNetSamples,
+    WholeFaces,
     spread_starts,
     target_and_reference,
     usable_frames,
@@ -39,7 +40,7 @@ def unet_samples(tiny_clip: ClipSpec) -> UNetSamples:
 
 @pytest.fixture
 def syncnet_samples(tiny_clip: ClipSpec) -> SyncNetSamples:
-    return SyncNetSamples(clip=tiny_clip, windows_per_clip=4, min_gap_frames=5)
+    return SyncNetSamples(clip=tiny_clip, windows_per_clip=4, min_gap_frames=5, sees=WholeFaces())
 
 
 def frame_numbers(frames: torch.Tensor) -> list[int]:
@@ -67,7 +68,7 @@ def test_mel_and_audio_tokens_are_those_heard_during_the_target(unet_samples: UN
         first = window["first_frame"]
         loud = [first + offset in LOUD for offset in range(tiny_clip.num_frames)]
         near = [first + offset in range(LOUD.start - 1, LOUD.stop + 1) for offset in range(tiny_clip.num_frames)]
-        loudest_token = window["audio"].amax(dim=(1, 2))
+        loudest_token = window["heard"].amax(dim=(1, 2))
         assert all(value > 1 for value, is_loud in zip(loudest_token, loud, strict=True) if is_loud)
         assert all(value < -1 for value, is_near in zip(loudest_token, near, strict=True) if not is_near)
         columns = window["mel"][0].amax(dim=0)
@@ -83,7 +84,9 @@ def test_syncnet_windows_keep_their_distance_and_heldout_ones_have_the_sound_aro
 ):
     sample = shard_sample(40)
     mel = log_mel(torch.from_numpy(sound_of(40, loud=LOUD)))
-    heldout_samples = HeldoutSyncNetSamples(clip=tiny_clip, windows_per_clip=4, min_gap_frames=5, max_offset_frames=5)
+    heldout_samples = HeldoutSyncNetSamples(
+        clip=tiny_clip, windows_per_clip=4, min_gap_frames=5, sees=WholeFaces(), max_offset_frames=5
+    )
     windows, plain = (
         [window for seed in range(4) for window in samples(sample, np.random.default_rng(seed), range(4))]
         for samples in (heldout_samples, syncnet_samples)

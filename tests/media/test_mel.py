@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, ClipTooShort
-from lipsync_lightning.media.mel import log_mel, mel_window
+from lipsync_lightning.media.mel import heard_mel, log_mel, mel_window
 
 ORACLE = np.load(Path(__file__).parents[1] / "fixtures" / "mel_oracle.npz")
 CLIP = ClipSpec(num_frames=16, fps=25, resolution=256, sample_rate_hz=16000, mel_hz=80, num_mels=80)
@@ -52,3 +52,14 @@ def test_a_window_starts_at_the_clips_first_frame(first_frame: int, first_column
 def test_a_window_that_the_sound_does_not_fill_is_refused() -> None:
     with pytest.raises(ClipTooShort, match="columns 16 to 68, the sound has 67"):
         mel_window(torch.zeros(80, CLIP.mel_start(5) + CLIP.mel_columns - 1), 5, CLIP)
+
+
+def test_what_is_heard_of_a_clip_is_a_window_of_the_whole_sound_s_log_mel() -> None:
+    sound = torch.randn(16000)
+    mel = log_mel(sound)
+    for first_frame in (0, 1, 4, 8):
+        expected = mel_window(mel, first_frame, CLIP)
+        torch.testing.assert_close(heard_mel(sound, first_frame, CLIP), expected, rtol=0, atol=1e-5)
+    for beyond in (-1, 10):
+        with pytest.raises(ClipTooShort, match="the sound has 81"):
+            heard_mel(sound, beyond, CLIP)

@@ -124,6 +124,29 @@ def test_a_chunk_of_whisper_is_computed_once_and_only_when_a_frame_needs_it(monk
     assert len(computed) == 5
 
 
+@pytest.mark.parametrize("build", ENCODERS)
+def test_tokens_made_on_the_device_of_what_workers_send_are_the_tokens(build: Callable[[], AudioEncoder]):
+    """Windows within one chunk of Whisper (50 rows, 25 frames), across two, and at both ends, in one batch."""
+    encoder, starts, heard = build(), [0, 15, 40, 77], []
+    sounds = [speechlike(3.4), speechlike(2.0).flip(0)]
+    for waveform, places in zip(sounds, (starts, starts[:3]), strict=True):
+        heard += encoder.windows_heard(waveform, 25 * len(waveform) // RATE, 25.0, places, 8)
+    expected = [encoder.tokens(sounds[0], 85)[start : start + 8] for start in starts]
+    expected += [encoder.tokens(sounds[1], 50)[start : start + 8] for start in starts[:3]]
+    torch.testing.assert_close(encoder.tokens_heard(heard), torch.stack(expected), rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("build", ENCODERS)
+def test_all_states_give_the_tokens(build: Callable[[], AudioEncoder]):
+    encoder, waveform = build(), speechlike(3.4)
+    with torch.no_grad():
+        sound = encoder.sound_states(waveform, 85, 25.0)
+        states = sound.all()
+    assert len(states) == sound.num_rows
+    rows = torch.tensor([list(encoder.frame_rows(frame, 25.0)) for frame in range(85)]).clamp(0, len(states) - 1)
+    torch.testing.assert_close(encoder.rows_to_tokens(states[rows]), encoder.tokens(waveform, 85), rtol=1e-6, atol=2e-6)
+
+
 def test_log_mel_hears_silence_where_the_sound_is_shorter_than_the_video():
     encoder, waveform = log_mel_encoder(), speechlike(1.0)
     silent = torch.cat([waveform, torch.zeros(RATE)])

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from copy import deepcopy
 from math import ceil
 from typing import Any
 
@@ -18,6 +19,7 @@ from lipsync_lightning.data.windows import ClipWindows, ResumableBatchSampler, c
 from lipsync_lightning.data.worker import prepare_worker
 from lipsync_lightning.errors import BrokenShard, ClipTooShort, MissingShards
 from lipsync_lightning.media.frames import to_float
+from lipsync_lightning.models.audio_encoder import AudioEncoder
 from lipsync_lightning.shards.format import Sidecar
 from lipsync_lightning.shards.reader import ClipIndex, RemoteAccess, survey
 
@@ -72,6 +74,7 @@ class ClipDataModule(LightningDataModule):
         self.train_shards: dict[str, str] = {}  # content by name, as they were at the last checkpoint, then as they are
         self.bad_clips: set[tuple[str, str]] = set()  # keys and reasons, of this pass, on this rank
         self._surveys: dict[str, Any] = {}  # by split, until it is read
+        self._encoders: dict[tuple[AudioEncoder, torch.device], AudioEncoder] = {}  # copies on devices
 
     def require_shards(self, split: str) -> None:
         """Raises: MissingShards, BrokenShard or ClipMismatch now, instead of when work has begun."""
@@ -112,18 +115,22 @@ class ClipDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Return the batch with frames in [-1, 1], all numbers in float32, and with what all windows share.
 
-        What it tells of bad clips is taken out and counted.
+        Audio tokens are made of what is heard. What it tells of bad clips is taken out and counted.
         """
         self.bad_clips.update(batch.pop("bad", ()))
         batch_size, device = len(batch["id"]), batch["first_frame"].device
         if self.trainer is not None and self.trainer.training:
             self._count_windows(batch_size * self.trainer.world_size)
         validating = self.trainer is not None and (self.trainer.validating or self.trainer.sanity_checking)
-        shared = (self.heldout_samples if validating else self.samples).same_for_all
+        samples: Any = self.heldout_samples if validating else self.samples
+        if "heard" in batch:
+            batch["audio"] = self._placed(samples.audio_encoder, device).tokens_heard(batch.pop("heard"))
         for key, value in batch.items():
             if isinstance(value, torch.Tensor) and value.dtype in (torch.uint8, torch.float16):
                 batch[key] = to_float(value) if value.dtype == torch.uint8 else value.float()
-        return batch | {key: value.to(device).expand(batch_size, *value.shape) for key, value in shared.items()}
+        return batch | {
+            key: value.to(device).expand(batch_size, *value.shape) for key, value in samples.same_for_all.items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was read in optimizer steps that are done; what was read for an unfinished one is read again."""
@@ -136,6 +143,12 @@ class ClipDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.resumed = {key: int(state_dict[key]) for key in self.resumed}
         self.train_shards = dict(state_dict.get("shards", {}))  # older checkpoints do not tell
+
+    def _placed(self, encoder: Any, device: torch.device) -> AudioEncoder:
+        """Return a copy on the device: data workers that are yet to start need theirs where it is."""
+        if (encoder, device) not in self._encoders:
+            self._encoders[encoder, device] = deepcopy(encoder).to(device=device)
+        return self._encoders[encoder, device]
 
     def _samples(self, split: str) -> Samples:
         return self.samples if split == "train" else self.heldout_samples

@@ -1,63 +1,67 @@
-"""A pass over shards that adds latents and audio tokens to every clip, so that stage 1 need not compute them."""
+"""A pass over shards that adds latents and audio states to every clip, so that no training need compute them."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from einops import rearrange
 from filelock import FileLock, Timeout
+from torch import Tensor
 from tqdm import tqdm
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.data.latent_samples import ENCODED, ENCODED_AUDIO_BY, LATENTS, TOKENS, stored_array
-from lipsync_lightning.data.samples import clip_waveform, frames_tensor, stated_frames
+from lipsync_lightning.data.latent_samples import ENCODED, ENCODED_AUDIO_BY, LATENTS, STATES, stored_array
+from lipsync_lightning.data.samples import clip_waveform, stated_frames
 from lipsync_lightning.errors import BadConfig, WouldOverwrite
 from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.media.video import decode_window
-from lipsync_lightning.models.audio_encoder import AudioEncoder
-from lipsync_lightning.models.weights_io import fingerprint, fingerprint_with_settings
+from lipsync_lightning.media.video import decode_planes
+from lipsync_lightning.models.weights_io import fingerprint, fingerprint_with_settings, frozen, store_in
 from lipsync_lightning.shards.format import SPLITS, FinishedClip, Sidecar, is_whole, read_sidecar, write_shard
 from lipsync_lightning.shards.reader import MEMBERS, ClipIndex, survey
 
 _SOURCE = "source_sha256"  # of the shard that a clip was encoded from, in its facts
+Item = TypeVar("Item")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ClipEncoder:
-    """What is computed of a clip."""
+    """What is computed of a clip, on a device."""
 
-    clip: ClipSpec
-    autoencoder: Any  # models.autoencoder.Autoencoder and a module
-    audio_encoder: AudioEncoder
-    mask: str
-    batch_size: int  # frames at a time
-    device: str
-
-    @property
-    def facts(self) -> dict[str, str]:
-        return {
-            "made_by": fingerprint(self.autoencoder),
-            "mask": self.mask,
-            ENCODED_AUDIO_BY: fingerprint_with_settings(self.audio_encoder),
-        }
+    def __init__(
+        self,
+        *,
+        clip: ClipSpec,
+        autoencoder: Any,  # models.autoencoder.Autoencoder and a module
+        audio_encoder: Any,  # models.audio_encoder.AudioEncoder
+        mask: str,
+        batch_size: int,
+        device: str,
+        dtype: str,
+    ) -> None:
+        """Args: batch_size: frames at a time; dtype: torch's name of the type in which the autoencoder computes."""
+        self.facts = {"made_by": fingerprint(autoencoder), "mask": mask}
+        self.facts[ENCODED_AUDIO_BY] = fingerprint_with_settings(audio_encoder)
+        self.clip, self.batch_size, self.device = clip, batch_size, device
+        self.autoencoder = frozen(autoencoder).to(device)
+        store_in(getattr(torch, dtype), self.autoencoder)
+        self.audio_encoder = audio_encoder.to(device)
+        self.keep_mask = keep_mask(clip.resolution, mask).to(device)
 
     @torch.no_grad()
-    def __call__(self, sample: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Return `latents.npy` (F, 2, 2, C, h, w), as `latent_samples` has it, and `audio.npy` (F, A, D)."""
-        num_frames = stated_frames(sample)
-        keep = keep_mask(self.clip.resolution, self.mask).to(self.device)
+    def __call__(self, faces: np.ndarray, waveform: Tensor) -> dict[str, np.ndarray]:
+        """Return what `latent_samples` reads, of faces (F, 3, H, W), uint8, and sound (N,)."""
         pieces = []
-        for piece in frames_tensor(decode_window(sample["mp4"], 0, num_frames)).split(self.batch_size):
+        for piece in torch.from_numpy(faces).split(self.batch_size):
             frames = to_float(piece.to(self.device))
-            moments = torch.stack(self.autoencoder.posterior(torch.cat([frames, frames * keep])))
+            both = torch.cat([frames, frames * self.keep_mask]).to(self.autoencoder.dtype)
+            moments = torch.stack(self.autoencoder.posterior(both))
             pieces.append(rearrange(moments, "m (k f) c h w -> f k m c h w", k=2).float().cpu().numpy())
-        tokens = self.audio_encoder.tokens(clip_waveform(sample), num_frames, fps=float(self.clip.fps))
-        return {LATENTS: np.concatenate(pieces), TOKENS: tokens.float().cpu().numpy()}
+        states = self.audio_encoder.sound_states(waveform, len(faces), float(self.clip.fps)).all()
+        return {LATENTS: np.concatenate(pieces), STATES: states.float().cpu().numpy()}
 
 
 def encode_shards(shards: str, out: Path, encoder: ClipEncoder) -> tuple[int, int]:
@@ -106,12 +110,26 @@ def _is_made_of(shard: Sidecar, target: Path, facts: dict[str, str]) -> bool:
 
 
 def _encoded(shard: Sidecar, encoder: ClipEncoder, facts: dict[str, str]) -> Iterator[FinishedClip]:
-    index = ClipIndex([shard])
-    for number in range(len(index)):
-        sample = index.read(number)
+    for sample, faces, waveform in _ahead(_decoded(ClipIndex([shard]))):
         encoded: dict[str, Any] = {**facts, _SOURCE: shard.sha256}
         members = {"mp4": sample["mp4"], "flac": sample["flac"]}
-        for suffix, array in encoder(sample).items():
+        for suffix, array in encoder(faces, waveform).items():
             members[suffix], encoded[suffix] = stored_array(array)
         members["json"] = json.dumps({**json.loads(sample["json"]), ENCODED: encoded}, sort_keys=True).encode()
-        yield FinishedClip(sample["__key__"], int(index.num_frames[number]), members)
+        yield FinishedClip(sample["__key__"], len(faces), members)
+
+
+def _decoded(index: ClipIndex) -> Iterator[tuple[dict[str, Any], np.ndarray, Tensor]]:
+    """Yield each clip with its faces (F, 3, H, W) and its sound (N,)."""
+    for number in range(len(index)):
+        sample = index.read(number)
+        yield sample, decode_planes(sample["mp4"], [0], stated_frames(sample))[0], clip_waveform(sample)
+
+
+def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Yield the items; a thread makes the next one meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item

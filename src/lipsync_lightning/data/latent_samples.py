@@ -1,10 +1,10 @@
-"""Windows of latents and audio tokens that were computed ahead of time: nothing is decoded.
+"""Windows of latents and audio states that were computed ahead of time: no picture is decoded.
 
-Both are arrays with one entry per video frame, stored so that any frames can be read, and checked, without the others.
+Both are arrays in rows along time, stored so that any rows can be read, and checked, without the others.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from math import prod
 from typing import Any
@@ -14,17 +14,17 @@ import numpy as np
 import torch
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.data.samples import UNetSamples, Window
+from lipsync_lightning.data.samples import UNetSamples, WholeFaces, Window
 from lipsync_lightning.errors import BrokenShard, ClipMismatch
 from lipsync_lightning.models.audio_encoder import AudioEncoder
 from lipsync_lightning.models.weights_io import fingerprint_with_settings
 from lipsync_lightning.shards.reader import StoredPart
 
 LATENTS = "latents.npy"  # (F, 2, 2, C, h, w): of the whole and of the masked frame, mean and deviation
-TOKENS = "audio.npy"  # (F, A, D)
+STATES = "states.npy"  # (R, ...), `SoundStates` of the audio encoder; tokens, which overlap, would take five times that
 ENCODED = "encoded"  # key of a clip's facts: who made these members, and how they are read
-ENCODED_AUDIO_BY = "audio_encoder"  # key below it: the fingerprint of who made the tokens
-_TYPE = np.dtype("<f2")  # half precision: latents and audio tokens are about of unit variance
+ENCODED_AUDIO_BY = "states_by"  # key below it: the fingerprint of who made the states
+_TYPE = np.dtype("<f2")  # half precision: latents and audio states are about of unit variance
 
 
 def stored_array(frames: np.ndarray) -> tuple[bytes, dict[str, Any]]:
@@ -57,22 +57,28 @@ def read_frames(part: StoredPart, facts: Mapping[str, Any], first: int, last: in
     return frames
 
 
+def posteriors(sample: Mapping[str, Any], first: int, num_frames: int) -> torch.Tensor:
+    """Return stored latents of some frames, (T, 2, 2, C, h, w), as `LATENTS` has them."""
+    facts = json.loads(sample["json"])[ENCODED]
+    return torch.from_numpy(read_frames(sample[LATENTS], facts[LATENTS], first, first + num_frames).copy())
+
+
 class LatentSamples(UNetSamples):
     """The windows of `UNetSamples` as `LatentBatch` has them: the same ones of the same clip from the same draws."""
 
     members = ("json",)
-    parts = (LATENTS, TOKENS)
+    parts = (LATENTS, STATES)
 
     def __init__(self, *, clip: ClipSpec, audio_encoder: AudioEncoder, windows_per_clip: int, mask: str) -> None:
         """Args:
-        audio_encoder: the one that tokens were encoded with, which serves inference later; it computes nothing here.
+        audio_encoder: the one that made the states; here it only picks those that a frame hears.
         mask: what is to be generated, one of `media.masks.REGIONS`; the one that latents were encoded with.
         """
         super().__init__(clip=clip, audio_encoder=audio_encoder, windows_per_clip=windows_per_clip, mask=mask)
         self.audio_fingerprint = fingerprint_with_settings(audio_encoder)
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
-        """Return rows of `LatentBatch` but `same_for_all`, latents and tokens in half precision.
+        """Return rows of `LatentBatch` but `same_for_all`, latents in half precision.
 
         Raises: BrokenShard, if a frame is not what was stored; ClipMismatch, for another mask or audio encoder.
         """
@@ -82,17 +88,33 @@ class LatentSamples(UNetSamples):
             told = f"{sample['__key__']} was encoded with mask={encoded['mask']}, this run wants {self.mask}"
             raise ClipMismatch(f"{told}; set data.samples.mask to the same, or encode the shards again")
         if encoded[ENCODED_AUDIO_BY] != self.audio_fingerprint:
-            told = f"the audio tokens of {sample['__key__']} were made by another audio encoder, or other settings"
+            told = f"the audio states of {sample['__key__']} were made by another audio encoder, or other settings"
             raise ClipMismatch(f"{told}; train with that one, or encode the shards again")
-
-        def frames(suffix: str, first: int) -> torch.Tensor:
-            stored = read_frames(sample[suffix], encoded[suffix], first, first + self.clip.num_frames)
-            return torch.from_numpy(stored.copy())
-
         windows = []
         for target, reference in self.starts(int(facts["num_frames"]), rng, wanted):
-            latents, masked_latents = frames(LATENTS, target).unbind(1)
-            window = {"latents": latents, "masked_latents": masked_latents, "audio": frames(TOKENS, target)}
-            window |= {"reference_latents": frames(LATENTS, reference)[:, 0], "made_by": encoded["made_by"]}
+            latents, masked_latents = posteriors(sample, target, self.clip.num_frames).unbind(1)
+            reference_latents = posteriors(sample, reference, self.clip.num_frames)[:, 0]
+            window = {"latents": latents, "masked_latents": masked_latents, "reference_latents": reference_latents}
+            window |= {"made_by": encoded["made_by"], "audio": self._tokens(sample[STATES], encoded[STATES], target)}
             windows.append({**window, "id": sample["__key__"], "first_frame": target})
         return windows
+
+    def _tokens(self, states: StoredPart, facts: Mapping[str, Any], target: int) -> torch.Tensor:
+        """Return the tokens (T, A, D) of a window."""
+        frames = range(target, target + self.clip.num_frames)
+        heard = [list(self.audio_encoder.frame_rows(frame, float(self.clip.fps))) for frame in frames]
+        rows = np.clip(heard, 0, facts["shape"][0] - 1)
+        stored = torch.from_numpy(read_frames(states, facts, rows.min(), rows.max() + 1).astype(np.float32))
+        return self.audio_encoder.rows_to_tokens(stored[torch.from_numpy(rows - rows.min())])
+
+
+class StoredFaces(WholeFaces):
+    """What a SyncNet of latents looks at, encoded ahead of time: `latents` (T, 2, C, h, w) and `made_by`."""
+
+    members = ()
+    parts = (LATENTS,)
+
+    def __call__(self, sample: Mapping[str, Any], starts: Sequence[int], num_frames: int) -> list[Window]:
+        """Return what the windows of a clip show. Raises: BrokenShard."""
+        made_by = json.loads(sample["json"])[ENCODED]["made_by"]
+        return [{"latents": posteriors(sample, start, num_frames)[:, 0], "made_by": made_by} for start in starts]

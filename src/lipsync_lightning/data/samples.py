@@ -10,10 +10,11 @@ from einops import rearrange
 from torch import Tensor
 
 from lipsync_lightning.clip import ClipSpec
+from lipsync_lightning.errors import ClipTooShort
 from lipsync_lightning.media.audio import decode_flac
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.media.mel import log_mel, mel_window
-from lipsync_lightning.media.video import decode_windows
+from lipsync_lightning.media.mel import heard_mel
+from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.models.audio_encoder import AudioEncoder
 
 Window = dict[str, Any]  # one row of a batch, before collation
@@ -33,38 +34,59 @@ class Samples(Protocol):
         ...
 
 
+class WholeFaces:
+    """What a SyncNet of latents looks at, and what an autoencoder is fitted to: `frames` (T, 3, H, W) uint8."""
+
+    members: Sequence[str] = ("mp4",)
+    parts: Sequence[str] = ()
+    key = "frames"
+    top = 0.0  # share of the height that is left out
+
+    def __call__(self, sample: Mapping[str, Any], starts: Sequence[int], num_frames: int) -> list[Window]:
+        """Return what the windows of a clip show. Raises: BadMedia, ClipTooShort."""
+        windows = decode_planes(sample["mp4"], starts, num_frames, self.top)
+        return [{self.key: torch.from_numpy(planes)} for planes in windows]
+
+
+class Lips(WholeFaces):
+    """What a SyncNet of pixels looks at: `lips` (T, 3, H / 2, W) uint8; the rest is not even turned into colours."""
+
+    key = "lips"
+    top = 0.5
+
+
 class SyncNetSamples:
     """Windows with their sound, several of each clip, so that a batch holds the same clip at other times."""
 
-    members = ("mp4", "flac", "json")
-    parts = ()
     same_for_all: Mapping[str, Tensor] = {}
 
-    def __init__(self, *, clip: ClipSpec, windows_per_clip: int, min_gap_frames: int) -> None:
+    def __init__(self, *, clip: ClipSpec, windows_per_clip: int, min_gap_frames: int, sees: WholeFaces) -> None:
         """Args: min_gap_frames: windows of a clip start this far apart or more; closer would be false negatives."""
         self.clip = clip
         self.windows_per_clip = windows_per_clip
         self.min_gap_frames = min_gap_frames
+        self.sees = sees
+        self.members = (*sees.members, "flac", "json")
+        self.parts = sees.parts
 
     def num_windows(self, num_frames: int) -> int:
         last_start = usable_frames(num_frames, self.clip) - self.clip.num_frames
         return 0 if last_start < 0 else min(self.windows_per_clip, last_start // self.min_gap_frames + 1)
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
-        """Return `frames` (T, 3, H, W) uint8, `mel` (1, M, L), `id`, `first_frame`. Raises: BadMedia, ClipTooShort."""
-        num_frames, mel = stated_frames(sample), clip_mel(clip_waveform(sample), self.clip)
+        """Return what `sees` gives, `mel` (1, M, L), `id`, `first_frame`. Raises: as `sees`; BadMedia, ClipTooShort."""
+        num_frames, waveform = stated_frames(sample), clip_waveform(sample)
         last_start = usable_frames(num_frames, self.clip) - self.clip.num_frames
         starts = spread_starts(last_start, self.num_windows(num_frames), self.min_gap_frames, rng)
         starts = starts[wanted.start : wanted.stop]
-        windows = decode_windows(sample["mp4"], starts, self.clip.num_frames)
         return [
-            {"frames": frames_tensor(frames), **self.sound(mel, start), "id": sample["__key__"], "first_frame": start}
-            for start, frames in zip(starts, windows, strict=True)
+            {**seen, **self.sound(waveform, start), "id": sample["__key__"], "first_frame": start}
+            for start, seen in zip(starts, self.sees(sample, starts, self.clip.num_frames), strict=True)
         ]
 
-    def sound(self, mel: Tensor, first_frame: int) -> dict[str, Tensor]:
-        """Return what a window has of the clip's (M, L) log-mel."""
-        return {"mel": mel_window(mel, first_frame, self.clip)}
+    def sound(self, waveform: Tensor, first_frame: int) -> dict[str, Tensor]:
+        """Return what a window has of the clip's sound, (N,)."""
+        return {"mel": heard_mel(waveform, first_frame, self.clip)}
 
 
 class HeldoutSyncNetSamples(SyncNetSamples):
@@ -73,18 +95,19 @@ class HeldoutSyncNetSamples(SyncNetSamples):
     That is `mel_around` (offsets, 1, M, L), NaN where the clip lacks some of that sound.
     """
 
-    def __init__(self, *, clip: ClipSpec, windows_per_clip: int, min_gap_frames: int, max_offset_frames: int) -> None:
+    def __init__(
+        self, *, clip: ClipSpec, windows_per_clip: int, min_gap_frames: int, sees: WholeFaces, max_offset_frames: int
+    ) -> None:
         """Args: max_offset_frames: how many frames earlier and later sound is wanted, in steps of one."""
-        super().__init__(clip=clip, windows_per_clip=windows_per_clip, min_gap_frames=min_gap_frames)
+        super().__init__(clip=clip, windows_per_clip=windows_per_clip, min_gap_frames=min_gap_frames, sees=sees)
         self.offsets = range(-max_offset_frames, max_offset_frames + 1)
 
-    def sound(self, mel: Tensor, first_frame: int) -> dict[str, Tensor]:
-        window = super().sound(mel, first_frame)
-        starts = [first_frame + offset for offset in self.offsets]
-        if starts[0] < 0 or self.clip.mel_start(starts[-1]) + self.clip.mel_columns > mel.shape[1]:
-            around = window["mel"].new_full((len(starts), *window["mel"].shape), torch.nan)
-        else:
-            around = torch.stack([mel_window(mel, start, self.clip) for start in starts])
+    def sound(self, waveform: Tensor, first_frame: int) -> dict[str, Tensor]:
+        window = super().sound(waveform, first_frame)
+        try:
+            around = torch.stack([heard_mel(waveform, first_frame + offset, self.clip) for offset in self.offsets])
+        except ClipTooShort:
+            around = window["mel"].new_full((len(self.offsets), *window["mel"].shape), torch.nan)
         return {**window, "mel_around": around}
 
 
@@ -112,38 +135,23 @@ class UNetSamples:
         return pairs[wanted.start : wanted.stop]
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
-        """Return rows of `ClipBatch` but `same_for_all`, frames as uint8. Raises: BadMedia, ClipTooShort."""
+        """Return rows of `ClipBatch`, frames uint8, `heard` instead of audio tokens. Raises: BadMedia, ClipTooShort."""
         num_frames, waveform = stated_frames(sample), clip_waveform(sample)
-        mel, pairs = clip_mel(waveform, self.clip), self.starts(num_frames, rng, wanted)
-        tokens = self.audio_encoder.tokens(waveform, usable_frames(num_frames, self.clip), fps=float(self.clip.fps))
-        decoded = decode_windows(sample["mp4"], [start for pair in pairs for start in pair], self.clip.num_frames)
-        windows = map(frames_tensor, decoded)
+        pairs, usable = self.starts(num_frames, rng, wanted), usable_frames(num_frames, self.clip)
+        targets, length = [target for target, _ in pairs], self.clip.num_frames
+        heard = self.audio_encoder.windows_heard(waveform, usable, float(self.clip.fps), targets, length)
+        starts = [start for pair in pairs for start in pair]
+        decoded = [torch.from_numpy(planes) for planes in decode_planes(sample["mp4"], starts, length)]
         return [
-            {
-                "frames": next(windows),
-                "reference": next(windows),
-                "audio": tokens[target : target + self.clip.num_frames].clone(),
-                "mel": mel_window(mel, target, self.clip),
-                "id": sample["__key__"],
-                "first_frame": target,
-            }
-            for target, _ in pairs
+            {"frames": frames, "reference": reference, "heard": own, "mel": heard_mel(waveform, target, self.clip)}
+            | {"id": sample["__key__"], "first_frame": target}
+            for target, frames, reference, own in zip(targets, decoded[::2], decoded[1::2], heard, strict=True)
         ]
-
-
-def frames_tensor(frames: np.ndarray) -> Tensor:
-    """Return (T, H, W, 3) decoded frames as a (T, 3, H, W) uint8 tensor."""
-    return rearrange(torch.from_numpy(frames), "t h w c -> t c h w").contiguous()
 
 
 def clip_waveform(sample: Mapping[str, Any]) -> Tensor:
     """Return a sample's whole sound, (N,) float32."""
     return torch.from_numpy(decode_flac(sample["flac"]))
-
-
-def clip_mel(waveform: Tensor, clip: ClipSpec) -> Tensor:
-    """Return the (M, L) log-mel of a whole sound, (N,)."""
-    return log_mel(waveform, sample_rate_hz=clip.sample_rate_hz, mel_hz=clip.mel_hz, num_mels=clip.num_mels)
 
 
 def stated_frames(sample: Mapping[str, Any]) -> int:

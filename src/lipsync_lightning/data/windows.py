@@ -83,11 +83,13 @@ class ResumableBatchSampler(Sampler[list[Visit]]):
 
 
 def collate(visits: Sequence[list[Window]]) -> dict[str, Any]:
-    """Return the batch of the windows of several visits, with a list `bad` of keys and reasons if others stand in."""
+    """Return the batch of the windows of several visits, with a list `bad` of keys and reasons if others stand in.
+
+    What is `heard` stays a list too, for it may be longer in one window than in another.
+    """
     windows = list(chain.from_iterable(visits))
-    bad = [window.pop("bad") for window in windows if "bad" in window]
-    batch = default_collate(windows)
-    return batch | {"bad": bad} if bad else batch
+    lists = {key: [window.pop(key) for window in windows if key in window] for key in ("bad", "heard")}
+    return default_collate(windows) | {key: values for key, values in lists.items() if values}
 
 
 def window_seed(entropy: list[int]) -> int:

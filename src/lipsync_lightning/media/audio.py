@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -97,12 +98,17 @@ def decode_flac(data: bytes) -> np.ndarray:
     """
     try:
         with av.open(BytesIO(data), "r", format="flac") as container:
-            frames = [frame.to_ndarray() for frame in container.decode(container.streams.audio[0])]
+            stream = container.streams.audio[0]
+            if stream.channels != 1 or stream.format.name not in ("s16", "s16p"):
+                raise BadMedia("a sound is not mono 16-bit FLAC; write its shard again")
+            # Not by `to_ndarray`, which takes as long as decoding.
+            decoded: Any = container.decode(stream)
+            frames = [np.frombuffer(frame.planes[0], np.int16, frame.samples) for frame in decoded]
     except FFmpegError as error:
         raise BadMedia(f"a sound is no whole FLAC file ({error.strerror}); write its shard again") from error
-    if not frames or any(frame.dtype != np.int16 or frame.shape[0] != 1 for frame in frames):
-        raise BadMedia("a sound is not mono 16-bit FLAC; write its shard again")
-    return np.concatenate(frames, axis=1)[0].astype(np.float32) / _FULL_SCALE_16_BIT
+    if not frames:
+        raise BadMedia("a sound is empty; write its shard again")
+    return np.concatenate(frames).astype(np.float32) / _FULL_SCALE_16_BIT
 
 
 def _runs(container: InputContainer, stream: AudioStream, sample_rate_hz: int) -> Iterator[tuple[Fraction, np.ndarray]]:

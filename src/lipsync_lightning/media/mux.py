@@ -98,11 +98,14 @@ def video_writer(
 def encode_clip(frames: np.ndarray | Sequence[np.ndarray], *, fps: float, gop: int = 12) -> bytes:
     """Return an H.264 mp4 in which any window is found with one seek: closed groups of `gop` frames, no B-frames.
 
+    It is decoded in half the time of a usual one, has 7 % more bytes and loses 0.1 dB (`benchmarks/README.md`).
+
     Args:
         frames: at least one, (H, W, 3) uint8 RGB, all of one size; else ValueError.
     """
     height, width = frames[0].shape[:2]
-    options = {"crf": "18", "preset": "veryfast", "bf": "0", "sc_threshold": "0", "flags": "+cgop"}
+    options = {"crf": "18", "preset": "veryfast", "tune": "fastdecode", "bf": "0", "sc_threshold": "0"}
+    options |= {"flags": "+cgop"}
     data = BytesIO()
     with av.open(data, "w", format="mp4") as container:
         stream = add_h264(container, width=width, height=height, fps=exact(fps), options=options)

@@ -4,12 +4,13 @@ Frames are (H, W, 3) uint8 RGB everywhere, upright: rotation metadata is applied
 first shown frame.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
-from itertools import islice
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import cv2
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.filter import Graph
 from av.stream import Disposition
 from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
@@ -139,12 +141,13 @@ def decode_window(data: bytes, first_frame: int, num_frames: int) -> np.ndarray:
 
     Raises: ClipTooShort, if the window leaves the clip; BadMedia, if the clip does not decode.
     """
-    return decode_windows(data, [first_frame], num_frames)[0]
+    return np.ascontiguousarray(decode_planes(data, [first_frame], num_frames)[0].transpose(0, 2, 3, 1))
 
 
-def decode_windows(data: bytes, starts: Sequence[int], num_frames: int) -> list[np.ndarray]:
-    """Return one (T, H, W, 3) uint8 RGB window per start, opening the clip once and decoding in one thread.
+def decode_planes(data: bytes, starts: Sequence[int], num_frames: int, top: float = 0.0) -> list[np.ndarray]:
+    """Return one (T, 3, h, W) uint8 RGB window per start, each frame decoded once and in one thread.
 
+    Args: top: share of the height that is left out, and not converted to RGB: 0.5 gives lower halves.
     Raises: ClipTooShort, if a window leaves the clip; BadMedia, if the clip does not decode.
     """
     try:
@@ -153,25 +156,42 @@ def decode_windows(data: bytes, starts: Sequence[int], num_frames: int) -> list[
             if stream is None:
                 raise BadMedia("a clip holds no video; write its shard again")
             stream.codec_context.thread_count = 1
-            return [_read_window(container, stream, first_frame, num_frames) for first_frame in starts]
+            for first in starts:
+                if first < 0 or num_frames < 1 or first + num_frames > stream.frames:
+                    asked = f"frames {first} to {first + num_frames - 1} were asked"
+                    raise ClipTooShort(f"{asked} of a clip of {stream.frames} frames")
+            numbers = sorted({number for first in starts for number in range(first, first + num_frames)})
+            planes = _read_planes(container, stream, numbers, top)
     except FFmpegError as error:
         raise BadMedia(f"a clip does not decode ({error.strerror}); write its shard again") from error
+    places = [bisect_left(numbers, first) for first in starts]
+    return [planes[place : place + num_frames] for place in places]
 
 
-def _read_window(container: InputContainer, stream: VideoStream, first_frame: int, num_frames: int) -> np.ndarray:
-    end_frame = first_frame + num_frames
-    if first_frame < 0 or num_frames < 1 or end_frame > stream.frames:
-        raise ClipTooShort(f"frames {first_frame} to {end_frame - 1} were asked of a clip of {stream.frames} frames")
+def _read_planes(container: InputContainer, stream: VideoStream, numbers: list[int], top: float) -> np.ndarray:
+    """Return the lower part (F, 3, h, W) of frames whose numbers ascend."""
+    height, width = stream.codec_context.height, stream.codec_context.width
+    first_row = int(height * top)
+    # Colours have half the rows, and the first kept one is mixed with that above it.
+    first_read = max(first_row - 2, 0) // 2 * 2
+    graph = Graph()
+    crop = graph.add("crop", f"{width}:{height - first_read}:0:{first_read}")
+    graph.link_nodes(graph.add_buffer(template=stream), crop, graph.add("buffersink")).configure()
+    planes = np.empty((len(numbers), 3, height - first_row, width), np.uint8)
     assert stream.average_rate is not None
     assert stream.time_base is not None
-    first_pts = (stream.start_time or 0) + round(first_frame / stream.average_rate / stream.time_base)
-    container.seek(first_pts, stream=stream)
-    wanted = (frame for frame in container.decode(stream) if frame.pts is not None and frame.pts >= first_pts)
-    window = [to_rgb(frame) for frame in islice(wanted, num_frames)]
-    if len(window) < num_frames:
-        ends = f"a clip of {stream.frames} frames ends after {first_frame + len(window)}"
-        raise BadMedia(f"{ends}; write its shard again")
-    return np.stack(window)
+    decoded: Iterator[av.VideoFrame] = iter(())
+    for place, number in enumerate(numbers):
+        if place == 0 or number > numbers[place - 1] + 1:
+            first_pts = (stream.start_time or 0) + round(number / stream.average_rate / stream.time_base)
+            container.seek(first_pts, stream=stream)
+            decoded = dropwhile(lambda frame, pts=first_pts: (frame.pts or 0) < pts, container.decode(stream))
+        frame = next(decoded, None)
+        if frame is None:
+            raise BadMedia(f"a clip of {stream.frames} frames ends after {number}; write its shard again")
+        graph.vpush(frame)
+        planes[place] = [plane[first_row - first_read :] for plane in rgb_planes(graph.vpull())]
+    return planes
 
 
 def _require_video(container: InputContainer, path: Path | str) -> VideoStream:
@@ -195,12 +215,17 @@ def _measured_duration_s(path: Path | str, fps: Fraction) -> float:
 
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     """Return the upright picture, (H, W, 3) uint8, without a shift in colour."""
+    return np.ascontiguousarray(_upright(frame, cv2.merge(rgb_planes(frame))))
+
+
+def rgb_planes(frame: av.VideoFrame) -> list[np.ndarray]:
+    """Return red, green and blue (H, W), uint8, of a picture as it is stored, without a shift in colour."""
     # By way of planes, because FFmpeg interleaves exact colours more than twice as slowly.
     planes: Any = frame.reformat(format="gbrp", interpolation=EXACT_COLOURS, threads=1).planes
     green, blue, red = (
         np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width] for plane in planes
     )
-    return np.ascontiguousarray(_upright(frame, cv2.merge([red, green, blue])))
+    return [red, green, blue]
 
 
 def _upright(frame: av.VideoFrame, rgb: np.ndarray) -> np.ndarray:

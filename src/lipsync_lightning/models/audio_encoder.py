@@ -1,9 +1,9 @@
 """What the U-Net hears: audio tokens for each video frame."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from math import ceil, floor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -16,7 +16,7 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from lipsync_lightning.errors import ClipTooShort
-from lipsync_lightning.media.mel import log_mel
+from lipsync_lightning.media.mel import log_mel_part
 
 WHISPER_RATE_HZ = 16000  # this and the next three: Robust Speech Recognition (arXiv 2212.04356), section 2.2
 WHISPER_FFT = 400
@@ -29,7 +29,6 @@ _ROUNDING = 1e-6  # of a frame's time, far below one row
 LOG_MEL_MEAN = -2.0  # of speech with pauses: -2.5 and -1.8 were measured on two clips, standard deviation 0.95 and 0.80
 LOG_MEL_STD = 0.9
 _LOG_MEL_CHUNK_S = 30
-_LOG_MEL_CONTEXT_S = 0.1  # the log-mel's Fourier window reaches 25 ms to either side
 
 
 class SoundStates(NamedTuple):
@@ -37,7 +36,12 @@ class SoundStates(NamedTuple):
 
     num_rows: int
     rows_per_chunk: int
-    chunk: Callable[[int], Tensor]  # chunk index to (rows, ...); only the last chunk has fewer than `rows_per_chunk`
+    chunk: Callable[[int], Tensor]  # chunk index to (rows, ...), `rows_per_chunk` or more, but for the last chunk
+
+    def all(self) -> Tensor:
+        """Return (num_rows, ...)."""
+        chunks = [self.chunk(index) for index in range(ceil(self.num_rows / self.rows_per_chunk))]
+        return torch.cat(chunks)[: self.num_rows]
 
 
 class AudioEncoder(ModelMixin, ConfigMixin):
@@ -57,6 +61,20 @@ class AudioEncoder(ModelMixin, ConfigMixin):
     def rows_to_tokens(self, rows: Tensor) -> Tensor:
         """Return (frames, A, D) of (frames, rows, ...)."""
         raise NotImplementedError
+
+    def windows_heard(
+        self, waveform: Tensor, num_frames: int, fps: float, starts: Sequence[int], window: int
+    ) -> list[Any]:
+        """Return of each window of frames what `tokens_heard` makes its tokens of: the part of a data worker, on a CPU.
+
+        Args: as of `tokens`; starts: each window's first frame; window: its number of frames.
+        """
+        tokens = self.tokens(waveform, num_frames, fps)
+        return [tokens[start : start + window].clone() for start in starts]
+
+    def tokens_heard(self, heard: Sequence[Any]) -> Tensor:
+        """Return the tokens (B, T, A, D) of a batch of `windows_heard`, on the device of both."""
+        return torch.stack(list(heard))
 
     def tokens(self, waveform: Tensor, num_frames: int, fps: float = 25.0) -> Tensor:
         """Return (num_frames, A, D).
@@ -117,33 +135,57 @@ class WhisperAudioEncoder(AudioEncoder):
         self.mel_filters: Tensor
 
     def sound_states(self, waveform: Tensor, num_frames: int, fps: float) -> SoundStates:
+        chunks_KML, num_rows = self.mel_chunks(waveform)
+        return SoundStates(num_rows, self.rows_per_chunk, lambda index: self.layer_states(chunks_KML[index][None]))
+
+    def windows_heard(
+        self, waveform: Tensor, num_frames: int, fps: float, starts: Sequence[int], window: int
+    ) -> list[Any]:
+        """Return of each window the log-mel of the chunks it lies in, (K, n_mels, 2 * n_audio_ctx), and its rows there.
+
+        Whole chunks, because each state attends to all of its own.
+        """
+        chunks_KML, num_rows = self.mel_chunks(waveform)
+        heard = []
+        for start in starts:
+            rows = [list(self.frame_rows(frame, fps)) for frame in range(start, start + window)]
+            rows_TR = torch.tensor(rows).clamp(0, num_rows - 1)
+            first, last = int(rows_TR.min()) // self.rows_per_chunk, int(rows_TR.max()) // self.rows_per_chunk
+            heard.append((chunks_KML[first : last + 1].clone(), rows_TR - first * self.rows_per_chunk))
+        return heard
+
+    @torch.no_grad()
+    def tokens_heard(self, heard: Sequence[Any]) -> Tensor:
+        states_RLD = self.layer_states(torch.cat([chunks_KML for chunks_KML, _ in heard]))
+        states_of_windows = states_RLD.split([len(chunks_KML) * self.rows_per_chunk for chunks_KML, _ in heard])
+        pairs = zip(states_of_windows, heard, strict=True)
+        return torch.stack([self.rows_to_tokens(own_RLD[rows_TR]) for own_RLD, (_, rows_TR) in pairs])
+
+    def mel_chunks(self, waveform: Tensor) -> tuple[Tensor, int]:
+        """Return the sound's log-mel as the encoder takes it, (K, n_mels, 2 * n_audio_ctx), and how many rows it has.
+
+        Behind the sound there are zeros. Raises: ClipTooShort.
+        """
         waveform_N = waveform.to(self.mel_filters.device, torch.float32)
         if len(waveform_N) < WHISPER_FFT:
             raise ClipTooShort(f"Whisper needs {WHISPER_FFT} samples of sound, got {len(waveform_N)}; pad the sound")
-        columns_per_chunk = 2 * self.rows_per_chunk
         log_mel_ML = whisper_log_mel(waveform_N, self.mel_filters.float())
-        num_columns = log_mel_ML.shape[1]
-        full_chunks, rest = divmod(num_columns, columns_per_chunk)
+        num_columns, columns_per_chunk = log_mel_ML.shape[1], 2 * self.rows_per_chunk
+        padded_ML = F.pad(log_mel_ML, (0, -num_columns % columns_per_chunk))
+        return rearrange(padded_ML, "m (k l) -> k m l", l=columns_per_chunk), num_columns // 2
 
-        def chunk(index: int) -> Tensor:
-            columns_ML = log_mel_ML[:, index * columns_per_chunk : (index + 1) * columns_per_chunk]
-            missing = columns_per_chunk - columns_ML.shape[1]
-            return self.layer_states(F.pad(columns_ML, (0, missing)))[: columns_ML.shape[1] // 2]
-
-        return SoundStates(full_chunks * self.rows_per_chunk + rest // 2, self.rows_per_chunk, chunk)
-
-    def layer_states(self, mel: Tensor) -> Tensor:
-        """Return (n_audio_ctx, n_audio_layer + 1, n_audio_state) of (n_mels, 2 * n_audio_ctx) log-mel."""
-        states_1LD: list[Tensor] = []
+    def layer_states(self, chunks_KML: Tensor) -> Tensor:
+        """Return (K * n_audio_ctx, n_audio_layer + 1, n_audio_state) of (K, n_mels, 2 * n_audio_ctx) log-mel."""
+        states_KRD: list[Tensor] = []
         # What enters a block or the final norm is what came before: the embedding first, the last block un-normalised.
         readers: list[nn.Module] = [*self.encoder.layers, self.encoder.layer_norm]
-        hooks = [reader.register_forward_pre_hook(lambda _, inputs: states_1LD.append(inputs[0])) for reader in readers]
+        hooks = [reader.register_forward_pre_hook(lambda _, inputs: states_KRD.append(inputs[0])) for reader in readers]
         try:
-            self.encoder(rearrange(mel.to(self.encoder.conv1.weight.dtype), "m l -> 1 m l"))
+            self.encoder(chunks_KML.to(self.encoder.conv1.weight.dtype))
         finally:
             for hook in hooks:
                 hook.remove()
-        return rearrange(states_1LD, "layers 1 l d -> l layers d")
+        return rearrange(states_KRD, "layers k r d -> (k r) layers d")
 
     def frame_rows(self, frame: int, fps: float) -> range:
         first = int(frame * WHISPER_ROWS_HZ / fps) - _ROWS_BEFORE
@@ -204,13 +246,10 @@ class LogMelAudioEncoder(AudioEncoder):
         sound_N = F.pad(waveform.to(self.mel_mean.device, torch.float32), (margin * self.hop, 0))
         sound_N = F.pad(sound_N, (0, max(0, num_columns * self.hop - len(sound_N))))  # silence
         columns_per_chunk = _LOG_MEL_CHUNK_S * self.mel_hz
-        context = ceil(_LOG_MEL_CONTEXT_S * self.mel_hz)
 
         def chunk(index: int) -> Tensor:
             first, last = index * columns_per_chunk, min((index + 1) * columns_per_chunk, num_columns)
-            start = max(first - context, 0)
-            mel_ML = log_mel(sound_N[start * self.hop : (last + context) * self.hop], **self.settings)
-            return rearrange(mel_ML[:, first - start : last - start], "m l -> l m")
+            return rearrange(log_mel_part(sound_N, first, last, **self.settings), "m l -> l m")
 
         return SoundStates(num_columns, columns_per_chunk, chunk)
 

@@ -1,5 +1,6 @@
 """Training of the SyncNet that later supervises stage 2."""
 
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -12,11 +13,12 @@ from torchmetrics.functional.classification import binary_auroc
 from lipsync_lightning.clip import ClipSpec, WindowBatch, lower_half
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.losses import similarity
-from lipsync_lightning.models.autoencoder import Autoencoder
+from lipsync_lightning.models.autoencoder import Autoencoder, drawn
 from lipsync_lightning.models.syncnet import SyncNet
-from lipsync_lightning.models.weights_io import enable_checkpointing, frozen, load_matching
+from lipsync_lightning.models.weights_io import enable_checkpointing, fingerprint, frozen, load_matching
 from lipsync_lightning.modules import hooks
 from lipsync_lightning.modules.rng import ClipRNG
+from lipsync_lightning.modules.unet_stage1 import require_made_by
 from lipsync_lightning.modules.weights import network_weights
 
 RECENT_PAIRS = 2048  # training pairs from which the decision threshold is chosen
@@ -68,14 +70,37 @@ class SyncNetModule(LightningModule):
         self.last_similarities: tuple[Tensor, Tensor] | None = None
 
     def forward(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
-        """Return unit embeddings (B, D) of lips and of sound."""
+        """Return unit embeddings (B, D) of lips and of sound. Raises: as `lips`."""
+        return self.syncnet(rearrange(self.lips(batch), "b t c h w -> b (t c) h w"), batch["mel"])
+
+    @torch.no_grad()
+    def lips(self, batch: WindowBatch) -> Tensor:
+        """Return what the network looks at, lower halves or latents (B, T, C, H, W).
+
+        Raises: BadConfig, for a batch that lacks it; ClipMismatch, for latents of another autoencoder.
+        """
+        seen = ("lips", "frames") if self.autoencoder is None else ("latents", "frames")
+        if not any(key in batch for key in seen):
+            told = f"this SyncNet looks at {' or '.join(seen)}, a batch holds {', '.join(sorted(batch))}"
+            raise BadConfig(f"{told}; set data.samples.sees._target_ accordingly")
         if self.autoencoder is None:
-            lips_BTCHW = lower_half(batch["frames"])
-        else:  # clip by clip: a batch of SyncNet has thousands of frames
-            clips = zip(batch["frames"], ClipRNG(batch["seed"], self.device).generators, strict=True)
-            with torch.no_grad():
-                lips_BTCHW = torch.stack([self.autoencoder.encode(frames, [own]) for frames, own in clips]).float()
-        return self.syncnet(rearrange(lips_BTCHW, "b t c h w -> b (t c) h w"), batch["mel"])
+            return batch["lips"] if "lips" in batch else lower_half(batch["frames"])
+        generators = ClipRNG(batch["seed"], self.device).generators
+        # Clip by clip: a batch of SyncNet has thousands of frames.
+        if "latents" in batch:
+            require_made_by(batch, self.autoencoder_fingerprint)
+            clips = [
+                drawn(each[:, 0], each[:, 1], [own]) for each, own in zip(batch["latents"], generators, strict=True)
+            ]
+        else:
+            clips = [
+                self.autoencoder.encode(each, [own]) for each, own in zip(batch["frames"], generators, strict=True)
+            ]
+        return torch.stack(clips).float()
+
+    @cached_property
+    def autoencoder_fingerprint(self) -> str:
+        return fingerprint(cast(nn.Module, self.autoencoder))
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         vision_BD, audio_BD = self(batch)

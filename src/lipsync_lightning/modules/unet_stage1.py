@@ -67,15 +67,20 @@ def stored_latents(batch: LatentBatch, made_by: str, rng: ClipRNG) -> list[Tenso
 
     Raises: ClipMismatch, if another autoencoder than that of the fingerprint `made_by` has made them.
     """
-    for clip, fingerprint in zip(batch["id"], batch["made_by"], strict=True):
-        if fingerprint != made_by:
-            raise ClipMismatch(
-                f"the latents of {clip} were made by another autoencoder than module.autoencoder; encode the shards "
-                "again with this one (python -m lipsync_lightning.latents), or train with that one"
-            )
+    require_made_by(batch, made_by)
     num_frames = batch["latents"].shape[1]
     latents = []
     for posteriors in (batch["latents"], batch["masked_latents"], batch["reference_latents"]):
         mean_NCHW, std_NCHW = rearrange(posteriors.float(), "b t m c h w -> m (b t) c h w")
         latents.append(rearrange(drawn(mean_NCHW, std_NCHW, rng.generators), "(b t) c h w -> b t c h w", t=num_frames))
     return latents
+
+
+def require_made_by(batch: Any, made_by: str) -> None:
+    """Raises: ClipMismatch, if another autoencoder than that of the fingerprint `made_by` made the batch's latents."""
+    for clip, fingerprint in zip(batch["id"], batch["made_by"], strict=True):
+        if fingerprint != made_by:
+            raise ClipMismatch(
+                f"the latents of {clip} were made by another autoencoder than module.autoencoder; encode the shards "
+                "again with this one (python -m lipsync_lightning.latents), or train with that one"
+            )

@@ -1,7 +1,7 @@
 """The shard format: a webdataset tar of self-contained clips, and beside it a json, its sidecar, that says what it has.
 
 Members of a clip: `{key}.mp4` (aligned face, H.264, closed GOP of 12), `{key}.flac` (mono), `{key}.json` (its origin)
-and, made ahead of time, `{key}.latents.npy` and `{key}.audio.npy`. A key has no dots: webdataset ends it at the first.
+and, made ahead of time, `{key}.latents.npy` and `{key}.states.npy`. A key has no dots: webdataset ends it at the first.
 A tar cut at a member boundary ends silently, so a shard without a matching sidecar is never read.
 """
 
@@ -82,7 +82,8 @@ class Sidecar:
             lacking = self.places[:, self.suffixes.index(suffix), 0] < 0 if known else self.keys != ""
             if lacking.any():
                 where = f"{self.keys[lacking.argmax()]} in {self.location}"
-                raise BrokenShard(f"{where}: no {suffix!r} member; run `prepare` again", "member missing")
+                command = "latents" if suffix.endswith(".npy") else "prepare"
+                raise BrokenShard(f"{where}: no {suffix!r} member; run `{command}` again", "member missing")
 
     def require_fits(self, num_bytes: int | None, clip: ClipSpec) -> None:
         """Check the size of the shard, None where there is none, and that `clip` can be cut from it.
