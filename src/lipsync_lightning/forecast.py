@@ -143,6 +143,7 @@ def count(config: DictConfig, what: str = "step") -> dict[str, Any]:
     with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu(), ExitStack() as without_bytes:
         for stage in ("unet_base", "syncnet"):  # they hash weights, which are not there
             without_bytes.enter_context(patch(f"lipsync_lightning.modules.{stage}.fingerprint", lambda _: ""))
+        without_bytes.enter_context(patch.object(nn.Module, "to", lambda self, *_, **__: self))  # fakes cannot move
         module: Any = build(config.module)
         module.log = module.log_dict = lambda *_, **__: None
         for metric in (each for each in module.modules() if hasattr(each, "nan_strategy")):

@@ -65,8 +65,9 @@ class Meter(CountingOperations):
             read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             self.kernels += 1
             self.moved += sum(each.numel() * each.element_size() for each in (*read, *made))
-        for tensor in made:
-            self._note(tensor.untyped_storage())
+            if not name.endswith("_"):  # like views, these return what was there before
+                for tensor in made:
+                    self._note(tensor.untyped_storage())
         return out
 
     def _note(self, storage: Any) -> None:

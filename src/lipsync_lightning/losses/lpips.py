@@ -18,7 +18,7 @@ class LPIPSInPieces(lpips.LPIPS):
 
     _supports_gradient_checkpointing = True
     gradient_checkpointing = False
-    pairs_at_a_time = 16
+    pixels_at_a_time = 16 * 128 * 256
 
     def enable_gradient_checkpointing(self) -> None:
         """Compute each piece again in backward instead of keeping what it computes."""
@@ -29,8 +29,8 @@ class LPIPSInPieces(lpips.LPIPS):
         distance: Any = super().forward
         if self.gradient_checkpointing and torch.is_grad_enabled():
             distance = partial(checkpoint, distance, use_reentrant=False)
-        pieces = zip(in0.split(self.pairs_at_a_time), in1.split(self.pairs_at_a_time), strict=True)
-        return torch.cat([distance(*pair) for pair in pieces])
+        num_pairs = max(1, self.pixels_at_a_time // in0[0, 0].numel())
+        return torch.cat([distance(*pair) for pair in zip(in0.split(num_pairs), in1.split(num_pairs), strict=True)])
 
 
 def untrained_lpips() -> LPIPSInPieces:
