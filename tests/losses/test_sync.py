@@ -14,9 +14,10 @@ from lipsync_lightning.models.syncnet import StableSyncNet
 class BrightnessSyncNet(nn.Module):
     """Embeds the mean brightness of each frame, and the first mel columns as they are: equal where they match."""
 
-    def __init__(self) -> None:
+    def __init__(self, calibration: dict[str, float] | None = None) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.ones(()))
+        self.config = {"calibration": calibration}
 
     def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         self.seen = frames
@@ -24,12 +25,9 @@ class BrightnessSyncNet(nn.Module):
         loudness_BT = mel[:, 0, 0, : brightness_BT.shape[1]]
         return functional.normalize(self.gain * brightness_BT, dim=1), functional.normalize(loudness_BT, dim=1)
 
-    def log_probability(self, similarity: Tensor, lowest: float) -> Tensor:
-        return similarity.clamp(lowest, 1.0).log()
 
-
-def brightness_loss(**more: float) -> SyncLoss:
-    return SyncLoss(syncnet=cast(StableSyncNet, BrightnessSyncNet()), resolution=32, **more)
+def brightness_loss(calibration: dict[str, float] | None = None) -> SyncLoss:
+    return SyncLoss(syncnet=cast(StableSyncNet, BrightnessSyncNet(calibration)), resolution=32)
 
 
 @pytest.fixture
@@ -70,12 +68,34 @@ def test_the_gradient_reaches_every_frame_and_no_parameter_of_syncnet(tiny_syncn
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in loss.parameters())
 
 
-def test_a_calibrated_network_costs_minus_the_logarithm_of_its_probability(tiny_syncnet, clip_batch):
-    uncalibrated = SyncLoss(syncnet=tiny_syncnet, resolution=32)(clip_batch["frames"][:1], clip_batch["mel"][:1])
-    similarity = torch.exp(-uncalibrated)
-    tiny_syncnet.calibrate(scale=3.0, bias=-1.0)
-    loss = SyncLoss(syncnet=tiny_syncnet, resolution=32)(clip_batch["frames"][:1], clip_batch["mel"][:1])
-    assert loss.item() == pytest.approx(-torch.sigmoid(3 * similarity - 1).log().item(), rel=1e-5)
+SIMILARITIES = torch.tensor([0.02, 0.2, 0.39, 0.41, 0.6, 0.8, 0.99])
+
+
+def slopes(calibration: dict[str, float] | None) -> Tensor:
+    """What the loss of one clip each changes by, for lips and sound of these similarities."""
+    similarity = SIMILARITIES.clone().requires_grad_()
+    brightness_BT = torch.stack([similarity, (1 - similarity**2).sqrt(), *torch.zeros(2, len(similarity))], dim=1)
+    frames = brightness_BT[:, :, None, None, None].expand(-1, -1, 3, 32, 32)
+    mel = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(similarity), 1, 80, 4)
+    (len(similarity) * brightness_loss(calibration)(frames, mel)).backward()
+    assert similarity.grad is not None
+    return similarity.grad
+
+
+@pytest.mark.parametrize("scale", [3.0, 20.0, 200.0])
+def test_from_its_threshold_up_a_calibrated_network_has_the_published_slope_and_below_it_no_steeper_one(scale):
+    published, calibrated = slopes(None), slopes({"scale": scale, "bias": -0.4 * scale})
+    torch.testing.assert_close(published, -1 / SIMILARITIES)
+    torch.testing.assert_close(calibrated, published.clamp(min=-1 / 0.4))
+
+
+def test_a_calibrated_networks_loss_has_no_step(tiny_syncnet, clip_batch):
+    loss = SyncLoss(syncnet=tiny_syncnet, resolution=32)
+    similarity = loss.similarity(clip_batch["frames"][:1], clip_batch["mel"][:1]).item()
+    for threshold in (similarity - 1e-4, similarity + 1e-4):
+        tiny_syncnet.calibrate(scale=3.0, bias=-3.0 * threshold)
+        cost = loss(clip_batch["frames"][:1], clip_batch["mel"][:1]).item()
+        assert cost == pytest.approx(-log(similarity), abs=1e-5)
 
 
 def test_a_latent_syncnet_sees_whole_faces_of_all_channels():
