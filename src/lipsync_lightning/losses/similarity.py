@@ -58,7 +58,7 @@ def calibrated(matching: Tensor, foreign: Tensor) -> Calibration:
 def accuracy(matching: Tensor, foreign: Tensor) -> float:
     """Return the share of pairs on the right side of a threshold: of each half, that which the other half chooses.
 
-    Args: matching, foreign: (P,) similarities, two or more, in the order of their clips, of which halves share one at most.
+    Args: matching, foreign: (P,) similarities, two or more, in the order of clips: halves share one clip at most.
     """
     halves = list(zip(matching.chunk(2), foreign.chunk(2), strict=True))
     is_right = []
