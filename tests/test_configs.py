@@ -125,6 +125,14 @@ def test_the_diffusion_process_is_the_published_one(experiment):
     assert module.mixed_noise_alpha == 1.0
 
 
+def test_sync_looks_where_noise_that_is_wrong_by_a_tenth_leaves_an_estimate_more_picture_than_noise():
+    module = composed("stage2", "+losses@module.losses.terms.sync_latent=sync_latent").module
+    alpha_bar = build(module.scheduler).alphas_cumprod
+    legible = (0.1 * (1 - alpha_bar) / alpha_bar <= 1).nonzero().flatten().tolist()
+    for term in (module.losses.terms.sync, module.losses.terms.sync_latent):
+        assert list(term.timesteps) == [legible[0], legible[-1]]
+
+
 STAGE2_LOSSES = {"noise": 1.0, "sync": 0.05, "perceptual": 0.1}
 
 

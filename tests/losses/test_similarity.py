@@ -1,7 +1,9 @@
+from math import inf
+
 import pytest
 import torch
 
-from lipsync_lightning.losses.similarity import best_offsets, calibrated, matching_and_foreign
+from lipsync_lightning.losses.similarity import accuracy, best_offsets, calibrated, matching_and_foreign
 
 
 def test_foreign_sound_is_the_neighbours():
@@ -37,6 +39,19 @@ def test_pairs_that_never_mix_give_a_finite_scale_and_few_pairs_are_enough():
     scale, bias = calibrated(torch.tensor([0.9]), torch.tensor([0.1]))
     assert 0 < scale < 100
     assert torch.sigmoid(torch.tensor(scale * 0.9 + bias)).item() == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_of_pairs_that_all_agree_none_decides():
+    assert calibrated(torch.ones(3), torch.ones(3)).threshold == inf
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0.0, 1.0), (1.0, 0.5)])
+def test_accuracy_judges_no_pair_by_a_threshold_it_chose(shift, expected):
+    """The second half is told apart as well as the first, at other similarities."""
+    matching, foreign = torch.full((6,), 0.9), torch.full((6,), 0.7)
+    matching[3:] -= shift
+    foreign[3:] -= shift
+    assert accuracy(matching, foreign) == expected
 
 
 def unit(*shape: int, seed: int) -> torch.Tensor:

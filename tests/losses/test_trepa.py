@@ -81,9 +81,9 @@ def test_pieces_computed_again_give_the_same_loss_and_gradient_and_keep_less(kin
     loss = TREPALoss(features) if kind == "trepa" else PerceptualLoss(metric=untrained_lpips())
     real, start = torch.rand(2, 2, tiny_clip.num_frames, 3, 32, 32) * 2 - 1
     found, kept = [], []
-    for pairs_at_a_time in (99, 3):
+    for pixels_at_a_time in (10**9, 3 * 32 * 32):
         if kind == "perceptual":
-            loss.metric.pairs_at_a_time = pairs_at_a_time
+            loss.metric.pixels_at_a_time = pixels_at_a_time
         generated, sizes = start.clone().requires_grad_(), []
         note = lambda tensor, sizes=sizes: sizes.append(tensor.nbytes) or tensor  # noqa: E731
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

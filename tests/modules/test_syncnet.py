@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.losses.similarity import calibrated
 from lipsync_lightning.losses.syncnet_objectives import ContrastiveObjective
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.modules.syncnet import SyncNetModule
@@ -74,22 +75,34 @@ def test_it_learns_a_sound_that_shows_in_the_frames_and_no_sound_that_does_not(
     assert 0.3 < control["val/auc"] < 0.7
 
 
-def test_training_ends_with_a_network_whose_probability_of_a_half_is_the_threshold(
+def test_the_newest_validation_calibrates_also_a_run_that_is_resumed_and_ends_before_the_next(
     make_module, tiny_clip, train, tmp_path
 ):
-    module = make_module()
-    assert module.calibration() is None
+    module, training = make_module(), [toy_batch(tiny_clip, seed) for seed in range(20)]
     before = module.objective.log_scale.item()
-    train(module, [toy_batch(tiny_clip, seed) for seed in range(20)], steps=20)
+    train(module, training, steps=20, heldout=[toy_batch(tiny_clip, 1000)] * 2).save_checkpoint(tmp_path / "one.ckpt")
     assert module.objective.log_scale.item() != before
-    calibration = module.calibration()
-    assert calibration is not None
-    assert calibration.scale > 1
-    assert module.syncnet.probability(torch.tensor(calibration.threshold)).item() == pytest.approx(0.5)
-    module.syncnet.save_pretrained(tmp_path)
+    assert module.last_similarities is not None
+    scale, bias = calibrated(*module.last_similarities)
+    assert scale > 1
+    assert module.syncnet.config["calibration"] == {"scale": scale, "bias": bias}
+    assert module.syncnet.probability(torch.tensor(-bias / scale)).item() == pytest.approx(0.5)
+    checkpoint = torch.load(tmp_path / "one.ckpt", weights_only=True)
+    checkpoint["state_dict"]["recent_similarity"] = torch.zeros(2, 2048)  # as older versions kept it
+    torch.save(checkpoint, tmp_path / "one.ckpt")
+    resumed = make_module()
+    train(resumed, training, steps=21, checkpoint=tmp_path / "one.ckpt")
+    assert not torch.equal(resumed.syncnet.audio_encoder.conv_in.weight, module.syncnet.audio_encoder.conv_in.weight)
+    resumed.syncnet.save_pretrained(tmp_path)
     loaded = type(module.syncnet).from_pretrained(tmp_path)
-    expected = module.syncnet.probability(torch.tensor(0.9)).item()
-    assert loaded.probability(torch.tensor(0.9)).item() == pytest.approx(expected)
+    assert loaded.config["calibration"] == {"scale": scale, "bias": bias}
+
+
+def test_a_run_that_saw_no_held_out_pairs_says_that_its_network_is_not_calibrated(make_module, tiny_clip, train):
+    module = make_module()
+    with pytest.warns(UserWarning, match=r"not calibrated.*; prepare held-out clips"):
+        train(module, [toy_batch(tiny_clip, 0)], steps=1)
+    assert module.syncnet.config["calibration"] is None
 
 
 class RecordingSyncNet(nn.Module):
@@ -141,6 +154,9 @@ def test_runs_resume_and_start_from_a_checkpoint_without_the_autoencoder_which_s
 
 class KnowsTheTime(nn.Module):
     """Lips and sound that hold the same number have the same embedding, and further numbers less alike ones."""
+
+    def calibrate(self, scale: float, bias: float) -> None:
+        self.calibration = scale, bias
 
     def forward(self, frames: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         return self.embed_mel(frames), self.embed_mel(mel)

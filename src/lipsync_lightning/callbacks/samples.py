@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from einops import rearrange
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -138,8 +137,8 @@ def write_pictures(sample: Sample, strip: Path, video: Path, fps: int) -> None:
 
 
 def in_sync(judge: SyncLoss, frames: Tensor, mel: Tensor) -> float:
-    """Return the probability that lips (T, 3, H, W) and sound (1, M, L) belong together: the loss is its −log."""
-    return float(torch.exp(-judge(frames[None], mel[None])))
+    """Return the probability that lips (T, 3, H, W) and sound (1, M, L) belong together."""
+    return float(judge.syncnet.probability(judge.similarity(frames[None], mel[None])))
 
 
 def put_rows(path: Path, step: int, rows: Sequence[Mapping[str, object]]) -> None:

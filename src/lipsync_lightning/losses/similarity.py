@@ -1,5 +1,6 @@
 """Telling matching from foreign sound by their similarity."""
 
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,8 @@ class Calibration(NamedTuple):
 
     @property
     def threshold(self) -> float:
-        """The similarity of probability one half."""
-        return -self.bias / self.scale
+        """The similarity of probability one half; infinity if none says anything."""
+        return -self.bias / self.scale if self.scale else inf
 
 
 def matching_and_foreign(vision: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +43,7 @@ def calibrated(matching: Tensor, foreign: Tensor) -> Calibration:
     is_matching = np.arange(len(similarity)) < len(matching)
     target = np.where(is_matching, (len(matching) + 1) / (len(matching) + 2), 1 / (len(foreign) + 2))
     weight = np.where(is_matching, 0.5 / len(matching), 0.5 / len(foreign))
-    centre, spread = similarity.mean(), max(float(similarity.std()), 1e-6)
+    centre, spread = float(similarity.mean()), max(float(similarity.std()), 1e-6)
     standard = (similarity - centre) / spread
 
     def loss_and_gradient(solution: np.ndarray) -> tuple[float, np.ndarray]:
@@ -52,6 +53,19 @@ def calibrated(matching: Tensor, foreign: Tensor) -> Calibration:
 
     slope, bias = minimize(loss_and_gradient, np.zeros(2), jac=True, method="BFGS", options={"gtol": 1e-9}).x.tolist()
     return Calibration(slope / spread, bias - slope / spread * centre)
+
+
+def accuracy(matching: Tensor, foreign: Tensor) -> float:
+    """Return the share of pairs on the right side of a threshold: of each half, that which the other half chooses.
+
+    Args: matching, foreign: (P,) similarities, two or more, in the order of clips: halves share one clip at most.
+    """
+    halves = list(zip(matching.chunk(2), foreign.chunk(2), strict=True))
+    is_right = []
+    for chosen_by, judged in (halves, halves[::-1]):
+        threshold = calibrated(*chosen_by).threshold
+        is_right += [judged[0] >= threshold, judged[1] < threshold]
+    return float(torch.cat(is_right).float().mean())
 
 
 def best_offsets(vision: Tensor, audio_around: Tensor) -> Tensor:

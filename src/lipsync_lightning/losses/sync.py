@@ -1,4 +1,4 @@
-"""SyncNet supervision: how little a frozen SyncNet believes that generated lips and sound belong together."""
+"""SyncNet supervision: how little a frozen SyncNet finds generated lips and sound alike."""
 
 import numpy as np
 from einops import rearrange
@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lipsync_lightning.clip import lower_half
+from lipsync_lightning.losses.similarity import Calibration
 from lipsync_lightning.losses.terms import Loss, StepOutput
 from lipsync_lightning.models.syncnet import SyncNet
 from lipsync_lightning.models.weights_io import frozen
@@ -18,7 +19,7 @@ class LatentSyncLoss(Loss):
     """
 
     def __init__(self, *, syncnet: SyncNet, lowest_probability: float = 1e-3) -> None:
-        """Args: lowest_probability: floor for a network without calibration, below which gradients explode."""
+        """Args: lowest_probability: floor of the similarity, below which gradients explode."""
         super().__init__()
         self.syncnet = frozen(syncnet)
         self.lowest_probability = lowest_probability
@@ -29,19 +30,31 @@ class LatentSyncLoss(Loss):
     def clips(self, step: StepOutput) -> np.ndarray:
         return step.has_audio  # what was made without sound need not fit it
 
-    def forward(self, frames: Tensor, mel: Tensor) -> Tensor:
-        """Return −log of the probability that lips and sound belong together, averaged over clips; 0 if perfect.
-
-        For the published SyncNet, which has no calibration, it is the cosine similarity.
+    def similarity(self, frames: Tensor, mel: Tensor) -> Tensor:
+        """Return the cosine similarity (B,) of lips and sound.
 
         Args:
             frames: (B, T, C, h, w), what SyncNet sees: latents of whole faces.
             mel: (B, 1, M, L), heard during the clip.
-        Source: Wav2Lip (arXiv 2008.10010), equation 2; the published loss is the cross-entropy with target 1.
         """
         vision_BD, audio_BD = self.syncnet(rearrange(frames, "b t c h w -> b (t c) h w"), mel)
-        similarity_B = (vision_BD.float() * audio_BD.float()).sum(dim=1)
-        return -self.syncnet.log_probability(similarity_B, self.lowest_probability).mean()
+        return (vision_BD.float() * audio_BD.float()).sum(dim=1)
+
+    def forward(self, frames: Tensor, mel: Tensor) -> Tensor:
+        """Return −log of the similarity of lips and sound, averaged over clips; 0 if perfect. Args: see `similarity`.
+
+        Below the threshold of a calibrated network, where the logarithm would get steep, it goes on straight: however
+        wrong the lips are, they are told the way, and no louder than by a similarity that decides.
+
+        Source: Wav2Lip (arXiv 2008.10010), equation 2; the published loss is the cross-entropy with target 1.
+        """
+        similarity_B = self.similarity(frames, mel)
+        calibration = self.syncnet.config["calibration"]
+        if calibration is None:
+            return -similarity_B.clamp(self.lowest_probability, 1.0).log().mean()
+        threshold = min(max(Calibration(**calibration).threshold, self.lowest_probability), 1.0)
+        lacking_B = (threshold - similarity_B).clamp(min=0.0)
+        return (lacking_B / threshold - (similarity_B + lacking_B).log()).mean()
 
 
 class SyncLoss(LatentSyncLoss):
@@ -55,9 +68,9 @@ class SyncLoss(LatentSyncLoss):
     def reads(self, step: StepOutput) -> tuple[Tensor, ...]:
         return step.frames_pred, step.mel
 
-    def forward(self, frames: Tensor, mel: Tensor) -> Tensor:
+    def similarity(self, frames: Tensor, mel: Tensor) -> Tensor:
         """Return what `LatentSyncLoss` returns. Args: frames: (B, T, 3, H, W) in [-1, 1], whole faces."""
         if frames.shape[-1] != self.resolution:
             resized_NCHW = functional.interpolate(frames.flatten(0, 1), size=self.resolution, mode="bicubic")
             frames = resized_NCHW.unflatten(0, frames.shape[:2])
-        return super().forward(lower_half(frames), mel)
+        return super().similarity(lower_half(frames), mel)

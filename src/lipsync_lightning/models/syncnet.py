@@ -49,17 +49,6 @@ class SyncNet(ModelMixin, ConfigMixin):
             return similarity
         return torch.sigmoid(calibration["scale"] * similarity + calibration["bias"])
 
-    def log_probability(self, similarity: Tensor, lowest: float) -> Tensor:
-        """Return the logarithm of `probability`, with a gradient that says which way is better.
-
-        Args: lowest: the least that a similarity which is itself the probability counts. A calibrated network needs no
-            floor: the logarithm of a sigmoid is nearly straight, with a slope of at most the calibration's scale.
-        """
-        calibration = self.config.get("calibration")
-        if calibration is None:
-            return similarity.clamp(lowest, 1.0).log()
-        return F.logsigmoid(calibration["scale"] * similarity + calibration["bias"])
-
     def calibrate(self, scale: float, bias: float) -> None:
         """Store in the configuration that sigmoid(scale * similarity + bias) is this network's probability."""
         self.register_to_config(calibration={"scale": scale, "bias": bias})

@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from einops import rearrange
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, distributed, nn
 from torchmetrics import CatMetric
 from torchmetrics.functional.classification import binary_auroc
@@ -21,22 +22,21 @@ from lipsync_lightning.modules.rng import ClipRNG
 from lipsync_lightning.modules.unet_stage1 import require_made_by
 from lipsync_lightning.modules.weights import network_weights
 
-RECENT_PAIRS = 2048  # training pairs from which the decision threshold is chosen
-
 
 class SyncNetModule(LightningModule):
     """Learns embeddings of lips and sound that agree where they belong together.
 
     Logs, of held-out windows with their own sound against the same windows with their neighbour's: `val/auc`,
-    `val/accuracy` at the similarity that recent training pairs make as likely matching as not (chance is 0.5 for both),
-    and mean and spread of similarities. Of batches with `mel_around` also `val/offset_accuracy`, how often the sound
-    within 5 frames that fits best lies at most 1 frame away (chance is 3/11), and `val/offset_frames`, by how many
-    frames the sound fits best when it comes early, the median.
+    `val/accuracy` of each half at the threshold that the other half chooses (chance is 0.5 for both), and mean and
+    spread of similarities. Of batches with `mel_around` also `val/offset_accuracy`, how often the sound within 5 frames
+    that fits best lies at most 1 frame away (chance is 3/11), and `val/offset_frames`, by how many frames the sound
+    fits best when it comes early, the median.
+
+    Every validation calibrates the network by all its pairs: training pairs would make it surer than it is. A run that
+    ends between two validations, or is resumed there, keeps the calibration of the one before.
     """
 
     frozen_parts = ("autoencoder",)
-    on_save_checkpoint = hooks.leave_out_frozen
-    on_load_checkpoint = hooks.put_back_frozen
 
     def __init__(
         self,
@@ -64,7 +64,6 @@ class SyncNetModule(LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.clip = clip
-        self.register_buffer("recent_similarity", torch.full((2, RECENT_PAIRS), torch.nan))  # matching, foreign
         # Not gathered over ranks: each reads all held-out clips, so gathering would count every window once per rank.
         self.matching, self.foreign, self.offsets = (CatMetric(sync_on_compute=False) for _ in range(3))
         self.last_similarities: tuple[Tensor, Tensor] | None = None
@@ -112,9 +111,6 @@ class SyncNetModule(LightningModule):
                 "SyncNet learns to tell windows apart and got a single one; raise data.batch_size to 2 or more"
             )
         loss = self.objective(vision_BD, audio_BD)
-        pairs = torch.stack(similarity.matching_and_foreign(vision_BD.detach(), audio_BD.detach()))
-        recent = torch.cat([self.recent_similarity, pairs.to(self.recent_similarity)], dim=1)
-        self.recent_similarity = recent[:, -RECENT_PAIRS:]
         self.log("train/loss", loss.detach())
         return loss
 
@@ -145,11 +141,9 @@ class SyncNetModule(LightningModule):
         for kind, values in kinds.items():
             scores[f"val/similarity_{kind}_mean"] = float(values.mean())
             scores[f"val/similarity_{kind}_std"] = float(values.std())
-        calibration = self.calibration()
-        if calibration is not None:
-            threshold = scores["val/threshold"] = calibration.threshold
-            accuracies = (matching >= threshold).float().mean(), (foreign < threshold).float().mean()
-            scores["val/accuracy"] = float(sum(accuracies) / 2)
+        calibration = similarity.calibrated(matching, foreign)
+        self.syncnet.calibrate(*calibration)
+        scores["val/threshold"], scores["val/accuracy"] = calibration.threshold, similarity.accuracy(matching, foreign)
         if self.offsets.update_called:
             offsets = torch.as_tensor(self.offsets.compute()).float()
             # One frame to either side cannot be told from lips and sound in step.
@@ -168,14 +162,19 @@ class SyncNetModule(LightningModule):
         return hooks.optimizer_with_schedule(self.parameters(), self.optimizer, self.schedule)
 
     def on_train_end(self) -> None:
-        calibration = self.calibration()
-        if calibration is not None:
-            self.syncnet.calibrate(*calibration)
+        if self.syncnet.config["calibration"] is None:
+            told = "no held-out pairs were seen: this SyncNet is not calibrated, its similarity counts as probability"
+            rank_zero_warn(f"{told}; prepare held-out clips, or set trainer.val_check_interval below the run's steps")
 
-    def calibration(self) -> similarity.Calibration | None:
-        """Return the calibration of recent training pairs, or None before any step."""
-        matching, foreign = (recent[~recent.isnan()] for recent in self.recent_similarity)
-        return similarity.calibrated(matching, foreign) if len(matching) else None
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        hooks.leave_out_frozen(self, checkpoint)
+        checkpoint["calibration"] = self.syncnet.config["calibration"]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        hooks.put_back_frozen(self, checkpoint)
+        checkpoint["state_dict"].pop("recent_similarity", None)  # of older versions
+        if checkpoint.get("calibration") is not None:
+            self.syncnet.calibrate(**checkpoint["calibration"])
 
     def load_weights(self, path: str) -> None:
         """Start from another run's SyncNet. Raises: MissingWeights, WrongWeights."""
