@@ -13,8 +13,9 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
+from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.files import CONF_DIR
-from lipsync_lightning.forecast import count
+from lipsync_lightning.forecast import count, fit_to
 
 EXPERIMENTS = ("syncnet", "stage1", "stage1_512", "stage1_latents", "stage2", "stage2_512", "stage2_efficient")
 # bf16 operations and bytes a second, from the makers' data sheets.
@@ -46,7 +47,18 @@ def main() -> None:
     parser.add_argument("experiments", nargs="*", default=EXPERIMENTS)
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", help="overrides, as for train")
     parser.add_argument("--json", type=Path, help="a file for the rows")
+    parser.add_argument("--profiles", nargs="*", help="say instead how it fits cards, such as 16gb 24gb 48gb 80gb")
     asked = parser.parse_args()
+    for experiment in asked.experiments if asked.profiles else ():
+        for profile in asked.profiles:
+            with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
+                config = compose("train", overrides=[f"+experiment={experiment}", *asked.overrides])
+                try:
+                    print(f"{experiment}: {fit_to(config, profile)}", flush=True)
+                except BadConfig as error:
+                    print(f"{experiment}: {error}", flush=True)
+    if asked.profiles:
+        return
     rows: list[dict[str, Any]] = []
     print("| " + " | ".join(COLUMNS) + " |\n| --- | --- |" + " ---: |" * (len(COLUMNS) - 2))
     for experiment in asked.experiments:

@@ -35,7 +35,7 @@ def linear(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that needs 10 GiB, 4 less with an 8-bit optimizer, 6 less with LoRA, and 2 for each window."""
 
     def count(config: Any) -> dict[str, Any]:
-        saved = 6 if config.module.get("lora") else 4 if "8bit" in config.module.optimizer._target_ else 0
+        saved = 6 if config.module.lora.rank else 4 if "8bit" in config.module.optimizer._target_ else 0
         total = 10 - saved + 2 * config.data.batch_size
         about = {"batch_size": config.data.batch_size, "resolution": 256, "peak_gib": 1.0, "parts_gib": {}}
         return about | {"total_gib": total}

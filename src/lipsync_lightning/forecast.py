@@ -243,7 +243,8 @@ def fit_to(config: DictConfig, profile: str) -> str:
         most = fewest + (usable - row["total_gib"]) / each if each > 0 else windows
         for size in range(windows, fewest - 1, -1):
             if row["total_gib"] <= usable and size <= most and windows % size == 0:
-                return (
+                told = (
                     f"profile={profile}: {how}; {sentence(at(size))}; {batches * windows // size} of them make a step"
                 )
+                return told if fewest == 1 or size == windows else f"{told}; it compares within each of them only"
     raise BadConfig(f"profile={profile}: too small: {how}, {sentence(row)}; take stage2_efficient, or trainer=fsdp")
