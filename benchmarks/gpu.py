@@ -68,7 +68,7 @@ def step(config: Any, device: str) -> dict[str, Any]:
     counted = count(config)
     module, half = built(config, device), config.trainer.precision != "32-true"
     with torch.device(device):
-        batch = batch_of(config, module.clip, config.data.batch_size)
+        batch = batch_of(config, module, config.data.batch_size)
     optimizer = module.configure_optimizers()["optimizer"]
     for key, value in batch.items():
         if isinstance(value, torch.Tensor):  # what `torch.empty` has left there may be nan
@@ -99,7 +99,7 @@ def generate(config: Any, device: str, dtype: torch.dtype = torch.bfloat16) -> d
     module.unet.to(dtype)
     for windows in (1, 4):
         with torch.device(device):
-            batch = batch_of(config, module.clip, windows)
+            batch = batch_of(config, module, windows)
         batch = {key: value * 0 if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
         work = torch.no_grad()(partial(module.generate, batch))
         row[f"fps_{windows}_windows"] = windows * module.clip.num_frames / seconds(work, device, 1, 2)

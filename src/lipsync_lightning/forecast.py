@@ -18,23 +18,23 @@ import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lipsync_lightning.cli import build
-from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.losses.lpips import LPIPSInPieces, untrained_lpips
 from lipsync_lightning.metering import Meter, as_on_a_gpu
 from lipsync_lightning.models import released
 from lipsync_lightning.models.autoencoder import StableDiffusionAutoencoder
+from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.videomae import VideoMAEFeatures
 from lipsync_lightning.models.weights_io import frozen
 
 GIB = 2**30
 USABLE = 0.92  # of a card's memory: its context and libraries' workspaces take the rest
-TOKENS, WIDTH = 50, 384  # of Whisper tiny, for each frame
+TOKENS = (50, 384)  # of Whisper tiny, for each frame
 VAE: dict[str, Any] = {  # of stabilityai/sd-vae-ft-mse
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -43,9 +43,9 @@ VAE: dict[str, Any] = {  # of stabilityai/sd-vae-ft-mse
 }
 _WITHOUT_FILES = {  # what reads weights from a file -> what makes a network of the same shape
     "lipsync_lightning.models.released.stable_diffusion_autoencoder": "lipsync_lightning.forecast.vae_without_weights",
-    "lipsync_lightning.models.released.stable_syncnet": "lipsync_lightning.forecast.syncnet_without_weights",
+    "lipsync_lightning.models.released.stable_syncnet": "lipsync_lightning.forecast.network_without_weights",
     "lipsync_lightning.models.released.videomae": "lipsync_lightning.forecast.videomae_without_weights",
-    "lipsync_lightning.models.weights_io.pretrained": "lipsync_lightning.forecast.syncnet_without_weights",
+    "lipsync_lightning.models.weights_io.pretrained": "lipsync_lightning.forecast.network_without_weights",
     "lipsync_lightning.losses.lpips.vgg_lpips": "lipsync_lightning.forecast.lpips_without_weights",
 }
 
@@ -73,10 +73,11 @@ def lpips_without_weights(*, path: str) -> LPIPSInPieces:
     return untrained_lpips()
 
 
-def syncnet_without_weights(*, path: str, network: Any = None, **_: Any) -> nn.Module:
-    """Return a SyncNet as its folder says; where there is none yet, as the experiment would train it."""
-    if network is not None and (Path(path) / "config.json").is_file():
-        return frozen(network.from_config(network.load_config(path)))
+def network_without_weights(*, path: str, network: Any = None, **_: Any) -> nn.Module:
+    """Return a network as its folder says; a SyncNet that is not there yet as the experiment would train it."""
+    if network not in (None, StableSyncNet) or (Path(path) / "config.json").is_file():
+        shaped: Any = network or StableSyncNet
+        return frozen(shaped.from_config(shaped.load_config(path)))
     if "latent" not in Path(path).parent.name:
         return frozen(build(OmegaConf.load(CONF_DIR / "models" / "syncnet" / "stable_16px_attn.yaml")))
     latent: Any = OmegaConf.load(CONF_DIR / "experiment" / "syncnet_latent.yaml")
@@ -92,25 +93,32 @@ def videomae_without_weights(*, path: str, num_frames: int, config: Any = None) 
     return frozen(VideoMAEFeatures(**sizes))
 
 
-def batch_of(config: DictConfig, clip: ClipSpec, size: int) -> dict[str, Any]:
+def batch_of(config: DictConfig, module: Any, size: int) -> dict[str, Any]:
     """Return a batch as the experiment's samples give it, on the device."""
+    clip, heard = module.clip, config.audio_encoder
     side, frames = clip.resolution, clip.num_frames
     kind = config.data.samples._target_.rpartition(".")[2]
     batch: dict[str, Any] = {"id": [str(n) for n in range(size)], "seed": np.arange(size)}
     batch["mel"] = torch.empty(size, 1, clip.num_mels, clip.mel_columns)
+
+    def stored() -> Tensor:
+        latent = side // module.autoencoder.downscale
+        return torch.empty(size, frames, 2, module.autoencoder.latent_channels, latent, latent, dtype=torch.float16)
+
     if kind == "SyncNetSamples":
         seen = config.data.samples.sees._target_.rpartition(".")[2]
         if seen == "StoredFaces":
-            shape = (size, frames, 2, 4, side // 8, side // 8)
-            return batch | {"latents": torch.empty(shape, dtype=torch.float16), "made_by": [""] * size}
+            return batch | {"latents": stored(), "made_by": [""] * size}
         height = side // 2 if seen == "Lips" else side
         return batch | {"lips" if seen == "Lips" else "frames": torch.empty(size, frames, 3, height, side)}
     batch["keep_mask"] = torch.empty(size, 1, side, side)
-    batch["audio"] = torch.empty(size, frames, TOKENS, WIDTH)
+    tokens = TOKENS
+    if "num_tokens" in heard:  # log-mel
+        tokens = (heard.num_tokens, heard.columns_per_token * heard.num_mels)
+    batch["audio"] = torch.empty(size, frames, *tokens)
     if kind == "LatentSamples":
-        shape = (size, frames, 2, 4, side // 8, side // 8)
         names = ("latents", "masked_latents", "reference_latents")
-        return batch | {name: torch.empty(shape, dtype=torch.float16) for name in names} | {"made_by": [""] * size}
+        return batch | {name: stored() for name in names} | {"made_by": [""] * size}
     return batch | {name: torch.empty(size, frames, 3, side, side) for name in ("frames", "reference")}
 
 
@@ -124,6 +132,8 @@ def static_parts(module: nn.Module, config: DictConfig) -> dict[str, int]:
     parts = {"weights": bytes_of((*module.parameters(), *module.buffers())), "gradients": trained}
     optimizer = config.module.get("optimizer") or {}
     parts["optimizer"] = trained // 2 if "8bit" in optimizer.get("_target_", "") else 2 * trained  # two moments
+    if config.trainer.strategy == "auto" and torch.cuda.device_count() > 1:
+        parts["gradients in buckets"] = trained  # of Lightning's own DDP; trainer=ddp has none
     if config.callbacks.get("ema") is not None:
         kept = getattr(module, "frozen_parts", ())
         parts["average"] = bytes_of(own for name, own in module.named_parameters() if not name.startswith(kept))
@@ -151,7 +161,7 @@ def count(config: DictConfig, what: str = "step") -> dict[str, Any]:
         autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
         module.train(what == "step")
         with Meter() as meter:
-            batch = batch_of(config, clip, size)
+            batch = batch_of(config, module, size)
             if what == "step":
                 with autocast():
                     loss = module.training_step(batch, 0)
@@ -238,13 +248,12 @@ def fit_to(config: DictConfig, profile: str) -> str:
     fewest = 1 if "losses" in config.module else 2  # SyncNet tells the windows of a batch apart
     how, row = "", {}
     for how in smaller(config):
-        row = at(min(windows, fewest))
-        each = (at(min(windows, 2 * fewest))["total_gib"] - row["total_gib"]) / fewest
-        most = fewest + (usable - row["total_gib"]) / each if each > 0 else windows
-        for size in range(windows, fewest - 1, -1):
-            if row["total_gib"] <= usable and size <= most and windows % size == 0:
-                told = (
-                    f"profile={profile}: {how}; {sentence(at(size))}; {batches * windows // size} of them make a step"
-                )
+        first, second = (at(min(windows, fewest * times))["total_gib"] for times in (1, 2))
+        # More windows at a time than a straight line allows cannot fit; at most so many are counted.
+        most = fewest + max(0, (usable - first) * fewest / (second - first)) if second > first else windows
+        for size in (size for size in range(windows, fewest - 1, -1) if size <= most and windows % size == 0):
+            row = at(size)
+            if row["total_gib"] <= usable:
+                told = f"profile={profile}: {how}; {sentence(row)}; {batches * windows // size} of them make a step"
                 return told if fewest == 1 or size == windows else f"{told}; it compares within each of them only"
     raise BadConfig(f"profile={profile}: too small: {how}, {sentence(row)}; take stage2_efficient, or trainer=fsdp")
