@@ -22,6 +22,7 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from lipsync_lightning.cli import build
 from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.forecast import batch_of, count, without_files
+from lipsync_lightning.models.compiling import compile_blocks
 
 WARM_UP, MEASURED = 2, 5
 STEPS = {  # experiment and overrides of a training step
@@ -46,8 +47,10 @@ def composed(overrides: list[str]) -> Any:
 
 def built(config: Any, device: str) -> Any:
     """Return the module with random weights on the device, logging nowhere."""
-    with torch.device(device):
-        module = build(without_files(config).module)
+    with torch.device(device), without_files():
+        module = build(config.module)
+    if config.module.get("compile"):
+        compile_blocks(module.unet, module.autoencoder, device=device)
     module.log = module.log_dict = lambda *_, **__: None
     return module.to(device)
 
@@ -145,6 +148,7 @@ def main() -> None:
     order = ["stage2", "generate", "stage1_latents", "stage2_512", "syncnet", "stage1", *LIMITS_S]
     parser.add_argument("phases", nargs="*", default=list(dict.fromkeys(order)), help=", ".join(LIMITS_S))
     parser.add_argument("--out", type=Path, default=Path("gpu.jsonl"))
+    parser.add_argument("--minutes", type=float, default=8, help="for all phases together")
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", help="overrides, as for train")
     parser.add_argument("--in-this-process", action="store_true", help="how a phase is run")
     asked = parser.parse_args()
@@ -159,14 +163,19 @@ def main() -> None:
             out.write(json.dumps(row) + "\n")
         print(json.dumps(row), flush=True)
         return
+    began = time.perf_counter()
     for phase in asked.phases:
+        limit = min(LIMITS_S[phase], asked.minutes * 60 - (time.perf_counter() - began))
+        if limit < 10:
+            print(f"{phase}: no time is left of --minutes {asked.minutes:g}", flush=True)
+            continue
         command = [sys.executable, __file__, phase, "--out", str(asked.out), "--in-this-process", "--set"]
         try:
-            ended = subprocess.run([*command, *asked.overrides], timeout=LIMITS_S[phase]).returncode
+            ended = subprocess.run([*command, *asked.overrides], timeout=limit).returncode
             if ended:
                 print(f"{phase}: failed with status {ended}", flush=True)
         except subprocess.TimeoutExpired:
-            print(f"{phase}: took longer than {LIMITS_S[phase]} s", flush=True)
+            print(f"{phase}: took longer than {limit:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

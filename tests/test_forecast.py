@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 
 from lipsync_lightning import forecast
+from lipsync_lightning.cli import one_sentence
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.files import CONF_DIR
 
@@ -49,7 +51,7 @@ def linear(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("80gb", 24, 1, "as it is"),
         ("48gb", 12, 2, "as it is"),
-        ("24gb", 6, 4, "as it is"),
+        ("24", 6, 4, "as it is"),
         ("10gb", 1, 24, "8-bit"),
         ("8gb", 1, 24, "LoRA"),
     ],
@@ -79,3 +81,13 @@ def test_a_gpu_that_is_too_small_is_told_before_anything_is_built(monkeypatch: p
 def test_a_profile_that_is_no_size_or_too_small_is_refused(profile, told):
     with pytest.raises(BadConfig, match=told):
         forecast.fit_to(composed("+experiment=stage1"), profile)
+
+
+def test_a_fit_without_gradients_and_networks_whose_size_nobody_knows_are_told_in_a_sentence(tmp_path):
+    with pytest.raises(BadConfig, match="learns by no gradient"):
+        forecast.count(composed("+experiment=demo/autoencoder"))
+    with pytest.raises(InstantiationException) as error:
+        forecast.count(composed("+experiment=demo/stage1", f"demo_dir={tmp_path}"))
+    assert "no LinearAutoencoder at" in one_sentence(error.value)
+    with pytest.raises(BadConfig, match="leave them out with trainer=fsdp"):
+        forecast.count(composed("+experiment=stage2", "trainer=fsdp"))

@@ -7,8 +7,7 @@ libraries and copies of layouts are not seen, so peaks are lower bounds.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack
-from copy import deepcopy
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,12 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
 
 from lipsync_lightning.cli import build
-from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.errors import BadConfig, MissingWeights
 from lipsync_lightning.files import CONF_DIR
-from lipsync_lightning.losses.lpips import LPIPSInPieces, untrained_lpips
+from lipsync_lightning.losses.lpips import untrained_lpips
 from lipsync_lightning.metering import Meter, as_on_a_gpu
 from lipsync_lightning.models import released
 from lipsync_lightning.models.autoencoder import StableDiffusionAutoencoder
@@ -41,42 +41,18 @@ VAE: dict[str, Any] = {  # of stabilityai/sd-vae-ft-mse
     "block_out_channels": (128, 256, 512, 512),
     "layers_per_block": 2,
 }
-_WITHOUT_FILES = {  # what reads weights from a file -> what makes a network of the same shape
-    "lipsync_lightning.models.released.stable_diffusion_autoencoder": "lipsync_lightning.forecast.vae_without_weights",
-    "lipsync_lightning.models.released.stable_syncnet": "lipsync_lightning.forecast.network_without_weights",
-    "lipsync_lightning.models.released.videomae": "lipsync_lightning.forecast.videomae_without_weights",
-    "lipsync_lightning.models.weights_io.pretrained": "lipsync_lightning.forecast.network_without_weights",
-    "lipsync_lightning.losses.lpips.vgg_lpips": "lipsync_lightning.forecast.lpips_without_weights",
-}
-
-
-def without_files(config: DictConfig) -> DictConfig:
-    """Return the configuration with networks of the same shapes in place of those whose weights lie in files."""
-    config = deepcopy(config)
-
-    def replace(node: DictConfig) -> None:
-        for child in node.values():
-            if isinstance(child, DictConfig) and child.get("_target_") in _WITHOUT_FILES:
-                child._target_ = _WITHOUT_FILES[child._target_]
-            elif isinstance(child, DictConfig):
-                replace(child)
-
-    replace(config.module)
-    return config
 
 
 def vae_without_weights(*, path: str, frames_at_a_time: int) -> StableDiffusionAutoencoder:
     return frozen(StableDiffusionAutoencoder(vae=AutoencoderKL(**VAE), frames_at_a_time=frames_at_a_time))
 
 
-def lpips_without_weights(*, path: str) -> LPIPSInPieces:
-    return untrained_lpips()
-
-
 def network_without_weights(*, path: str, network: Any = None, **_: Any) -> nn.Module:
     """Return a network as its folder says; a SyncNet that is not there yet as the experiment would train it."""
     if network not in (None, StableSyncNet) or (Path(path) / "config.json").is_file():
         shaped: Any = network or StableSyncNet
+        if not (Path(path) / "config.json").is_file():
+            raise MissingWeights(f"no {shaped.__name__} at {path}, whose size is counted; make it first")
         return frozen(shaped.from_config(shaped.load_config(path)))
     if "latent" not in Path(path).parent.name:
         return frozen(build(OmegaConf.load(CONF_DIR / "models" / "syncnet" / "stable_16px_attn.yaml")))
@@ -91,6 +67,23 @@ def videomae_without_weights(*, path: str, num_frames: int, config: Any = None) 
     sizes |= {"image_size": sizes.pop("img_size"), "num_frames": num_frames, "mlp_width": int(width * ratio)}
     sizes.pop("all_frames", None)
     return frozen(VideoMAEFeatures(**sizes))
+
+
+@contextmanager
+def without_files() -> Iterator[None]:
+    """Within, what reads weights from a file makes a network of the same shape."""
+    with ExitStack() as stack:
+        for place, instead in {
+            "models.released.stable_diffusion_autoencoder": vae_without_weights,
+            "models.released.stable_syncnet": network_without_weights,
+            "models.released.videomae": videomae_without_weights,
+            "models.weights_io.pretrained": network_without_weights,
+            "losses.lpips.vgg_lpips": lambda path: untrained_lpips(),
+        }.items():
+            stack.enter_context(patch(f"lipsync_lightning.{place}", instead))
+        for place in ("unet_base", "syncnet"):  # they hash weights
+            stack.enter_context(patch(f"lipsync_lightning.modules.{place}.fingerprint", lambda _: ""))
+        yield
 
 
 def batch_of(config: DictConfig, module: Any, size: int) -> dict[str, Any]:
@@ -141,23 +134,25 @@ def static_parts(module: nn.Module, config: DictConfig) -> dict[str, int]:
 
 
 def count(config: DictConfig, what: str = "step") -> dict[str, Any]:
-    """Return what a `step`, a `validation` batch or an `inference` window needs, as a row of figures.
+    """Return what a `step`, a `validation` batch or an `inference` window needs, as a row of figures; never compiled.
 
     GiB: `static_gib` (of the parts named in `parts_gib`), `peak_gib` (made in the step, gradients included) and
     `total_gib`. `tflop`, `moved_tb`, `kernels`, and how often the host waits for the device, `host_waits`.
     """
-    config = without_files(config)
+    config = config.copy()
     size, clip = int(config.data.batch_size), build(config.clip)
     if "frozen_dtype" in config.module:
         config.module.frozen_dtype = "bfloat16"  # as where GPUs are
-    with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu(), ExitStack() as without_bytes:
-        for stage in ("unet_base", "syncnet"):  # they hash weights, which are not there
-            without_bytes.enter_context(patch(f"lipsync_lightning.modules.{stage}.fingerprint", lambda _: ""))
-        without_bytes.enter_context(patch.object(nn.Module, "to", lambda self, *_, **__: self))  # fakes cannot move
+    if OmegaConf.select(config, "trainer.strategy._target_", default="").endswith("ShardedStrategy"):
+        raise BadConfig("memory and profile count a network that lies on one GPU; leave them out with trainer=fsdp")
+    unmoved = patch.object(nn.Module, "to", lambda self, *_, **__: self)  # fakes cannot move
+    with FakeTensorMode(allow_non_fake_inputs=True), as_on_a_gpu(), without_files(), unmoved:
         module: Any = build(config.module)
         module.log = module.log_dict = lambda *_, **__: None
         for metric in (each for each in module.modules() if hasattr(each, "nan_strategy")):
             metric.nan_strategy = "disable"  # or it would pick out values, of which there are none
+        if getattr(module, "activations", nullcontext) is not nullcontext:  # what waits in the host's memory
+            module.activations = partial(saved_tensors_hooks, lambda kept: (kept.shape, kept.dtype), _made_again)
         autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
         module.train(what == "step")
         with Meter() as meter:
@@ -165,6 +160,8 @@ def count(config: DictConfig, what: str = "step") -> dict[str, Any]:
             if what == "step":
                 with autocast():
                     loss = module.training_step(batch, 0)
+                if loss is None:
+                    raise BadConfig(f"{config.name} learns by no gradient: there is nothing to forecast")
                 loss.backward()
                 del loss
             elif what == "validation":
@@ -192,6 +189,10 @@ def count(config: DictConfig, what: str = "step") -> dict[str, Any]:
         **{"tflop": meter.flops / 1e12, "moved_tb": meter.moved / 1e12, "kernels": meter.kernels},
         **{"host_waits": meter.waits, "parts_gib": {name: size / GIB for name, size in parts.items()}},
     }
+
+
+def _made_again(shape_and_dtype: tuple[torch.Size, torch.dtype]) -> Tensor:
+    return torch.empty(shape_and_dtype[0], dtype=shape_and_dtype[1])
 
 
 def sentence(row: dict[str, Any]) -> str:
@@ -228,14 +229,14 @@ def smaller(config: DictConfig) -> Iterator[str]:
         yield "with an 8-bit optimizer, and LoRA of rank 64 in place of all weights"
 
 
-def fit_to(config: DictConfig, profile: str) -> str:
+def fit_to(config: DictConfig, profile: str | int) -> str:
     """Change a configuration so that its step fits a GPU of so many GB (`+profile=24gb`), and return how, in words.
 
     Each of the ways of `smaller` is tried with the most windows at a time that fit; `accumulate_grad_batches` makes up
     for fewer, so that a step has as many.
     Raises: BadConfig, for a profile that is no number of GB, or if nothing fits.
     """
-    number = profile.removesuffix("gb")
+    number = str(profile).removesuffix("gb")
     if not number.isdecimal():
         raise BadConfig(f"profile={profile}: give the memory of one GPU, such as profile=24gb")
     usable, windows = int(number) * USABLE, int(config.data.batch_size)
@@ -256,4 +257,6 @@ def fit_to(config: DictConfig, profile: str) -> str:
             if row["total_gib"] <= usable:
                 told = f"profile={profile}: {how}; {sentence(row)}; {batches * windows // size} of them make a step"
                 return told if fewest == 1 or size == windows else f"{told}; it compares within each of them only"
-    raise BadConfig(f"profile={profile}: too small: {how}, {sentence(row)}; take stage2_efficient, or trainer=fsdp")
+    raise BadConfig(
+        f"profile={profile}: too small: {how}, {sentence(row)}; take a smaller experiment, such as stage2_efficient"
+    )

@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 from unittest.mock import patch
 
 import torch
@@ -33,6 +33,16 @@ class CountingOperations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.flops = 0
+
+    def __enter__(self) -> Self:
+        # Or what is to be compiled would be passed over, here and ever after.
+        self.uncompiled = torch.compiler.set_stance("force_eager")
+        self.uncompiled.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.uncompiled.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

@@ -69,10 +69,7 @@ def warn_if_target_differs(init_from: str, config: DictConfig) -> None:
 
 
 def build_trainer(config: DictConfig) -> Trainer:
-    """Return the trainer with its callbacks and loggers. Raises: BadConfig, if it cannot run as it should."""
-    if config.trainer.precision in ("bf16-true", "16-true"):
-        keep = "weights and the noise schedule have no room in half precision"
-        raise BadConfig(f"trainer.precision={config.trainer.precision}: {keep}; give bf16-mixed, 16-mixed or 32-true")
+    """Return the trainer with its callbacks and loggers. Raises: BadConfig, if it cannot run in a sweep."""
     callbacks, loggers = build(config.callbacks), build(config.logger)
     if not loggers:
         callbacks.pop("learning_rate", None)  # Lightning's monitor refuses to run without a logger
@@ -122,6 +119,11 @@ def main(config: DictConfig) -> None:
             raise BadConfig(f"{reached} and to save its networks, which were not saved")
         rank_zero_only(print)(reached)
         return
+    if config.trainer.precision in ("bf16-true", "16-true"):
+        keep = "weights and the noise schedule have no room in half precision"
+        raise BadConfig(f"trainer.precision={config.trainer.precision}: {keep}; give bf16-mixed, 16-mixed or 32-true")
+    if not config.trainer.log_every_n_steps:
+        raise BadConfig("trainer.log_every_n_steps=0: skipped steps are told when the trainer logs; give 1 or more")
     if "profile" in config:
         rank_zero_only(print)(fit_to(config, config.profile))
     if config.get("memory", "forecast") != "forecast":
@@ -131,7 +133,7 @@ def main(config: DictConfig) -> None:
     init_from = config.init_from if checkpoint is None else None
     with_lora = OmegaConf.select(config, "module.lora.rank")
     if with_lora and checkpoint is not None:
-        init_from = str(run_dir / BASE)
+        init_from = str(checkpoint.parents[1] / BASE)
     elif with_lora and init_from is None:
         raise BadConfig("module.lora stands beside weights that are there; name them by init_from=, such as an export")
     seed_everything(config.seed, workers=True, verbose=False)

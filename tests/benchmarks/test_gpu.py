@@ -16,9 +16,8 @@ TINY = [
 ]
 
 
-def test_every_phase_has_a_limit_and_all_of_them_together_take_about_ten_minutes():
+def test_every_phase_has_a_limit_and_composes():
     assert set(gpu.STEPS) | {"generate", "generate_512", "encode"} == set(gpu.LIMITS_S)
-    assert sum(gpu.LIMITS_S.values()) < 800
     for overrides in gpu.STEPS.values():
         gpu.composed(overrides)
 

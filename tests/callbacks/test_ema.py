@@ -68,3 +68,9 @@ def test_a_frozen_network_is_shared_and_not_saved_twice(run, tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     assert set(checkpoint["current_model_state"]) == {"line.weight"}
+
+
+def test_the_average_goes_where_the_module_has_gone_since_it_was_copied(run):
+    module, ema, _, trainer = run
+    ema.on_train_start(trainer, module.to("meta"))
+    assert {own.device.type for own in ema._average_model.parameters()} == {"meta"}

@@ -117,3 +117,20 @@ def test_validation_and_checkpoints_are_no_waiting():
         time.sleep(0.05)
     callback.on_train_batch_start(trainer, Learner(), batch, 0)
     assert callback.waited < 0.02
+
+
+def test_what_is_compiled_in_the_batch_that_is_counted_is_compiled_in_the_next():
+    compiled = []
+
+    class Block(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return nn.functional.linear(input, self.weight, self.bias)
+
+    class Compiled(Learner):
+        def setup(self, stage: str) -> None:
+            self.layer = Block(IN, OUT)
+            self.layer.compile(backend=lambda graph, _: compiled.append(1) or graph.forward)
+
+    found = logged(Compiled(), vectors(9))
+    assert compiled
+    assert found["tflops_per_step"] * 1e12 == pytest.approx(2 * PRODUCT)

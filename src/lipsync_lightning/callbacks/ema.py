@@ -51,6 +51,8 @@ class TrainedWeightsEMA(EMAWeightAveraging):
                 self._average_model.module.set_submodule(part, pl_module.get_submodule(part))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)  # it was copied before the module was moved there
         self.ended = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -18,7 +18,7 @@ _COMPUTED_IN = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32
 class ThroughputLog(Callback):
     """Logs `vitals/...` every few batches. Lightning's ThroughputMonitor knows no waiting and counts no operations.
 
-    - `windows_per_second`: of all ranks, waiting included; validation and checkpoints are not.
+    - `windows_per_second`: of all ranks, waiting included, without validation and checkpoints.
     - `data_wait_share`: of that time, the share in which the device had nothing to do until the next batch was there.
     - `peak_memory_gib`: of the GPU, or without one of the process.
     - `tflops_per_step`: of one rank, counted in the first batch, which is not timed: matrix products, convolutions and
@@ -55,20 +55,20 @@ class ThroughputLog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.windows += len(batch["id"]) * trainer.world_size
-        self.batches += 1
+        is_due = (batch_idx + 1) % self.every_num_batches == 0
         if torch.cuda.is_available():
             self.computing = torch.cuda.Event()
             self.computing.record()
-            if self.batches == self.every_num_batches or self.counter is not None:
+            if is_due or self.counter is not None:
                 self.computing.synchronize()  # or the time would be that of asking for the work, not of doing it
         self.ended = perf_counter()
         if self.counter is not None:
             self._stop_counting()
-            self.windows = self.batches = 0
             return
         self.seconds += self.ended - self.started
-        if self.batches == self.every_num_batches:
+        self.windows += len(batch["id"]) * trainer.world_size
+        self.batches += 1
+        if is_due:
             self._log(trainer, pl_module)
             self.seconds = self.waited = 0.0
             self.windows = self.batches = 0

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -67,5 +68,13 @@ def plain_network(network: ModelMixin) -> ModelMixin:
     weights = network.state_dict()
     if SCALE not in weights and not any(isinstance(own, DTensor) for own in weights.values()):
         return network
-    whole = {name: (own.full_tensor() if isinstance(own, DTensor) else own).cpu() for name, own in weights.items()}
+    whole = {name: _whole(own).cpu() for name, own in weights.items()}
     return filled(lambda: type(network).from_config(network.config), merged(whole))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _whole(own: Tensor) -> Tensor:
+    """Return a tensor that lay in pieces; after training Lightning has moved these to the CPU."""
+    if not isinstance(own, DTensor):
+        return own
+    back: Any = own.to(own.device_mesh.device_type)
+    return back.full_tensor()

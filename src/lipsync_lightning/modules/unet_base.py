@@ -93,8 +93,13 @@ class UNetModule(LightningModule):
         else:
             for name, parameter in self.unet.named_parameters():
                 parameter.requires_grad_(any(part in name for part in trainable))
-        if compile:
-            compile_blocks(self.unet, self.autoencoder, device="cuda" if torch.cuda.is_available() else "cpu")
+        self.compiles = compile
+
+    def setup(self, stage: str) -> None:
+        """Raises: BadConfig, where nothing can be compiled."""
+        if self.compiles:
+            compile_blocks(self.unet, self.autoencoder, device=self.trainer.strategy.root_device.type)
+            self.compiles = False
 
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return hooks.optimizer_with_schedule(self.unet.parameters(), self.optimizer, self.schedule)
