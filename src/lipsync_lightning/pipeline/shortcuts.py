@@ -49,7 +49,7 @@ def at_work(network: Any, device: torch.device | None, deep_features_every: int)
     """Within, a network computes for one batch of windows; behind, it is as it was and where it was.
 
     Args:
-        device: where it works, if not where it is: taking turns, no two networks are on the device.
+        device: where it works, if not where it is: U-Net and autoencoder take turns there.
         deep_features_every: calls of a U-Net, which are steps, for which all but its finest level computes once.
     Source: coarse features hardly change between steps (DeepCache, arXiv 2312.00858). diffusers' own caches are made
         for transformers; its hooks serve here, block by block, so that the U-Net itself knows nothing of it.
