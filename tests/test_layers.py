@@ -11,7 +11,7 @@ ENTRY_POINTS = {
     *("train", "prepare", "latents", "infer", "evaluate", "export", "synthesize", "report", "demo", "cli", "forecast")
 }
 LAYERS: tuple[set[str], ...] = (
-    {"clip", "errors", "files", "shapes", "metering"},
+    {"clip", "errors", "files", "shapes", "metering", "threads"},
     {"media", "synthetic"},
     {"models", "diffusion", "losses"},
     {"shards", "evaluation"},

@@ -9,7 +9,7 @@ import pytest
 from lipsync_lightning.errors import BadMedia, ClipTooShort
 from lipsync_lightning.media.audio import read_audio
 from lipsync_lightning.media.mux import encode_clip, video_writer
-from lipsync_lightning.media.video import decode_planes, decode_window, probe, read_frames
+from lipsync_lightning.media.video import decode_planes, probe, read_frames
 from tiny_media import SIDE, number_of, numbered_frames, write_timed, write_video
 
 
@@ -118,10 +118,10 @@ def moving_clip(num_frames: int = 40) -> bytes:
 
 def test_every_window_equals_sequential_decoding():
     clip = moving_clip()
-    whole = decode_window(clip, 0, 40)
+    (whole,) = decode_planes(clip, [0], 40)
     assert not np.array_equal(whole[0], whole[1])
     for start in range(36):
-        np.testing.assert_array_equal(decode_window(clip, start, 5), whole[start : start + 5])
+        np.testing.assert_array_equal(decode_planes(clip, [start], 5)[0], whole[start : start + 5])
 
 
 def test_a_clip_has_a_key_frame_every_twelve_and_no_b_frames():
@@ -136,7 +136,7 @@ def test_a_clip_has_a_key_frame_every_twelve_and_no_b_frames():
 @pytest.mark.parametrize(("first_frame", "num_frames"), [(36, 5), (-1, 5), (40, 1), (0, 41)])
 def test_a_window_that_leaves_the_clip_is_refused(first_frame, num_frames):
     with pytest.raises(ClipTooShort, match="of a clip of 40"):
-        decode_window(moving_clip(), first_frame, num_frames)
+        decode_planes(moving_clip(), [first_frame], num_frames)
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (36, 64), (34, 32), (33, 31)])
@@ -147,5 +147,5 @@ def test_lower_halves_are_those_of_whole_frames_to_the_bit_wherever_their_edge_l
     starts = [30, 3, 10, 8]  # apart, touching, overlapping, in any order
     lower = decode_planes(clip, starts, 5, top=0.5)
     for window, start in zip(lower, starts, strict=True):
-        whole = decode_window(clip, start, 5).transpose(0, 3, 1, 2)
+        (whole,) = decode_planes(clip, [start], 5)
         assert np.array_equal(window, whole[:, :, height // 2 :])

@@ -1,7 +1,9 @@
 import json
+import threading
 import warnings
 import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from lipsync_lightning.media.audio import encode_flac, read_audio
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.media.video import probe, read_frames
-from lipsync_lightning.pipeline import lipsync
+from lipsync_lightning.pipeline import lipsync, windows
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, LipSyncResult, load_pipeline
 from lipsync_lightning.pipeline.reference import OwnFrames
 from lipsync_lightning.pipeline.windows import PlacedFrame, aligned_windows, placed_frames, with_new_faces
@@ -245,3 +247,39 @@ def test_frames_are_placed_as_training_places_them_and_anew_after_a_lost_face():
     before, after = (np.stack([m for m in part if m is not None]) for part in (matrices[:5], matrices[6:]))
     np.testing.assert_allclose(before, alignment_matrices(np.stack(points[:5]), 32))
     np.testing.assert_allclose(after, alignment_matrices(np.stack(points[5:]), 32))
+
+
+@pytest.fixture
+def call(pipeline, tmp_path: Path, out: Path) -> dict[str, Any]:
+    video = write_video(tmp_path / "raw" / "v.mp4", 22, sound_of(22), without_face=range(9, 11))
+    return {"video": video, "audio": video, "out": out, "faces": SidecarPeople()}
+
+
+def test_threads_change_no_byte(pipeline, call, out: Path, monkeypatch: pytest.MonkeyPatch):
+    pipeline(**call)
+    threaded = out.read_bytes()
+
+    monkeypatch.setattr(lipsync, "ahead", lambda pieces, num_ahead: pieces)
+    monkeypatch.setattr(lipsync, "behind", lambda work, num_behind: nullcontext(work))
+    pipeline(**call)
+    assert out.read_bytes() == threaded
+
+
+@pytest.mark.parametrize("breaking", ["reading", "model", "writing", "Ctrl-C"])
+def test_what_fails_in_a_thread_is_told_as_it_is_and_leaves_nothing(pipeline, call, out: Path, monkeypatch, breaking):
+    num_threads, error = threading.active_count(), errors.BadMedia("it breaks off; copy it again")
+    error = KeyboardInterrupt("it breaks off") if breaking == "Ctrl-C" else error
+    name = {"reading": "align", "model": "to_uint8", "writing": "paste_back", "Ctrl-C": "to_uint8"}[breaking]
+    place = lipsync if name == "to_uint8" else windows
+    real, calls = getattr(place, name), iter(range(99))
+
+    def broken(*arguments: Any) -> Any:
+        if next(calls) == 1:
+            raise error
+        return real(*arguments)
+
+    monkeypatch.setattr(place, name, broken)
+    with pytest.raises(type(error), match="it breaks off"):
+        pipeline(**call)
+    assert list(out.parent.iterdir()) == []
+    assert threading.active_count() == num_threads

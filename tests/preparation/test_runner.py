@@ -17,7 +17,7 @@ from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, ClipTooShort, MissingWeights, StepFailed, WouldOverwrite
 from lipsync_lightning.evaluation.sync import EvaluationSyncScorer
 from lipsync_lightning.media.audio import decode_flac
-from lipsync_lightning.media.video import decode_window
+from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.preparation import clips, shard_job
 from lipsync_lightning.preparation.executors.local import LocalExecutor
 from lipsync_lightning.preparation.filters.check import Check
@@ -284,7 +284,7 @@ def test_every_odd_file_gets_the_verdict_it_deserves_and_none_stops_the_run(
     late = next(row for row in rows if row.kind == CLIP and row.source == "sound 0.12 s late.mp4")
     assert late.scores["sync_offset"] == -3
     sample = stored[str(late.id)]
-    faces = decode_window(sample["mp4"], 0, int(late.num_frames or 0))
+    faces = decode_planes(sample["mp4"], [0], int(late.num_frames or 0))[0]
     assert BrightnessScorer()(faces, decode_flac(sample["flac"])).offset == 0, "the offset is corrected in the sample"
 
 
@@ -298,9 +298,9 @@ def test_a_clip_holds_the_frames_and_the_sound_of_its_stretch(tmp_path: Path):
     for sample, each in zip(found.values(), facts, strict=True):
         first, num_frames = each["first_frame"], each["num_frames"]
         frames = range(first, first + num_frames)
-        shown = decode_window(sample["mp4"], 0, num_frames)
+        (shown,) = decode_planes(sample["mp4"], [0], num_frames)
         with pytest.raises(ClipTooShort):
-            decode_window(sample["mp4"], 0, num_frames + 1)
+            decode_planes(sample["mp4"], [0], num_frames + 1)
         assert [number_of(picture) for picture in shown] == list(frames)
         waveform = decode_flac(sample["flac"])
         assert len(waveform) == num_frames * CLIP_64.sample_rate_hz // FPS
@@ -312,9 +312,9 @@ def test_frames_past_the_sound_are_cut_off(tmp_path: Path):
     write_video(tmp_path / "raw" / "v.mp4", 20, sound_of(15.5))
     prepared(tmp_path / "raw", tmp_path / "out", sources_per_shard=2)
     (sample,) = samples(tmp_path / "out" / "train" / "000000.tar").values()
-    assert len(decode_window(sample["mp4"], 0, 15)) == json.loads(sample["json"])["num_frames"]
+    assert len(decode_planes(sample["mp4"], [0], 15)[0]) == json.loads(sample["json"])["num_frames"]
     with pytest.raises(ClipTooShort):
-        decode_window(sample["mp4"], 0, 16)
+        decode_planes(sample["mp4"], [0], 16)
     assert len(decode_flac(sample["flac"])) == 15 * 640
 
 

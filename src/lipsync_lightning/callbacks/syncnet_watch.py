@@ -14,7 +14,7 @@ from lipsync_lightning.clip import ClipSpec, WindowBatch
 from lipsync_lightning.errors import BadConfig, BadMedia, BrokenShard, ClipTooShort, LipSyncError
 from lipsync_lightning.media.audio import decode_flac
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.media.video import decode_window
+from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.shards.reader import ClipIndex
 
 MAX_LAG = 15  # frames to either side, as the public code of the evaluation SyncNet tries them
@@ -148,12 +148,12 @@ def faults_of(index: ClipIndex, clip: ClipSpec) -> tuple[list[str], int | None]:
             sound = decode_flac(members["flac"])
             with_sound = int(len(sound) * clip.fps / clip.sample_rate_hz)
             num_frames = min(int(index.num_frames[number]), with_sound, _MOST_FRAMES)
-            frames = decode_window(members["mp4"], 0, num_frames)
+            (lower_halves,) = decode_planes(members["mp4"], [0], num_frames, top=0.5)
         except (BadMedia, BrokenShard, ClipTooShort):
             continue
         sounds[str(index.keys[number])] = sound
         if num_frames >= _FEWEST_FRAMES:
-            lips.append(_mouth_motion(frames))
+            lips.append(_mouth_motion(lower_halves))
             edges = [clip.num_samples(frame) for frame in range(num_frames + 1)]
             energy = np.add.reduceat(np.square(sound[: edges[-1]], dtype=np.float64), edges[:-1])
             loudness.append(np.sqrt(energy / np.diff(edges)))
@@ -185,11 +185,11 @@ def faults_of(index: ClipIndex, clip: ClipSpec) -> tuple[list[str], int | None]:
     return faults, None
 
 
-def _mouth_motion(frames: np.ndarray) -> np.ndarray:
-    """Return how much the masked region of the lower half of (T, H, W, 3) faces changes around each frame, (T,)."""
-    half = frames.shape[1] // 2
-    hidden = keep_mask(frames.shape[1]).numpy()[half:] < 0.5
-    grey = frames[:, half:][:, hidden].mean(axis=-1, dtype=np.float32)
+def _mouth_motion(lower_halves: np.ndarray) -> np.ndarray:
+    """Return how much the masked region of lower halves (T, 3, H / 2, W) of faces changes around each frame, (T,)."""
+    side = lower_halves.shape[3]
+    hidden = keep_mask(side).numpy()[side // 2 :] < 0.5
+    grey = lower_halves[:, :, hidden].mean(axis=1, dtype=np.float32)
     change = np.abs(grey[2:] - grey[:-2]).mean(axis=1, dtype=np.float64)
     return np.concatenate([change[:1], change, change[-1:]])
 

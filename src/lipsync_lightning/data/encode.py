@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +22,9 @@ from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.models.weights_io import fingerprint, fingerprint_with_settings, frozen, store_in
 from lipsync_lightning.shards.format import SPLITS, FinishedClip, Sidecar, is_whole, read_sidecar, write_shard
 from lipsync_lightning.shards.reader import MEMBERS, ClipIndex, survey
+from lipsync_lightning.threads import ahead
 
 _SOURCE = "source_sha256"  # of the shard that a clip was encoded from, in its facts
-Item = TypeVar("Item")
 
 
 class ClipEncoder:
@@ -110,7 +109,7 @@ def _is_made_of(shard: Sidecar, target: Path, facts: dict[str, str]) -> bool:
 
 
 def _encoded(shard: Sidecar, encoder: ClipEncoder, facts: dict[str, str]) -> Iterator[FinishedClip]:
-    for sample, faces, waveform in _ahead(_decoded(ClipIndex([shard]))):
+    for sample, faces, waveform in ahead(_decoded(ClipIndex([shard])), 1):
         encoded: dict[str, Any] = {**facts, _SOURCE: shard.sha256}
         members = {"mp4": sample["mp4"], "flac": sample["flac"]}
         for suffix, array in encoder(faces, waveform).items():
@@ -124,12 +123,3 @@ def _decoded(index: ClipIndex) -> Iterator[tuple[dict[str, Any], np.ndarray, Ten
     for number in range(len(index)):
         sample = index.read(number)
         yield sample, decode_planes(sample["mp4"], [0], stated_frames(sample))[0], clip_waveform(sample)
-
-
-def _ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """Yield the items; a thread makes the next one meanwhile."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield item

@@ -102,10 +102,10 @@ class LatentSamples(UNetSamples):
     def _tokens(self, states: StoredPart, facts: Mapping[str, Any], target: int) -> torch.Tensor:
         """Return the tokens (T, A, D) of a window."""
         frames = range(target, target + self.clip.num_frames)
-        heard = [list(self.audio_encoder.frame_rows(frame, float(self.clip.fps))) for frame in frames]
-        rows = np.clip(heard, 0, facts["shape"][0] - 1)
-        stored = torch.from_numpy(read_frames(states, facts, rows.min(), rows.max() + 1).astype(np.float32))
-        return self.audio_encoder.rows_to_tokens(stored[torch.from_numpy(rows - rows.min())])
+        rows_TR = self.audio_encoder.rows(frames, float(self.clip.fps), facts["shape"][0])
+        first, last = int(rows_TR.min()), int(rows_TR.max())
+        stored = torch.from_numpy(read_frames(states, facts, first, last + 1).astype(np.float32))
+        return self.audio_encoder.rows_to_tokens(stored[rows_TR - first])
 
 
 class StoredFaces(WholeFaces):

@@ -136,14 +136,6 @@ def read_frames(
         raise BadMedia(f"{path}: no frame between {start_s} s and {until}; convert the file, or ask for another part")
 
 
-def decode_window(data: bytes, first_frame: int, num_frames: int) -> np.ndarray:
-    """Return frames `first_frame` to `first_frame + num_frames - 1` of a clip: (T, H, W, 3) uint8 RGB.
-
-    Raises: ClipTooShort, if the window leaves the clip; BadMedia, if the clip does not decode.
-    """
-    return np.ascontiguousarray(decode_planes(data, [first_frame], num_frames)[0].transpose(0, 2, 3, 1))
-
-
 def decode_planes(data: bytes, starts: Sequence[int], num_frames: int, top: float = 0.0) -> list[np.ndarray]:
     """Return one (T, 3, h, W) uint8 RGB window per start, each frame decoded once and in one thread.
 

@@ -58,6 +58,10 @@ class AudioEncoder(ModelMixin, ConfigMixin):
         """The rows of the states that video frame `frame` hears; those outside repeat the first or the last."""
         raise NotImplementedError
 
+    def rows(self, frames: range, fps: float, num_rows: int) -> Tensor:
+        """Return which of `num_rows` states each frame hears, as `frame_rows` says: (frames, rows), int64."""
+        return torch.tensor([list(self.frame_rows(frame, fps)) for frame in frames]).clamp(0, num_rows - 1)
+
     def rows_to_tokens(self, rows: Tensor) -> Tensor:
         """Return (frames, A, D) of (frames, rows, ...)."""
         raise NotImplementedError
@@ -91,16 +95,11 @@ class AudioEncoder(ModelMixin, ConfigMixin):
         """Yield what `tokens` returns in pieces of `window` frames, holding at most two chunks of states."""
         num_rows, rows_per_chunk, chunk = self.sound_states(waveform, num_frames, fps)
         recent_chunk = lru_cache(maxsize=2)(chunk)
-
-        def state(row: int) -> Tensor:
-            index, row_of_chunk = divmod(min(max(row, 0), num_rows - 1), rows_per_chunk)
-            return recent_chunk(index)[row_of_chunk]
-
         for first in range(0, num_frames, window):
-            wanted = [self.frame_rows(frame, fps) for frame in range(first, min(first + window, num_frames))]
-            start = wanted[0].start
-            states = torch.stack([state(row) for row in range(start, wanted[-1].stop)])
-            yield self.rows_to_tokens(torch.stack([states[rows.start - start : rows.stop - start] for rows in wanted]))
+            rows_TR = self.rows(range(first, min(first + window, num_frames)), fps, num_rows)
+            places = [divmod(row, rows_per_chunk) for row in range(int(rows_TR.min()), int(rows_TR.max()) + 1)]
+            states = torch.stack([recent_chunk(index)[row_of_chunk] for index, row_of_chunk in places])
+            yield self.rows_to_tokens(states[rows_TR - rows_TR.min()])
 
 
 class WhisperAudioEncoder(AudioEncoder):
@@ -148,8 +147,7 @@ class WhisperAudioEncoder(AudioEncoder):
         chunks_KML, num_rows = self.mel_chunks(waveform)
         heard = []
         for start in starts:
-            rows = [list(self.frame_rows(frame, fps)) for frame in range(start, start + window)]
-            rows_TR = torch.tensor(rows).clamp(0, num_rows - 1)
+            rows_TR = self.rows(range(start, start + window), fps, num_rows)
             first, last = int(rows_TR.min()) // self.rows_per_chunk, int(rows_TR.max()) // self.rows_per_chunk
             heard.append((chunks_KML[first : last + 1].clone(), rows_TR - first * self.rows_per_chunk))
         return heard

@@ -14,7 +14,6 @@ from lipsync_lightning.models.weights_io import filled
 
 BASE = "base"  # in a run's folder: the frozen network that its LoRA stands beside; its checkpoints hold LoRA alone
 SCALE = "lora_scale"  # in a state dict: how often the product of the matrices is added
-_OWN_NAME = re.compile(r"[a-z]\w*(\.\d+)*$")  # of a layer: `to_q`, `to_out.0`
 
 
 def add_lora(network: nn.Module, *, rank: int, alpha: float, targets: Sequence[str], inside: Sequence[str]) -> None:
@@ -37,7 +36,7 @@ def add_lora(network: nn.Module, *, rank: int, alpha: float, targets: Sequence[s
     chosen = {target: [name for name in offered if f".{name}".endswith(f".{target}")] for target in targets}
     for target, names in chosen.items():
         if not names:
-            there = sorted({found[0] for found in map(_OWN_NAME.search, offered) if found})
+            there = sorted({re.sub(r".*\.(?=[a-z])", "", name) for name in offered})
             parts = f"module.trainable={list(inside)}"
             raise BadConfig(f"module.lora.targets: no linear layer inside {parts} is a {target!r}; there are {there}")
     layers = [name for names in chosen.values() for name in names]

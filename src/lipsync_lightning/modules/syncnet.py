@@ -84,17 +84,13 @@ class SyncNetModule(LightningModule):
             raise BadConfig(f"{told}; set data.samples.sees._target_ accordingly")
         if self.autoencoder is None:
             return batch["lips"] if "lips" in batch else lower_half(batch["frames"])
-        generators = ClipRNG(batch["seed"], self.device).generators
+        draws = ClipRNG(batch["seed"], self.device).generators
         # Clip by clip: a batch of SyncNet has thousands of frames.
         if "latents" in batch:
             require_made_by(batch, self.autoencoder_fingerprint)
-            clips = [
-                drawn(each[:, 0], each[:, 1], [own]) for each, own in zip(batch["latents"], generators, strict=True)
-            ]
+            clips = [drawn(each[:, 0], each[:, 1], [own]) for each, own in zip(batch["latents"], draws, strict=True)]
         else:
-            clips = [
-                self.autoencoder.encode(each, [own]) for each, own in zip(batch["frames"], generators, strict=True)
-            ]
+            clips = [self.autoencoder.encode(each, [own]) for each, own in zip(batch["frames"], draws, strict=True)]
         return torch.stack(clips).float()
 
     @cached_property

@@ -35,8 +35,8 @@ from lipsync_lightning.models.compiling import compile_blocks
 from lipsync_lightning.models.unet import LipSyncUNet
 from lipsync_lightning.pipeline.reference import REFERENCES, Reference
 from lipsync_lightning.pipeline.shortcuts import at_work, solver_of, tiny_decoder
-from lipsync_lightning.pipeline.threads import ahead, behind
 from lipsync_lightning.pipeline.windows import Window, aligned_windows, placed_frames, with_new_faces
+from lipsync_lightning.threads import ahead, behind
 
 _SAME_LENGTH_S = 0.1  # picture and sound that differ by less end together
 

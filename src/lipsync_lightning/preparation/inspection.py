@@ -12,7 +12,7 @@ from tqdm import tqdm
 from lipsync_lightning.errors import BadMedia, BrokenShard, ClipMismatch, ClipTooShort, MissingShards
 from lipsync_lightning.evaluation.page import Picture, Table, write_page
 from lipsync_lightning.media.strips import film_strip, save_png
-from lipsync_lightning.media.video import decode_window
+from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.preparation.ledger import KEPT, REJECTED, SCORES, Row, read_ledger
 from lipsync_lightning.shards.format import SPLITS, Sidecar, not_prepared
 from lipsync_lightning.shards.reader import MEMBERS, ClipIndex
@@ -117,7 +117,7 @@ def _faces(shards: Sequence[Sidecar]) -> tuple[np.ndarray | None, list[str]]:
         moments = np.linspace(0, last_frame, _MOMENTS_SHOWN).round().astype(int).tolist()
         try:
             mp4 = index.read(number)["mp4"]
-            videos.append(np.concatenate([decode_window(mp4, moment, 1) for moment in moments]))
+            videos.append(np.concatenate(decode_planes(mp4, moments, 1)).transpose(0, 2, 3, 1))
         except (BadMedia, ClipTooShort, BrokenShard) as error:
             faults.append(f"{index.shards[index.shard_of[number]].name}: {index.keys[number]}: {error}")
     return (film_strip(videos, _MOMENTS_SHOWN) if videos else None), faults
