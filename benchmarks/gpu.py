@@ -24,7 +24,6 @@ from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.forecast import batch_of, count, without_files
 from lipsync_lightning.models.compiling import compile_blocks
 
-WARM_UP, MEASURED = 2, 5
 STEPS = {  # experiment and overrides of a training step
     "stage2": ["+experiment=stage2"],
     "stage2_batch_1": ["+experiment=stage2", "data.batch_size=1"],
@@ -55,7 +54,7 @@ def built(config: Any, device: str) -> Any:
     return module.to(device)
 
 
-def seconds(work: Any, device: str, warm_up: int = WARM_UP, measured: int = MEASURED) -> float:
+def seconds(work: Any, device: str, warm_up: int = 2, measured: int = 5) -> float:
     """Return how long one piece of work takes, on average."""
     for number in range(warm_up + measured):
         if number == warm_up:

@@ -14,7 +14,7 @@ from lipsync_lightning.files import CONF_DIR
 
 CEILINGS_GIB = {
     **{("syncnet", 256): 24, ("stage1", 24): 40, ("stage1_512", 8): 48, ("stage1_latents", 24): 40},
-    **{("stage2", 1): 18, ("stage2", 4): 26, ("stage2_512", 1): 24, ("stage2_512", 4): 44, ("stage2_efficient", 1): 12},
+    **{("stage2", 4): 26, ("stage2_512", 1): 24, ("stage2_efficient", 1): 12},
 }
 
 
