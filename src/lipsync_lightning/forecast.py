@@ -237,7 +237,7 @@ def fit_to(config: DictConfig, profile: str | int) -> str:
     Raises: BadConfig, for a profile that is no number of GB, or if nothing fits.
     """
     number = str(profile).removesuffix("gb")
-    if not number.isdecimal():
+    if not number.isdecimal() or int(number) == 0:
         raise BadConfig(f"profile={profile}: give the memory of one GPU, such as profile=24gb")
     usable, windows = int(number) * USABLE, int(config.data.batch_size)
     batches = int(config.trainer.accumulate_grad_batches)
@@ -255,8 +255,7 @@ def fit_to(config: DictConfig, profile: str | int) -> str:
         for size in (size for size in range(windows, fewest - 1, -1) if size <= most and windows % size == 0):
             row = at(size)
             if row["total_gib"] <= usable:
-                told = f"profile={profile}: {how}; {sentence(row)}; {batches * windows // size} of them make a step"
-                return told if fewest == 1 or size == windows else f"{told}; it compares within each of them only"
-    raise BadConfig(
-        f"profile={profile}: too small: {how}, {sentence(row)}; take a smaller experiment, such as stage2_efficient"
-    )
+                chosen = f"data.batch_size={size} trainer.accumulate_grad_batches={batches * windows // size}"
+                told = f"profile={profile}: {how}, {chosen}; {sentence(row)}"
+                return told if fewest == 1 or size == windows else f"{told}; it compares within a batch only"
+    raise BadConfig(f"profile={profile}: too small: {how}, {sentence(row)}; take a smaller experiment or clip")

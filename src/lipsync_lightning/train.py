@@ -131,7 +131,7 @@ def main(config: DictConfig) -> None:
     if "memory" in config:
         rank_zero_only(print)(require_fitting(config))
     init_from = config.init_from if checkpoint is None else None
-    with_lora = OmegaConf.select(config, "module.lora.rank")
+    with_lora = OmegaConf.select(config, "module.lora.rank") is not None
     if with_lora and checkpoint is not None:
         init_from = str(checkpoint.parents[1] / BASE)
     elif with_lora and init_from is None:

@@ -31,5 +31,5 @@ def test_without_a_compiler_it_is_refused_in_one_sentence(monkeypatch):
         raise RuntimeError("No working C++ compiler found\nand forty lines more")
 
     monkeypatch.setattr(compiling.torch, "compile", without_compiler)
-    with pytest.raises(BadConfig, match=r"^compile=true needs a compiler for cpu: No working .* found; compile=false"):
+    with pytest.raises(BadConfig, match=r"^compile=true needs a compiler for cpu: No working .* found .*; compile"):
         compiling.compile_blocks(nn.Identity(), device="cpu")

@@ -57,5 +57,6 @@ def test_it_adds_nothing_at_first_and_what_it_has_learned_is_in_the_plain_networ
 def test_a_layer_that_is_not_there_is_refused_and_named_what_is(unet, targets, inside, reason):
     with pytest.raises(BadConfig, match=reason):
         add_lora(unet, rank=2, alpha=2, targets=targets, inside=inside)
-    with pytest.raises(BadConfig, match=r"module\.lora: .*positive integer"):
-        add_lora(unet, rank=-2, alpha=2, targets=["to_q"], inside=[""])
+    for rank, names in ((-2, ["to_q"]), ("x", ["to_q"]), (2, "to_q")):
+        with pytest.raises(BadConfig, match=r"module\.lora\.rank=.*a whole number, 1 or more, and a list"):
+            add_lora(unet, rank=rank, alpha=2, targets=names, inside=[""])  # pyright: ignore[reportArgumentType]

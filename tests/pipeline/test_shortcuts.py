@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lipsync_lightning import diffusion, errors
@@ -81,10 +82,14 @@ def test_a_tiny_decoder_decodes_and_one_for_other_latents_is_refused(pipeline, m
     assert (made() - exact).abs().max() == 0
     pipeline.place(CPU, torch.float32, decoder=str(tmp_path / "4"))
     assert (made() - exact).abs().max() > 0.1
-    with pytest.raises(errors.WrongWeights, match="16 channels and 4 pixels a side, not latents of 4 channels and 4"):
+    with pytest.raises(errors.WrongWeights, match="16 channels, one for 4 pixels a side, not latents of 4 "):
         pipeline.place(CPU, torch.float32, decoder=str(tmp_path / "16"))
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(errors.MissingWeights, match="no TinyDecoder at nowhere"):
         pipeline.place(CPU, torch.float32, decoder="nowhere")
+    weights = tmp_path / "4" / "diffusion_pytorch_model.safetensors"
+    save_file({"another.weight": torch.zeros(1)}, weights)
+    with pytest.raises(errors.WrongWeights, match="does not hold a TinyDecoder"):
+        pipeline.place(CPU, torch.float32, decoder=str(tmp_path / "4"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

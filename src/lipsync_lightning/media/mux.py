@@ -70,8 +70,10 @@ def video_writer(
             stream = add_h264(container, width=width, height=height, fps=rate, options=options)
             stream.codec_context.thread_count = num_threads
             try:
+                if not 0 <= float(crf) <= 51:  # x264 would choose another
+                    raise ValueError(crf)
                 stream.codec_context.open()
-            except FFmpegError as error:
+            except (FFmpegError, ValueError) as error:
                 told = f"crf={crf!r} and preset={preset!r} mean nothing to x264"
                 raise BadConfig(f"{told}; give a number from 0 to 51 and a preset's name, such as veryfast") from error
             packets = iter(()) if sound is None else _sound_packets(sound, container)

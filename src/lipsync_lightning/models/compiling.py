@@ -18,7 +18,7 @@ def compile_blocks(*networks: nn.Module, device: str) -> None:
     try:
         torch.compile(lambda ones: ones + 1, dynamic=False)(torch.ones(8, device=device))
     except Exception as error:  # each backend has its own
-        reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+        reason = " ".join([line for line in str(error).splitlines() if line][:2]) or type(error).__name__
         raise BadConfig(f"compile=true needs a compiler for {device}: {reason}; compile=false works") from error
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_SHAPES)
     for network in networks:

@@ -27,6 +27,10 @@ def add_lora(network: nn.Module, *, rank: int, alpha: float, targets: Sequence[s
         inside: parts of parameter names; layers that contain none of them get nothing. [""] for all.
     Raises: BadConfig, for a target that is no linear layer inside these parts, or where peft is missing.
     """
+    if not (isinstance(rank, int) and rank >= 1) or isinstance(targets, str):
+        raise BadConfig(
+            f"module.lora.rank={rank}, targets={targets}: give a whole number, 1 or more, and a list of names"
+        )
     try:
         from peft import LoraConfig, inject_adapter_in_model  # optional, and a second to import
     except ImportError as error:

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, WrongWeights
+from lipsync_lightning.models.weights_io import require_match
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
@@ -94,4 +95,6 @@ def put_back_frozen(self: Any, checkpoint: dict[str, Any]) -> None:
         raise WrongWeights("ckpt_path is not a checkpoint of this library; give one from a run's checkpoints folder")
     ClipSpec.from_dict(checkpoint["clip"], "the checkpoint").require_equal(self.clip, "the checkpoint", "this run")
     prefixes = tuple(f"{part}." for part in self.frozen_parts)
-    checkpoint["state_dict"] |= {n: t for n, t in self.state_dict().items() if n.startswith(prefixes)}
+    own = self.state_dict()
+    checkpoint["state_dict"] |= {n: t for n, t in own.items() if n.startswith(prefixes)}
+    require_match(own, checkpoint["state_dict"], "this run, which goes on from a checkpoint of another configuration")

@@ -167,8 +167,8 @@ class SyncNetModule(LightningModule):
         checkpoint["calibration"] = self.syncnet.config["calibration"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        hooks.put_back_frozen(self, checkpoint)
         checkpoint["state_dict"].pop("recent_similarity", None)  # of older versions
+        hooks.put_back_frozen(self, checkpoint)
         if checkpoint.get("calibration") is not None:
             self.syncnet.calibrate(**checkpoint["calibration"])
 

@@ -83,7 +83,7 @@ class UNetModule(LightningModule):
         self.activations = partial(save_on_cpu, torch.cuda.is_available()) if offload_activations else nullcontext
         if gradient_checkpointing:
             enable_checkpointing(self.unet, self.autoencoder, self.losses)
-        if lora and lora["rank"]:
+        if lora and lora["rank"] is not None:
             add_lora(self.unet, **lora, inside=trainable)
             parts = self.unet.named_modules(prefix="unet")
             base = {name: part for name, part in parts if not any(own.requires_grad for own in part.parameters())}

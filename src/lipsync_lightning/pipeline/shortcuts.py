@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lipsync_lightning.errors import BadConfig, WrongWeights
 from lipsync_lightning.models.unet import LipSyncUNet
+from lipsync_lightning.models.weights_io import pretrained
 
 # DDIM (arXiv 2010.02502), and DPM-Solver++ (2211.01095) of second order at evenly spaced logarithms of the
 # signal-to-noise ratio, as in 2206.00927, section 4.1: on Gaussian data a tenth of DDIM's error in 10 steps.
@@ -84,12 +85,14 @@ class TinyDecoder(AutoencoderTiny):
 def tiny_decoder(folder: str, autoencoder: Any) -> TinyDecoder:
     """Return the decoder of a folder that holds an `AutoencoderTiny`.
 
-    Raises: OSError, if it holds none; WrongWeights, if that is for other latents than the autoencoder's.
+    Raises: MissingWeights, if it holds none; WrongWeights, if it is another network, or for other latents.
     """
-    network: Any = TinyDecoder.from_pretrained(folder, low_cpu_mem_usage=False, local_files_only=True)
+    network: Any = pretrained(
+        network=TinyDecoder, path=folder, get_with="decoder=<folder of diffusers' AutoencoderTiny>"
+    )
     found = network.config["latent_channels"], 2 ** (len(network.config["num_decoder_blocks"]) - 1)
     wanted = autoencoder.latent_channels, autoencoder.downscale
     if found != wanted:
-        shape = "latents of {} channels and {} pixels a side".format
+        shape = "latents of {} channels, one for {} pixels a side".format
         raise WrongWeights(f"decoder={folder} reads {shape(*found)}, not {shape(*wanted)}; give one for this model")
-    return network.eval()
+    return network
