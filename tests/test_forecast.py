@@ -91,3 +91,15 @@ def test_a_fit_without_gradients_and_networks_whose_size_nobody_knows_are_told_i
     assert "no LinearAutoencoder at" in one_sentence(error.value)
     with pytest.raises(BadConfig, match="leave them out with trainer=fsdp"):
         forecast.count(composed("+experiment=stage2", "trainer=fsdp"))
+
+
+def test_what_is_offloaded_takes_no_memory_of_the_gpu():
+    tiny = ["clip.resolution=64", "clip.num_frames=4", "data.batch_size=1", "module.gradient_checkpointing=false"]
+    tiny += ["module.unet.block_out_channels=[32,32,32,32]", "module.unet.num_attention_heads=4"]
+    kept, offloaded = (
+        forecast.count(composed("+experiment=stage1_latents", *tiny, f"module.offload_activations={offload}"))[
+            "peak_gib"
+        ]
+        for offload in ("false", "true")
+    )
+    assert offloaded < 0.8 * kept

@@ -67,6 +67,14 @@ def test_a_named_checkpoint_must_be_there(used_run: Path):
         (["+experiment=demo/syncnet", "run_dir=run", "ckpt_path=nowhere.ckpt"], ["is not a file"]),
         (["+experiment=demo/syncnet", "demo_dir=none", "ckpt_path=weights.pt"], ["error: no shards at none/shards"]),
         (["+experiment=demo/stage1", "module.lora.rank=4"], ["module.lora stands beside weights that are there; name"]),
+        (["+experiment=demo/stage1", "trainer.precision=bf16-true"], ["no room in half precision; give bf16-mixed"]),
+        (["+experiment=demo/stage1", "trainer.log_every_n_steps=0"], ["log_every_n_steps=0", "give 1 or more"]),
+        (["+experiment=demo/stage1", "+profile=abc"], ["profile=abc: give the memory of one GPU"]),
+        (["+experiment=demo/stage1", "+memory=x"], ["+memory=forecast says what a step needs"]),
+        (
+            ["+experiment=demo/stage1", "module.frozen_dtype=int8"],
+            ["module.frozen_dtype=int8", "give float32 or bfloat16 or float16"],
+        ),
     ],
     ids=[
         "experiment",
@@ -78,6 +86,11 @@ def test_a_named_checkpoint_must_be_there(used_run: Path):
         "no checkpoint",
         "no step",
         "lora beside nothing",
+        "no half",
+        "never logs",
+        "no profile",
+        "no memory",
+        "no type",
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_a_sentence(command_line: CommandLine, used_run: Path, arguments, refused):

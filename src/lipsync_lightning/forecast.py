@@ -141,8 +141,9 @@ def count(config: DictConfig, what: str = "step") -> dict[str, Any]:
     """
     config = config.copy()
     size, clip = int(config.data.batch_size), build(config.clip)
-    if "frozen_dtype" in config.module:
-        config.module.frozen_dtype = "bfloat16"  # as where GPUs are
+    half = not (torch.cuda.is_available() and str(config.trainer.precision).startswith("32"))  # as where GPUs are
+    if "frozen_dtype" in config.module and half:
+        config.module.frozen_dtype = "bfloat16"
     if OmegaConf.select(config, "trainer.strategy._target_", default="").endswith("ShardedStrategy"):
         raise BadConfig("memory and profile count a network that lies on one GPU; leave them out with trainer=fsdp")
     unmoved = patch.object(nn.Module, "to", lambda self, *_, **__: self)  # fakes cannot move
@@ -153,7 +154,7 @@ def count(config: DictConfig, what: str = "step") -> dict[str, Any]:
             metric.nan_strategy = "disable"  # or it would pick out values, of which there are none
         if getattr(module, "activations", nullcontext) is not nullcontext:  # what waits in the host's memory
             module.activations = partial(saved_tensors_hooks, lambda kept: (kept.shape, kept.dtype), _made_again)
-        autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+        autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16, enabled=half)
         module.train(what == "step")
         with Meter() as meter:
             batch = batch_of(config, module, size)

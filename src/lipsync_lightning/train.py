@@ -68,6 +68,28 @@ def warn_if_target_differs(init_from: str, config: DictConfig) -> None:
         rank_zero_warn(f"{told}: unless that is meant, give both stages the same")
 
 
+def require_servable(config: DictConfig) -> None:
+    """Raises: BadConfig, for settings that exclude each other, before anything is built."""
+    precision, every = config.trainer.precision, config.trainer.log_every_n_steps
+    if precision in ("bf16-true", "16-true"):
+        keep = "weights and the noise schedule have no room in half precision"
+        raise BadConfig(f"trainer.precision={precision}: {keep}; give bf16-mixed, 16-mixed or 32-true")
+    if not every:
+        raise BadConfig("trainer.log_every_n_steps=0: skipped steps are told when the trainer logs; give 1 or more")
+    in_float32 = OmegaConf.select(config, "module.lora.rank") is not None and str(precision).startswith("32")
+    dtypes = ("float32",) if in_float32 else ("float32", "bfloat16", "float16")
+    if config.module.get("frozen_dtype", "float32") not in dtypes:
+        told = f"module.frozen_dtype={config.module.frozen_dtype} with trainer.precision={precision}"
+        raise BadConfig(f"{told}: give {' or '.join(dtypes)}")
+    for name, callback in config.callbacks.items():
+        if callback is not None and "_target_" not in callback:
+            groups = "such as 'callbacks=[syncnet,ema]' or 'callbacks=[film_strips,ema]'"
+            raise BadConfig(
+                f"callbacks.{name} has settings, but none of the groups that `callbacks=` names has it; name one that "
+                f"has it too, {groups}, or drop its settings: '~callbacks.{name}'"
+            )
+
+
 def build_trainer(config: DictConfig) -> Trainer:
     """Return the trainer with its callbacks and loggers. Raises: BadConfig, if it cannot run in a sweep."""
     callbacks, loggers = build(config.callbacks), build(config.logger)
@@ -119,11 +141,7 @@ def main(config: DictConfig) -> None:
             raise BadConfig(f"{reached} and to save its networks, which were not saved")
         rank_zero_only(print)(reached)
         return
-    if config.trainer.precision in ("bf16-true", "16-true"):
-        keep = "weights and the noise schedule have no room in half precision"
-        raise BadConfig(f"trainer.precision={config.trainer.precision}: {keep}; give bf16-mixed, 16-mixed or 32-true")
-    if not config.trainer.log_every_n_steps:
-        raise BadConfig("trainer.log_every_n_steps=0: skipped steps are told when the trainer logs; give 1 or more")
+    require_servable(config)
     if "profile" in config:
         rank_zero_only(print)(fit_to(config, config.profile))
     if config.get("memory", "forecast") != "forecast":
@@ -137,13 +155,6 @@ def main(config: DictConfig) -> None:
     elif with_lora and init_from is None:
         raise BadConfig("module.lora stands beside weights that are there; name them by init_from=, such as an export")
     seed_everything(config.seed, workers=True, verbose=False)
-    for name, callback in config.callbacks.items():
-        if callback is not None and "_target_" not in callback:
-            groups = "such as 'callbacks=[syncnet,ema]' or 'callbacks=[film_strips,ema]'"
-            raise BadConfig(
-                f"callbacks.{name} has settings, but none of the groups that `callbacks=` names has it; name one that "
-                f"has it too, {groups}, or drop its settings: '~callbacks.{name}'"
-            )
     data = build(config.data)
     data.require_shards("train")  # before large networks are built
     if init_from is not None:

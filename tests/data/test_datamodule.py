@@ -52,6 +52,8 @@ def test_batches_have_the_promised_keys_shapes_and_ranges(shards: Path):
     assert batch["frames"].min() < -0.3  # dark frames of `numbered_frames`: neither [0, 1] nor [0, 255]
     assert batch["keep_mask"].shape == (2, 1, 32, 32)
     assert (batch["keep_mask"].min(), batch["keep_mask"].max()) == (0, 1)
+    again = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert again["keep_mask"].data_ptr() == batch["keep_mask"].data_ptr()  # moved to the device once
     assert batch["audio"].shape == (2, 4, 3, 80)
     assert batch["mel"].shape == (2, 1, 80, CLIP.mel_columns)
     assert batch["first_frame"].dtype == batch["seed"].dtype == torch.int64

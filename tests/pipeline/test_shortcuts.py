@@ -109,3 +109,9 @@ def test_networks_that_wait_on_the_cpu_take_turns_and_nothing_changes(pipeline, 
     with at_work(pipeline.unet, torch.device("meta"), 1):
         assert seen[-1] == ("unet", torch.device("meta"))
     assert seen[-1] == ("unet", CPU)
+
+
+@pytest.mark.parametrize("name", ["compile", "offload"])
+def test_what_is_neither_true_nor_false_is_refused(pipeline, name):
+    with pytest.raises(errors.BadConfig, match=f"{name}='maybe' must be true or false"):
+        pipeline.place(CPU, torch.float32, **{name: "maybe"})

@@ -19,7 +19,6 @@ from lipsync_lightning.data.windows import ClipWindows, ResumableBatchSampler, c
 from lipsync_lightning.data.worker import prepare_worker
 from lipsync_lightning.errors import BrokenShard, ClipTooShort, MissingShards
 from lipsync_lightning.media.frames import to_float
-from lipsync_lightning.models.audio_encoder import AudioEncoder
 from lipsync_lightning.shards.format import Sidecar
 from lipsync_lightning.shards.reader import ClipIndex, RemoteAccess, survey
 
@@ -74,7 +73,7 @@ class ClipDataModule(LightningDataModule):
         self.train_shards: dict[str, str] = {}  # content by name, as they were at the last checkpoint, then as they are
         self.bad_clips: set[tuple[str, str]] = set()  # keys and reasons, of this pass, on this rank
         self._surveys: dict[str, Any] = {}  # by split, until it is read
-        self._encoders: dict[tuple[AudioEncoder, torch.device], AudioEncoder] = {}  # copies on devices
+        self._copies: dict[tuple[Any, torch.device], Any] = {}  # on devices
 
     def require_shards(self, split: str) -> None:
         """Raises: MissingShards, BrokenShard or ClipMismatch now, instead of when work has begun."""
@@ -129,7 +128,8 @@ class ClipDataModule(LightningDataModule):
             if isinstance(value, torch.Tensor) and value.dtype in (torch.uint8, torch.float16):
                 batch[key] = to_float(value) if value.dtype == torch.uint8 else value.float()
         return batch | {
-            key: value.to(device).expand(batch_size, *value.shape) for key, value in samples.same_for_all.items()
+            key: self._placed(value, device).expand(batch_size, *value.shape)
+            for key, value in samples.same_for_all.items()
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -144,11 +144,11 @@ class ClipDataModule(LightningDataModule):
         self.resumed = {key: int(state_dict[key]) for key in self.resumed}
         self.train_shards = dict(state_dict.get("shards", {}))  # older checkpoints do not tell
 
-    def _placed(self, encoder: Any, device: torch.device) -> AudioEncoder:
-        """Return a copy on the device: data workers that are yet to start need theirs where it is."""
-        if (encoder, device) not in self._encoders:
-            self._encoders[encoder, device] = deepcopy(encoder).to(device=device)
-        return self._encoders[encoder, device]
+    def _placed(self, own: Any, device: torch.device) -> Any:
+        """Return a copy on the device, made once; data workers that are yet to start need the original where it is."""
+        if (own, device) not in self._copies:
+            self._copies[own, device] = deepcopy(own).to(device=device)
+        return self._copies[own, device]
 
     def _samples(self, split: str) -> Samples:
         return self.samples if split == "train" else self.heldout_samples

@@ -120,6 +120,9 @@ class LipSyncPipeline(DiffusionPipeline):
             offload: keep U-Net and autoencoder in the CPU's memory whenever the other one works; 512 pixels fit 8 GB.
         Raises: MissingWeights, WrongWeights for the decoder; BadConfig, where nothing can be compiled.
         """
+        for name, value in (("compile", compile), ("offload", offload)):
+            if not isinstance(value, bool):
+                raise BadConfig(f"{name}={value!r} must be true or false")
         self._decoder = None if decoder is None else tiny_decoder(decoder, self.autoencoder)
         self._visited = device if offload else None
         if offload and isinstance(self.autoencoder, StableDiffusionAutoencoder):
