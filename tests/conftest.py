@@ -161,6 +161,7 @@ def run(tmp_path: Path, tiny_autoencoder: LinearAutoencoder, make_unet) -> Path:
                 "pretrained_model_name_or_path": str(tmp_path / "autoencoder"),
             },
             "scheduler": {"_target_": "diffusers.DDIMScheduler"},
+            **{"timesteps": "uniform", "num_inference_steps": 2, "guidance_scale": 1.5},
         },
     }
     OmegaConf.save(OmegaConf.create(configuration), folder / "config.yaml")

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -65,6 +66,41 @@ def test_another_prediction_type_is_refused(ddim_epsilon):
     other = DDIMScheduler.from_config(ddim_epsilon.config, prediction_type="sample")
     with pytest.raises(BadConfig, match="epsilon or v_prediction, not 'sample'"):
         diffusion.training_target(other, *torch.randn(2, 2, 1, 1, 3, 3), TIMESTEPS)
+
+
+@pytest.mark.parametrize(
+    ("choice", "trained"),
+    [
+        ("uniform", list(range(1000))),
+        ("sampler", [332, 666, 999]),
+        ([10, 12], [10, 11, 12]),
+        ({"logit_normal": [0.0, 1.0]}, list(range(1000))),
+    ],
+)
+def test_timesteps_are_trained_where_the_choice_says(choice, trained, ddim_velocity):
+    density = diffusion.timestep_density(choice, ddim_velocity, 3)
+    assert np.flatnonzero(density).tolist() == trained
+    assert density.sum() == pytest.approx(1)
+
+
+def test_a_logit_normal_density_is_that_of_a_normal_variable_through_the_logistic_function(ddim_velocity):
+    density = diffusion.timestep_density({"logit_normal": [0.5, 0.8]}, ddim_velocity, 3)
+    drawn = 1 / (1 + np.exp(-np.random.default_rng(1).normal(0.5, 0.8, 100_000)))
+    counted = np.histogram(drawn, 10, (0, 1))[0] / 100_000
+    np.testing.assert_allclose(density.reshape(10, 100).sum(axis=1), counted, atol=5e-3)
+
+
+@pytest.mark.parametrize("choice", [[0, 1000], [5, 4], [-1, 3], [7], "all", {"logit_normal": [0.0, 0.0]}, None])
+def test_timesteps_outside_the_schedule_are_refused(choice, ddim_velocity):
+    with pytest.raises(BadConfig, match="uniform, sampler"):
+        diffusion.timestep_density(choice, ddim_velocity, 3)
+
+
+def test_sampling_where_nothing_was_trained_is_refused(ddim_velocity):
+    diffusion.require_trained(ddim_velocity, 1, [[333, 333], [999, 999]])
+    diffusion.require_trained(ddim_velocity, 7, None)
+    with pytest.raises(BadConfig, match="visits timestep 499, but the U-Net was trained at 0 to 333, 999 only"):
+        diffusion.require_trained(ddim_velocity, 2, [[0, 333], [999, 999]])
 
 
 def test_the_unet_reads_noisy_mask_masked_reference_in_this_order():

@@ -1,5 +1,6 @@
 import hashlib
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from torch import Tensor
 from command_line import CommandLine
 from fake_hub import FakeHub
 from lipsync_lightning import infer
-from lipsync_lightning.export import main
+from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.export import main, stretches, trained_timesteps
 from lipsync_lightning.media.audio import encode_flac
 from lipsync_lightning.media.video import read_frames
 from lipsync_lightning.models.audio_encoder import WhisperAudioEncoder
+from lipsync_lightning.models.autoencoder import LinearAutoencoder, RefinedAutoencoder
 from lipsync_lightning.models.hyperiqa import HyperIQA
 from lipsync_lightning.models.judge_syncnet import JudgeSyncNet
 from lipsync_lightning.models.latentsync import unet_to_reference
@@ -102,6 +105,59 @@ def test_an_export_holds_the_runs_newest_weights_its_clip_and_the_mask_it_was_tr
     assert loaded.clip.resolution == 32
     assert (loaded.config["num_inference_steps"], loaded.config["mask"]) == (7, "face")
     assert [path.name for path in Path("exports").iterdir()] == ["mine"]
+
+
+def changed(run: Path, **module: Any) -> None:
+    config = OmegaConf.load(run / "config.yaml")
+    OmegaConf.save(OmegaConf.merge(config, {"module": module}), run / "config.yaml")
+
+
+def test_an_export_samples_where_its_run_or_the_one_before_was_trained_and_nowhere_else(run: Path, command_line):
+    whole = load_pipeline(exported(run, command_line, "whole"))
+    assert whole.config["trained_timesteps"] == [[0, 999]]
+    changed(run, timesteps="sampler", num_inference_steps=2)
+    loaded = load_pipeline(exported(run, command_line, "grid"))
+    assert loaded.config["trained_timesteps"] == [[1, 1], [501, 501]]
+    assert (loaded.config["num_inference_steps"], loaded.config["guidance_scale"]) == (2, 1.5)  # the run's own
+    refused = command_line.refusal(main, f"run={run}", "out=x", "num_inference_steps=4")
+    assert "visits timestep 751, but the U-Net was trained at 1, 501 only" in refused
+    with pytest.raises(BadConfig, match="visits timestep 751"):
+        loaded.inpainter(0, num_inference_steps=4)
+    former = run.parent / "former"
+    copytree(run, former)
+    changed(former, timesteps=[700, 800])
+    changed(run, timesteps=[0, 10])
+    config = OmegaConf.load(run / "config.yaml")
+    for start, known in ((former, [[0, 10], [700, 800]]), (Path("exports/grid"), [[0, 10], [501, 501]])):
+        config.init_from = str(start)
+        assert stretches(trained_timesteps(config)) == known
+
+
+def exported(run: Path, command_line: CommandLine, name: str) -> str:
+    command_line.run(main, f"run={run}", f"out=exports/{name}")
+    return f"exports/{name}"
+
+
+def test_a_trained_decoder_takes_the_place_of_its_like_and_of_no_other(run: Path, command_line, tiny_autoencoder):
+    def refined(name: str, linear: LinearAutoencoder) -> RefinedAutoencoder:
+        autoencoder = RefinedAutoencoder(patch=4, latent_channels=4, width=8, num_blocks=1)
+        autoencoder.load_state_dict(linear.state_dict(), strict=False)
+        torch.nn.init.normal_(autoencoder.conv_out.weight)
+        autoencoder.save_pretrained(Path(name) / "autoencoder")
+        return autoencoder
+
+    plain = refined("plain", tiny_autoencoder)
+    coder = "lipsync_lightning.models.autoencoder.RefinedAutoencoder.from_pretrained"
+    changed(run, autoencoder={"_target_": coder, "pretrained_model_name_or_path": "plain/autoencoder"})
+    better = refined("better", tiny_autoencoder)
+    assert not torch.equal(better.conv_out.weight, plain.conv_out.weight)
+    command_line.run(main, f"run={run}", "out=mine", "decoder=better")
+    assert torch.equal(load_pipeline("mine").autoencoder.conv_out.weight, better.conv_out.weight)
+    tiny_autoencoder.mean += 1
+    refined("other", tiny_autoencoder)
+    assert "decodes other latents" in command_line.refusal(main, f"run={run}", "out=x", "decoder=other")
+    assert "no RefinedAutoencoder at nowhere" in command_line.refusal(main, f"run={run}", "out=x", "decoder=nowhere")
+    assert not Path("x").exists()
 
 
 def test_what_is_no_run_of_a_unet_is_refused_in_one_sentence(run: Path, command_line: CommandLine):

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -65,6 +66,50 @@ def mix_noise(shared: Tensor, independent: Tensor, alpha: float) -> Tensor:
     """
     own_variance = 1 / (1 + alpha**2)  # 0 for infinity
     return (1 - own_variance) ** 0.5 * shared[:, :1] + own_variance**0.5 * independent
+
+
+def timestep_density(choice: Any, scheduler: SchedulerMixin, num_inference_steps: int) -> np.ndarray:
+    """Return how often each timestep of a schedule is trained at, (num_train_timesteps,), of sum 1.
+
+    Args:
+        choice: "uniform", as published; "sampler", those that sampling in `num_inference_steps` visits; [lowest,
+            highest]; or {"logit_normal": [mean, std]} of t / num_train_timesteps.
+    Raises: BadConfig, for anything else, and for timesteps outside the schedule.
+    Source: logit-normal density, arXiv 2403.03206, section 3.1.
+    """
+    num = int(scheduler.config["num_train_timesteps"])  # pyright: ignore[reportAttributeAccessIssue]
+    density = np.zeros(num)
+    match choice:
+        case "uniform":
+            density[:] = 1
+        case "sampler":
+            density[visited_timesteps(scheduler, num_inference_steps)] = 1
+        case [int(lowest), int(highest)] if 0 <= lowest <= highest < num:
+            density[lowest : highest + 1] = 1
+        case {"logit_normal": [int() | float() as mean, int() | float() as std]} if std > 0:
+            share = (np.arange(num) + 0.5) / num
+            logit = np.log(share / (1 - share))
+            density = np.exp(-(((logit - mean) / std) ** 2) / 2) / (share * (1 - share))
+        case _:
+            known = f"uniform, sampler, [lowest, highest] within 0 to {num - 1}, or {{logit_normal: [mean, std]}}"
+            raise BadConfig(f"timesteps={choice!r}: give {known}")
+    return density / density.sum()
+
+
+def visited_timesteps(scheduler: SchedulerMixin, num_steps: int) -> list[int]:
+    """Return the timesteps at which sampling in so many steps asks the network, the noisiest first."""
+    steps: Any = deepcopy(scheduler)
+    steps.set_timesteps(num_steps)
+    return steps.timesteps.tolist()
+
+
+def require_trained(scheduler: SchedulerMixin, num_steps: int, stretches: Sequence[Sequence[int]] | None) -> None:
+    """Raises: BadConfig, if sampling in so many steps visits a timestep outside [lowest, highest] of every stretch."""
+    for timestep in visited_timesteps(scheduler, num_steps) if stretches else ():
+        if not any(lowest <= timestep <= highest for lowest, highest in stretches or ()):
+            trained = ", ".join(str(low) if low == high else f"{low} to {high}" for low, high in stretches or ())
+            visits = f"num_inference_steps={num_steps} of {type(scheduler).__name__} visits timestep {timestep}"
+            raise BadConfig(f"{visits}, but the U-Net was trained at {trained} only; sample where it was trained")
 
 
 def unet_input(noisy: Tensor, conditioning: Conditioning) -> Tensor:

@@ -9,16 +9,19 @@ source=<export, run or folder> kind=<kind> to=latentsync out=<file.pt>   back to
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from omegaconf import DictConfig, OmegaConf
 
 from lipsync_lightning.cli import build, entry_point
-from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite
+from lipsync_lightning.diffusion import timestep_density
+from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite, WrongWeights
 from lipsync_lightning.files import weights_dir, whole_file, whole_folder
 from lipsync_lightning.models import released
+from lipsync_lightning.models.autoencoder import encoder_fingerprint
 from lipsync_lightning.models.hub import HubFile, fetch
 from lipsync_lightning.models.latentsync import syncnet_to_reference, unet_to_reference
 from lipsync_lightning.models.syncnet import StableSyncNet
@@ -43,10 +46,20 @@ WAYS_BACK: dict[str, tuple[type[ModelMixin], str, Callable[..., Any]]] = {  # cl
 DEFAULTS = ("num_inference_steps", "guidance_scale", "reference")  # of inference, stored in the export
 
 
-def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float, reference: str) -> LipSyncPipeline:
+def pipeline_of_run(
+    run: Path,
+    num_inference_steps: int | None,
+    guidance_scale: float | None,
+    reference: str,
+    decoder: str | None = None,
+) -> LipSyncPipeline:
     """Return the pipeline with a run's newest U-Net, in eval mode.
 
-    Raises: MissingWeights, if the folder holds no run or no weights; WrongWeights; BadConfig, if it trained no U-Net.
+    Args:
+        num_inference_steps, guidance_scale: None for those of the run's own validation.
+        decoder: see `with_decoder`.
+    Raises: MissingWeights, if the folder holds no run or no weights; WrongWeights; BadConfig, if it trained no U-Net,
+        or sampling would visit timesteps it was not trained at.
     """
     config = OmegaConf.load(run / RUN_CONFIG) if (run / RUN_CONFIG).is_file() else {}
     if not isinstance(config, DictConfig) or "module" not in config:
@@ -57,15 +70,58 @@ def pipeline_of_run(run: Path, num_inference_steps: int, guidance_scale: float, 
     load_matching(unet, network_weights(str(run), "unet"), allowed_missing=())
     return LipSyncPipeline(
         unet=unet.eval(),
-        autoencoder=build(config.module.autoencoder),
+        autoencoder=with_decoder(build(config.module.autoencoder), decoder),
         audio_encoder=build(config.audio_encoder),
         scheduler=build(config.module.scheduler),
         clip=build(config.clip).as_dict(),
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
+        num_inference_steps=num_inference_steps or config.module.num_inference_steps,
+        guidance_scale=config.module.guidance_scale if guidance_scale is None else guidance_scale,
         reference=reference,
         mask=OmegaConf.select(config, "data.samples.mask", default="released"),  # older runs had no choice
+        trained_timesteps=stretches(trained_timesteps(config)),
     )
+
+
+def trained_timesteps(config: DictConfig) -> np.ndarray:
+    """Return which timesteps (T,) a run, or what it started from, was trained at; released weights know all."""
+    module = config.module
+    choice: Any = module.get("timesteps", "uniform")  # older runs had no choice
+    choice = OmegaConf.to_container(choice) if OmegaConf.is_config(choice) else choice
+    trained = timestep_density(choice, build(module.scheduler), module.num_inference_steps) > 0
+    init_from = config.get("init_from")
+    start = Path(init_from or "")
+    former = (start.parents[1] if start.is_file() else start) / RUN_CONFIG
+    if init_from is None:
+        return trained
+    if former.is_file():
+        return trained | trained_timesteps(cast(DictConfig, OmegaConf.load(former)))
+    is_export = (start / "model_index.json").is_file()
+    known = cast(dict, LipSyncPipeline.load_config(start)).get("trained_timesteps") if is_export else None
+    for lowest, highest in known or [(0, len(trained) - 1)]:
+        trained[lowest : highest + 1] = True
+    return trained
+
+
+def stretches(trained: np.ndarray) -> list[list[int]]:
+    """Return [first, last] of each stretch of True in (T,)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], trained, [False]]))).reshape(-1, 2)
+    return [[int(first), int(last) - 1] for first, last in edges]
+
+
+def with_decoder(autoencoder: Any, decoder: str | None) -> Any:
+    """Return the autoencoder, or one that makes the same latents and has been trained to decode them.
+
+    Args: decoder: a run of `AutoencoderModule`, or a folder of an autoencoder of the same class.
+    Raises: MissingWeights, WrongWeights, also for one of other latents.
+    """
+    if decoder is None:
+        return autoencoder
+    folder = Path(decoder) / "autoencoder" if (Path(decoder) / "autoencoder").is_dir() else Path(decoder)
+    way_out = "python -m lipsync_lightning.train +experiment=vae_decoder"
+    trained = pretrained(network=type(autoencoder), path=str(folder), get_with=way_out)
+    if encoder_fingerprint(trained) != encoder_fingerprint(autoencoder):
+        raise WrongWeights(f"decoder={decoder} decodes other latents than the U-Net makes; train it on that encoder")
+    return trained
 
 
 def fetch_release(config: DictConfig) -> None:
@@ -95,7 +151,9 @@ def export_released(config: DictConfig) -> None:
         parts = {}
         if kind == "latentsync":
             parts = {name: build(config[name]) for name in ("autoencoder", "audio_encoder", "scheduler")}
-            parts |= {"clip": build(config.clip).as_dict(), **{name: config[name] for name in DEFAULTS}}
+            parts["autoencoder"] = with_decoder(parts["autoencoder"], config.decoder)
+            defaults = {name: config[name] for name in DEFAULTS if config[name] is not None}
+            parts |= {"clip": build(config.clip).as_dict(), **defaults}
         network = KINDS[kind](path=config.source, **options)
         (LipSyncPipeline(unet=network, **parts) if parts else network).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
     print(f"{out}: {type(network).__name__}, {network.num_parameters():,} parameters, from {config.source}")
@@ -143,7 +201,8 @@ def main(config: DictConfig) -> None:
     logging.getLogger("lipsync_lightning").setLevel(logging.INFO)  # says what is left out on purpose
     require_complete(config)
     if config.run is not None:
-        pipeline = pipeline_of_run(Path(config.run), **{name: config[name] for name in DEFAULTS})
+        options = {name: config[name] for name in (*DEFAULTS, "decoder")}
+        pipeline = pipeline_of_run(Path(config.run), **options)
         with whole_folder(Path(config.out)) as folder:
             pipeline.save_pretrained(folder)
         print(f"exported {config.run} to {config.out}")

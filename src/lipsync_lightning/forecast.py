@@ -82,7 +82,7 @@ def without_files() -> Iterator[None]:
         }.items():
             stack.enter_context(patch(f"lipsync_lightning.{place}", instead))
         for place in ("unet_base", "syncnet"):  # they hash weights
-            stack.enter_context(patch(f"lipsync_lightning.modules.{place}.fingerprint", lambda _: ""))
+            stack.enter_context(patch(f"lipsync_lightning.modules.{place}.encoder_fingerprint", lambda _: ""))
         yield
 
 

@@ -6,6 +6,7 @@ import torch
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.samples import (
+    FaceSamples,
     HeldoutSyncNetSamples,
     Samples,
     SyncNetSamples,
@@ -57,6 +58,31 @@ def test_frames_are_those_of_the_window_and_equal_decoding_from_the_start(
         assert frame_numbers(window["frames"]) == list(range(first, first + tiny_clip.num_frames))
         expected = torch.from_numpy(straight[first : first + tiny_clip.num_frames])
         assert torch.equal(window["frames"], expected)
+
+
+def test_every_nth_frame_of_the_same_windows_has_its_own_sound(unet_samples: UNetSamples, tiny_clip: ClipSpec):
+    sample = shard_sample(40)
+    thin = UNetSamples(
+        clip=tiny_clip, audio_encoder=unet_samples.audio_encoder, windows_per_clip=6, mask="released", every_nth_frame=3
+    )
+    pairs = zip(*(kind(sample, np.random.default_rng(1), range(6)) for kind in (unet_samples, thin)), strict=True)
+    for whole, thinned in pairs:
+        for key in ("frames", "reference", "heard"):
+            assert torch.equal(thinned[key], whole[key][::3])
+        assert torch.equal(thinned["mel"], whole["mel"])
+
+
+def test_face_samples_are_one_window_of_a_clip_with_the_mask(tiny_clip: ClipSpec):
+    samples = FaceSamples(clip=tiny_clip, mask="mouth")
+    assert [samples.num_windows(length) for length in (3, 4, 40)] == [0, 1, 1]
+    sample = {key: value for key, value in shard_sample(9).items() if key != "flac"}
+    starts = set()
+    for seed in range(40):
+        (window,) = samples(sample, np.random.default_rng(seed), range(1))
+        starts.add(first := window["first_frame"])
+        assert frame_numbers(window["frames"]) == list(range(first, first + 4))
+    assert starts == set(range(6))
+    assert samples.same_for_all["keep_mask"].shape == (1, tiny_clip.resolution, tiny_clip.resolution)
 
 
 def test_mel_and_audio_tokens_are_those_heard_during_the_target(unet_samples: UNetSamples, tiny_clip: ClipSpec):

@@ -90,3 +90,12 @@ def test_clips_that_a_loss_may_not_look_at_do_not_count(timesteps, expected):
 def test_a_weight_that_is_no_number_is_refused_before_training(weight):
     with pytest.raises(BadConfig, match="of a loss term: give a finite number"):
         WeightedLoss(weight=weight, loss=NoiseLoss())
+
+
+@pytest.mark.parametrize(("own", "way"), [([0, 686], "never count"), ([0, 1000], "of a schedule of 1000")])
+def test_a_term_that_would_never_count_is_refused(own, way):
+    density = np.eye(1000)[999]
+    losses = WeightedLosses(terms={"it": WeightedLoss(weight=1.0, loss=NoiseLoss(), timesteps=own)})
+    with pytest.raises(BadConfig, match=rf"losses.terms.it.timesteps.*{way}"):
+        losses.require_trained(density)
+    WeightedLosses(terms={"it": WeightedLoss(weight=1.0, loss=NoiseLoss())}).require_trained(density)

@@ -3,7 +3,13 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments, StableDiffusionAutoencoder
+from lipsync_lightning.models.autoencoder import (
+    LinearAutoencoder,
+    PatchMoments,
+    RefinedAutoencoder,
+    StableDiffusionAutoencoder,
+    encoder_fingerprint,
+)
 
 
 def smooth_frames(num_frames: int = 8, size: int = 32) -> Tensor:
@@ -42,11 +48,48 @@ def test_keeping_every_component_gives_the_frames_back():
     torch.testing.assert_close(autoencoder(frames), frames, rtol=0, atol=1e-5)
 
 
-def test_linear_latents_have_unit_variance_and_no_correlation_over_the_frames_they_were_fitted_on():
+def test_linear_latents_are_uncorrelated_and_their_errors_weigh_as_those_of_pixels():
     frames = smooth_frames() + 0.1 * torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    latents = fitted(12, frames).encode(frames).transpose(0, 1).flatten(1)
+    autoencoder = fitted(12, frames)
+    encoded = autoencoder.encode(frames)
+    latents = encoded.transpose(0, 1).flatten(1)
+    covariance = torch.cov(latents, correction=0)
     torch.testing.assert_close(latents.mean(dim=1), torch.zeros(12), rtol=0, atol=1e-4)
-    torch.testing.assert_close(torch.cov(latents, correction=0), torch.eye(12), rtol=0, atol=1e-3)
+    torch.testing.assert_close(covariance, covariance.diag().diag(), rtol=0, atol=1e-3)
+    assert covariance.diag().mean().item() == pytest.approx(1, abs=1e-3)
+    errors = torch.randn(12, *encoded.shape, generator=torch.Generator().manual_seed(2))
+    of_pixels = [(autoencoder.decode(encoded + e) - autoencoder.decode(encoded)).square().sum() for e in errors]
+    ratio = torch.stack(of_pixels) / errors.square().flatten(1).sum(dim=1)
+    torch.testing.assert_close(ratio, ratio[:1].expand(12), rtol=1e-4, atol=0)
+
+
+def refined(linear: LinearAutoencoder) -> RefinedAutoencoder:
+    autoencoder = RefinedAutoencoder(patch=4, latent_channels=linear.latent_channels, width=8, num_blocks=1)
+    autoencoder.load_state_dict(linear.state_dict(), strict=False)
+    return autoencoder
+
+
+def test_an_unrefined_autoencoder_is_the_linear_one_and_survives_saving(tmp_path):
+    frames = smooth_frames()
+    autoencoder = refined(linear := fitted(12, frames))
+    torch.testing.assert_close(autoencoder(frames), linear(frames))
+    torch.nn.init.normal_(autoencoder.conv_out.weight)
+    assert not torch.allclose(autoencoder(frames), linear(frames), atol=0.1)
+    autoencoder.save_pretrained(tmp_path)
+    assert torch.equal(RefinedAutoencoder.from_pretrained(tmp_path)(frames), autoencoder(frames))
+
+
+@pytest.mark.parametrize("kind", ["refined", "stable diffusion"])
+def test_only_what_makes_latents_decides_whether_they_are_exchangeable(kind, stable_diffusion):
+    autoencoder = refined(fitted(12, smooth_frames())) if kind == "refined" else stable_diffusion
+    before = encoder_fingerprint(autoencoder)
+    for part in autoencoder.decoding:
+        for parameter in part.parameters():
+            parameter.data += 1
+    assert encoder_fingerprint(autoencoder) == before
+    makes_latents = autoencoder.mean if kind == "refined" else autoencoder.vae.encoder.conv_in.weight.data
+    makes_latents += 1
+    assert encoder_fingerprint(autoencoder) != before
 
 
 def test_a_fitted_linear_autoencoder_is_still_fitted_after_saving(tmp_path):

@@ -60,6 +60,7 @@ def make_stage1(make_unet, tiny_autoencoder, ddim_epsilon, training_arguments, l
             "trainable": [""],
             "lora": None,
             "mixed_noise_alpha": 1.0,
+            "timesteps": "uniform",
             "audio_dropout": 0.0,
             "frozen_dtype": "float32",
             "gradient_checkpointing": False,

@@ -19,7 +19,8 @@ from lipsync_lightning.errors import BadConfig, WouldOverwrite
 from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.video import decode_planes
-from lipsync_lightning.models.weights_io import fingerprint, fingerprint_with_settings, frozen, store_in
+from lipsync_lightning.models.autoencoder import encoder_fingerprint
+from lipsync_lightning.models.weights_io import fingerprint_with_settings, frozen, store_in
 from lipsync_lightning.shards.format import SPLITS, FinishedClip, Sidecar, is_whole, read_sidecar, write_shard
 from lipsync_lightning.shards.reader import MEMBERS, ClipIndex, survey
 from lipsync_lightning.threads import ahead
@@ -42,7 +43,7 @@ class ClipEncoder:
         dtype: str,
     ) -> None:
         """Args: batch_size: frames at a time; dtype: torch's name of the type in which the autoencoder computes."""
-        self.facts = {"made_by": fingerprint(autoencoder), "mask": mask}
+        self.facts = {"made_by": encoder_fingerprint(autoencoder), "mask": mask}
         self.facts[ENCODED_AUDIO_BY] = fingerprint_with_settings(audio_encoder)
         self.clip, self.batch_size, self.device = clip, batch_size, device
         self.autoencoder = frozen(autoencoder).to(device)

@@ -55,6 +55,27 @@ class Lips(WholeFaces):
     top = 0.5
 
 
+class FaceSamples:
+    """One window of frames a clip, for an autoencoder."""
+
+    members: Sequence[str] = ("mp4", "json")
+    parts: Sequence[str] = ()
+
+    def __init__(self, *, clip: ClipSpec, mask: str) -> None:
+        """Args: mask: where reconstruction counts more for a mouth loss, one of `media.masks.REGIONS`."""
+        self.clip = clip
+        self.same_for_all = {"keep_mask": rearrange(keep_mask(clip.resolution, mask), "h w -> 1 h w")}
+
+    def num_windows(self, num_frames: int) -> int:
+        return int(num_frames >= self.clip.num_frames)
+
+    def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
+        """Return `frames` (T, 3, H, W) uint8, `id`, `first_frame`. Raises: BadMedia, ClipTooShort."""
+        start = int(rng.integers(stated_frames(sample) - self.clip.num_frames + 1))
+        (planes,) = decode_planes(sample["mp4"], [start], self.clip.num_frames)
+        return [{"frames": torch.from_numpy(planes), "id": sample["__key__"], "first_frame": start}]
+
+
 class SyncNetSamples:
     """Windows with their sound, several of each clip, so that a batch holds the same clip at other times."""
 
@@ -117,8 +138,21 @@ class UNetSamples:
     members: Sequence[str] = ("mp4", "flac", "json")
     parts: Sequence[str] = ()
 
-    def __init__(self, *, clip: ClipSpec, audio_encoder: AudioEncoder, windows_per_clip: int, mask: str) -> None:
-        """Args: mask: what is to be generated, one of `media.masks.REGIONS`."""
+    def __init__(
+        self,
+        *,
+        clip: ClipSpec,
+        audio_encoder: AudioEncoder,
+        windows_per_clip: int,
+        mask: str,
+        every_nth_frame: int = 1,
+    ) -> None:
+        """Args:
+        mask: what is to be generated, one of `media.masks.REGIONS`.
+        every_nth_frame: of a window is shown: neighbours look alike, and a network without temporal layers learns more
+            from a larger batch of fewer frames each.
+        """
+        self.every_nth_frame = every_nth_frame
         self.clip = clip
         self.audio_encoder = audio_encoder
         self.windows_per_clip = windows_per_clip
@@ -139,9 +173,10 @@ class UNetSamples:
         num_frames, waveform = stated_frames(sample), clip_waveform(sample)
         pairs, usable = self.starts(num_frames, rng, wanted), usable_frames(num_frames, self.clip)
         targets, length = [target for target, _ in pairs], self.clip.num_frames
-        heard = self.audio_encoder.windows_heard(waveform, usable, float(self.clip.fps), targets, length)
+        nth = self.every_nth_frame
+        heard = self.audio_encoder.windows_heard(waveform, usable, float(self.clip.fps), targets, length, nth)
         starts = [start for pair in pairs for start in pair]
-        decoded = [torch.from_numpy(planes) for planes in decode_planes(sample["mp4"], starts, length)]
+        decoded = [torch.from_numpy(planes[::nth].copy()) for planes in decode_planes(sample["mp4"], starts, length)]
         return [
             {"frames": frames, "reference": reference, "heard": own, "mel": heard_mel(waveform, target, self.clip)}
             | {"id": sample["__key__"], "first_frame": target}

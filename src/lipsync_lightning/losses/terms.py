@@ -108,6 +108,15 @@ class WeightedLosses(nn.Module):
         super().__init__()
         self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term is not None})
 
+    def require_trained(self, density: np.ndarray) -> None:
+        """Raises: BadConfig, if a term counts at no timestep of a training whose timesteps have this density (T,)."""
+        trained = np.flatnonzero(density)
+        for name, term in self.terms.items():
+            lowest, highest = term.timesteps or (0, len(density) - 1)  # pyright: ignore[reportGeneralTypeIssues]
+            if highest >= len(density) or not ((trained >= lowest) & (trained <= highest)).any():
+                told = f"losses.terms.{name}.timesteps=[{lowest}, {highest}] of a schedule of {len(density)}"
+                raise BadConfig(f"{told}, trained from {trained[0]} to {trained[-1]}: the term would never count")
+
     def forward(self, step: StepOutput) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum and each term's own value. Raises: BadConfig, for a field the step does not have."""
         values = {name: term(step) for name, term in self.terms.items()}

@@ -67,14 +67,14 @@ class AudioEncoder(ModelMixin, ConfigMixin):
         raise NotImplementedError
 
     def windows_heard(
-        self, waveform: Tensor, num_frames: int, fps: float, starts: Sequence[int], window: int
+        self, waveform: Tensor, num_frames: int, fps: float, starts: Sequence[int], window: int, every_nth: int = 1
     ) -> list[Any]:
         """Return of each window of frames what `tokens_heard` makes its tokens of: the part of a data worker, on a CPU.
 
-        Args: as of `tokens`; starts: each window's first frame; window: its number of frames.
+        Args: as of `tokens`; starts: each window's first frame; window: its frames, of which every nth counts.
         """
         tokens = self.tokens(waveform, num_frames, fps)
-        return [tokens[start : start + window].clone() for start in starts]
+        return [tokens[start : start + window : every_nth].clone() for start in starts]
 
     def tokens_heard(self, heard: Sequence[Any]) -> Tensor:
         """Return the tokens (B, T, A, D) of a batch of `windows_heard`, on the device of both."""
@@ -138,7 +138,7 @@ class WhisperAudioEncoder(AudioEncoder):
         return SoundStates(num_rows, self.rows_per_chunk, lambda index: self.layer_states(chunks_KML[index][None]))
 
     def windows_heard(
-        self, waveform: Tensor, num_frames: int, fps: float, starts: Sequence[int], window: int
+        self, waveform: Tensor, num_frames: int, fps: float, starts: Sequence[int], window: int, every_nth: int = 1
     ) -> list[Any]:
         """Return of each window the log-mel of the chunks it lies in, (K, n_mels, 2 * n_audio_ctx), and its rows there.
 
@@ -147,7 +147,7 @@ class WhisperAudioEncoder(AudioEncoder):
         chunks_KML, num_rows = self.mel_chunks(waveform)
         heard = []
         for start in starts:
-            rows_TR = self.rows(range(start, start + window), fps, num_rows)
+            rows_TR = self.rows(range(start, start + window, every_nth), fps, num_rows)
             first, last = int(rows_TR.min()) // self.rows_per_chunk, int(rows_TR.max()) // self.rows_per_chunk
             heard.append((chunks_KML[first : last + 1].clone(), rows_TR - first * self.rows_per_chunk))
         return heard

@@ -9,14 +9,18 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.resnet import ResnetBlock2D
 from einops import einsum, rearrange
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lipsync_lightning.errors import BadConfig, ClipMismatch, MissingWeights
+from lipsync_lightning.models.weights_io import fingerprint
 
 RGB = 3
-_SMALLEST_STD = 1e-6  # of a latent channel, in pixel values; below it the channel is constant and must not be blown up
+_SMALLEST_STD = 1e-6  # of the latents, in pixel values; below it frames are constant and must not be blown up
+_NORM_GROUPS = 8
 
 Generators = Sequence[torch.Generator] | None  # each draws for an equal share of the frames; None: the global one
 
@@ -26,6 +30,11 @@ class Autoencoder(Protocol):
 
     latent_channels: int
     downscale: int  # pixels of a frame for one of the latents, along height and along width
+
+    @property
+    def decoding(self) -> list[nn.Module]:
+        """What `decode` uses and `encode` does not: it may learn while latents stay what they are."""
+        ...
 
     def encode(self, frames: Tensor, generator: Generators = None) -> Tensor:
         """Return latents (N, latent_channels, H / downscale, W / downscale) of frames (N, 3, H, W) in [-1, 1]."""
@@ -38,6 +47,11 @@ class Autoencoder(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Return frames (N, 3, H, W), about in [-1, 1], of latents as `encode` gives them."""
         ...
+
+
+def encoder_fingerprint(autoencoder: Any) -> str:
+    """Return a hash of the weights that make latents: autoencoders of the same one can read each other's."""
+    return fingerprint(autoencoder, leave_out=autoencoder.decoding)
 
 
 def drawn(mean: Tensor, std: Tensor, generator: Generators) -> Tensor:
@@ -70,6 +84,10 @@ class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
         self.downscale = 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.scaling_factor = float(vae.config["scaling_factor"])
         self.shift_factor = float(vae.config["shift_factor"] or 0.0)
+
+    @property
+    def decoding(self) -> list[nn.Module]:
+        return [part for part in (self.vae.decoder, self.vae.post_quant_conv) if part is not None]
 
     def encode(self, frames: Tensor, generator: Generators = None) -> Tensor:
         """Return latents (N, latent_channels, H / downscale, W / downscale): a sample of the posterior, not its mode.
@@ -111,9 +129,10 @@ class StableDiffusionAutoencoder(ModelMixin, ConfigMixin):
 
 
 class LinearAutoencoder(ModelMixin, ConfigMixin):
-    """Returns the first principal components of each patch of pixels, scaled to unit variance, and frames of them.
+    """Returns the first principal components of each patch of pixels, and frames of them.
 
-    It is fitted in closed form, by `fit_from_moments`, and saved like any network.
+    One scale gives all components together unit variance, so that errors of latents weigh as those of pixels do. It is
+    fitted in closed form, by `fit_from_moments`, and saved like any network.
 
     Args:
         patch: height and width of a patch, in pixels.
@@ -130,13 +149,17 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
         self.downscale = patch
         self.register_buffer("basis", torch.zeros(latent_channels, num_values))
         self.register_buffer("mean", torch.zeros(num_values))
-        self.register_buffer("scale", torch.ones(latent_channels))
+        self.register_buffer("scale", torch.ones(()))
         self.register_buffer("is_fitted", torch.tensor(False))
         self.found_fitted = False
         self.basis: Tensor
         self.mean: Tensor
         self.scale: Tensor
         self.is_fitted: Tensor
+
+    @property
+    def decoding(self) -> list[nn.Module]:
+        return []
 
     @torch.no_grad()
     def fit_from_moments(self, count: int, total: Tensor, outer: Tensor) -> None:
@@ -150,11 +173,11 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
         signs_C1 = basis_CP.gather(1, basis_CP.abs().argmax(dim=1, keepdim=True)).sign()
         self.basis.copy_(basis_CP * signs_C1)
         self.mean.copy_(mean_P)
-        self.scale.copy_(variance_P[strongest].clamp(min=0).sqrt().clamp(min=_SMALLEST_STD))
+        self.scale.copy_(variance_P[strongest].mean().clamp(min=0).sqrt().clamp(min=_SMALLEST_STD))
         self.is_fitted.fill_(True)
 
     def encode(self, frames: Tensor, generator: Generators = None) -> Tensor:
-        """Return latents (N, latent_channels, H / patch, W / patch) of unit variance; nothing is drawn.
+        """Return latents (N, latent_channels, H / patch, W / patch); nothing is drawn.
 
         Raises: MissingWeights, before it is fitted. ClipMismatch, if patches do not cover the frames.
         """
@@ -164,8 +187,7 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
             self.found_fitted = True
         _require_divisible(frames, self.downscale)
         patches_NHWP = frames_to_patches(frames, self.downscale) - self.mean
-        latents_NCHW = einsum(patches_NHWP, self.basis, "n h w p, c p -> n c h w")
-        return latents_NCHW / self.scale[:, None, None]
+        return einsum(patches_NHWP, self.basis, "n h w p, c p -> n c h w") / self.scale
 
     def posterior(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return the latents and zeros, since nothing is drawn; errors of `encode`."""
@@ -174,12 +196,42 @@ class LinearAutoencoder(ModelMixin, ConfigMixin):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return frames (N, 3, H, W), about in [-1, 1]: linear in the latents."""
-        patches_NHWP = einsum(latents * self.scale[:, None, None], self.basis, "n c h w, c p -> n h w p") + self.mean
+        patches_NHWP = einsum(latents * self.scale, self.basis, "n c h w, c p -> n h w p") + self.mean
         return rearrange(patches_NHWP, "n h w (c p q) -> n c (h p) (w q)", c=RGB, p=self.downscale)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return the frames after `encode` and `decode`."""
         return self.decode(self.encode(frames))
+
+
+class RefinedAutoencoder(LinearAutoencoder):
+    """A linear autoencoder whose frames a small network corrects, which `AutoencoderModule` trains.
+
+    Args:
+        patch, latent_channels: of `LinearAutoencoder`.
+        width: channels of the network, a multiple of 8; num_blocks: its residual blocks, at the latents' resolution.
+    """
+
+    @register_to_config
+    def __init__(self, *, patch: int, latent_channels: int, width: int, num_blocks: int):
+        super().__init__(patch=patch, latent_channels=latent_channels)
+        self.conv_in = nn.Conv2d(latent_channels, width, 3, padding=1)
+        block: Any = partial(ResnetBlock2D, in_channels=width, groups=_NORM_GROUPS)
+        self.blocks = nn.ModuleList(block(temb_channels=None) for _ in range(num_blocks))
+        self.conv_out = nn.Conv2d(width, RGB * patch * patch, 3, padding=1)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)  # linear at first
+
+    @property
+    def decoding(self) -> list[nn.Module]:
+        return [self.conv_in, self.blocks, self.conv_out]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return frames (N, 3, H, W), about in [-1, 1], of latents as `encode` gives them."""
+        features = self.conv_in(latents)
+        for block in self.blocks:
+            features = block(features, None)
+        return super().decode(latents) + functional.pixel_shuffle(self.conv_out(features), self.downscale)
 
 
 class PatchMoments:

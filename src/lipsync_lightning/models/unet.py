@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.errors import BadConfig, WrongWeights
 
 Motion = Literal["none", "all", "up"]
 
@@ -226,3 +226,11 @@ def _require_fitting(config: Mapping[str, Any]) -> None:
         if uneven:
             widths = f"the widths {uneven} of block_out_channels"
             raise BadConfig(f"{name} = {config[name]} does not divide {widths}; change one")
+
+
+def require_fitting_latents(unet: LipSyncUNet, autoencoder: Any) -> None:
+    """Raises: WrongWeights, unless a U-Net reads the mask and three times the latents of a `models.Autoencoder`."""
+    taken, channels = unet.config["in_channels"], autoencoder.latent_channels
+    if taken != 3 * channels + 1:
+        made = f"latents of {channels} channels make {3 * channels + 1} with the mask"
+        raise WrongWeights(f"the U-Net takes {taken} channels, {made}; give two that belong together")

@@ -3,7 +3,7 @@
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -182,10 +182,16 @@ def pretrained(*, network: type[ModelMixin], path: str, get_with: str) -> ModelM
     return frozen(loaded)
 
 
-def fingerprint(network: nn.Module) -> str:
-    """Return a hash of a network's weights: what was stored with these belongs to it and to no other."""
+def fingerprint(network: nn.Module, leave_out: Sequence[nn.Module] = ()) -> str:
+    """Return a hash of a network's weights: what was stored with these belongs to it and to no other.
+
+    Args: leave_out: parts of it that do not count.
+    """
     digest = sha256()
+    prefixes = tuple(f"{name}." for name, part in network.named_modules() if any(part is each for each in leave_out))
     for name, tensor in sorted(network.state_dict().items()):
+        if name.startswith(prefixes):
+            continue
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

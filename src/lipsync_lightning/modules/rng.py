@@ -24,9 +24,9 @@ class ClipRNG:
         """Return (B, *shape), float32, standard normal."""
         return torch.stack([torch.randn(*shape, generator=own, device=self.device) for own in self.generators])
 
-    def integers(self, high: int) -> np.ndarray:
-        """Return (B,), int64 from 0 to `high` - 1."""
-        return np.array([own.integers(high) for own in self._of_host])
+    def timesteps(self, density: np.ndarray) -> np.ndarray:
+        """Return (B,), int64, each as often as its place in `density` (T,), of sum 1, says."""
+        return np.array([own.choice(len(density), p=density) for own in self._of_host])
 
     def uniform(self) -> np.ndarray:
         """Return (B,) in [0, 1)."""

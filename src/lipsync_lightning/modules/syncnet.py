@@ -14,9 +14,9 @@ from torchmetrics.functional.classification import binary_auroc
 from lipsync_lightning.clip import ClipSpec, WindowBatch, lower_half
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.losses import similarity
-from lipsync_lightning.models.autoencoder import Autoencoder, drawn
+from lipsync_lightning.models.autoencoder import Autoencoder, drawn, encoder_fingerprint
 from lipsync_lightning.models.syncnet import SyncNet
-from lipsync_lightning.models.weights_io import enable_checkpointing, fingerprint, frozen, load_matching
+from lipsync_lightning.models.weights_io import enable_checkpointing, frozen, load_matching
 from lipsync_lightning.modules import hooks
 from lipsync_lightning.modules.rng import ClipRNG
 from lipsync_lightning.modules.unet_stage1 import require_made_by
@@ -95,7 +95,7 @@ class SyncNetModule(LightningModule):
 
     @cached_property
     def autoencoder_fingerprint(self) -> str:
-        return fingerprint(cast(nn.Module, self.autoencoder))
+        return encoder_fingerprint(self.autoencoder)
 
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         vision_BD, audio_BD = self(batch)

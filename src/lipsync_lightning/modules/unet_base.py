@@ -15,11 +15,11 @@ from torch.autograd.graph import save_on_cpu
 from lipsync_lightning import diffusion
 from lipsync_lightning.clip import ClipBatch, ClipSpec
 from lipsync_lightning.losses.terms import WeightedLosses
-from lipsync_lightning.models.autoencoder import Autoencoder
+from lipsync_lightning.models.autoencoder import Autoencoder, encoder_fingerprint
 from lipsync_lightning.models.compiling import compile_blocks
 from lipsync_lightning.models.lora import SCALE, add_lora
-from lipsync_lightning.models.unet import LipSyncUNet
-from lipsync_lightning.models.weights_io import enable_checkpointing, fingerprint, frozen, load_matching, store_in
+from lipsync_lightning.models.unet import LipSyncUNet, require_fitting_latents
+from lipsync_lightning.models.weights_io import enable_checkpointing, frozen, load_matching, store_in
 from lipsync_lightning.modules import hooks
 from lipsync_lightning.modules.rng import ClipRNG
 from lipsync_lightning.modules.weights import network_weights
@@ -44,6 +44,7 @@ class UNetModule(LightningModule):
         clip: ClipSpec,
         trainable: Sequence[str],
         lora: Mapping[str, Any] | None,
+        timesteps: Any,
         mixed_noise_alpha: float,
         audio_dropout: float,
         frozen_dtype: str,
@@ -57,6 +58,7 @@ class UNetModule(LightningModule):
         trainable: parts of parameter names; parameters that contain none of them are frozen. [""] trains all.
         lora: arguments of `add_lora`, inside the trainable parts, whose other weights `load_weights` gives. None, or
             one without a rank: no LoRA.
+        timesteps: those it is trained at, see `diffusion.timestep_density`.
         mixed_noise_alpha: how much of the noise the frames of a clip share.
         audio_dropout: share of clips trained without sound, which guidance needs; 0 in the published training.
         frozen_dtype: torch's name of the type in which the autoencoder computes, and judges and LoRA's base are stored.
@@ -66,9 +68,10 @@ class UNetModule(LightningModule):
         num_inference_steps, guidance_scale: of `generate`, for validation.
         """
         super().__init__()
+        require_fitting_latents(unet, autoencoder)
         self.losses = losses
         self.autoencoder = frozen(autoencoder)  # pyright: ignore[reportArgumentType]
-        self.autoencoder_fingerprint = fingerprint(self.autoencoder)
+        self.autoencoder_fingerprint = encoder_fingerprint(self.autoencoder)
         store_in(getattr(torch, frozen_dtype), self.autoencoder)
         store_in(getattr(torch, frozen_dtype), self.losses, fewest_dims=2)  # autocast rounds these at every use anyway
         self.unet = unet
@@ -76,6 +79,8 @@ class UNetModule(LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.clip = clip
+        self.timestep_density = diffusion.timestep_density(timesteps, scheduler, num_inference_steps)
+        losses.require_trained(self.timestep_density)
         self.mixed_noise_alpha = mixed_noise_alpha
         self.audio_dropout = audio_dropout
         self.num_inference_steps = num_inference_steps

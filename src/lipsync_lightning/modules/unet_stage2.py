@@ -41,7 +41,7 @@ class UNetStage2Module(UNetModule):
         conditioning = diffusion.Conditioning(mask, masked, reference)
 
         noise = diffusion.mix_noise(rng.normal(clean.shape[1:]), rng.normal(clean.shape[1:]), self.mixed_noise_alpha)
-        timesteps = rng.integers(self.scheduler.config["num_train_timesteps"])
+        timesteps = rng.timesteps(self.timestep_density)
         timesteps_B = rng.on_device(timesteps)
         noisy = self.scheduler.add_noise(clean, noise, timesteps_B)  # pyright: ignore[reportArgumentType]
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.diffusion import inpaint
+from lipsync_lightning.diffusion import inpaint, require_trained
 from lipsync_lightning.errors import BadConfig, BadMedia, MissingWeights, NoFace, WouldOverwrite, WrongWeights
 from lipsync_lightning.media.alignment import FacePoints
 from lipsync_lightning.media.audio import read_audio
@@ -32,7 +32,7 @@ from lipsync_lightning.media.video import probe, read_frames
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAudioEncoder
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, StableDiffusionAutoencoder
 from lipsync_lightning.models.compiling import compile_blocks
-from lipsync_lightning.models.unet import LipSyncUNet
+from lipsync_lightning.models.unet import LipSyncUNet, require_fitting_latents
 from lipsync_lightning.pipeline.reference import REFERENCES, Reference
 from lipsync_lightning.pipeline.shortcuts import at_work, solver_of, tiny_decoder
 from lipsync_lightning.pipeline.windows import Window, aligned_windows, placed_frames, with_new_faces
@@ -66,6 +66,7 @@ class LipSyncPipeline(DiffusionPipeline):
         guidance_scale: float = 1.5,
         reference: str = "own_frames",
         mask: str = "released",
+        trained_timesteps: Sequence[Sequence[int]] | None = None,
     ) -> None:
         """Args:
             clip: a `ClipSpec` as a dict, so that it is stored in `model_index.json`. Not optional: it has a default
@@ -73,7 +74,9 @@ class LipSyncPipeline(DiffusionPipeline):
             num_inference_steps, guidance_scale: what a call uses unless told otherwise.
             reference: name of one of `pipeline.reference.REFERENCES`.
             mask: what is generated, one of `media.masks.REGIONS`: the one the U-Net was trained with.
-        Raises: BadConfig, if there is no such reference or mask, or a number means nothing; WrongWeights, if the
+            trained_timesteps: [lowest, highest] of each stretch that the U-Net was trained at; None for all.
+        Raises: BadConfig, if there is no such reference or mask, a number means nothing, or sampling would visit
+            timesteps that were not trained; WrongWeights, if the
             U-Net's channels do not fit the autoencoder's; ClipMismatch, if `clip` is no ClipSpec.
         """
         super().__init__()
@@ -86,16 +89,15 @@ class LipSyncPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             reference=reference,
             mask=mask,
+            trained_timesteps=trained_timesteps,
         )
         self.clip = ClipSpec.from_dict(clip or {}, "the export's model_index.json")
         _check_sampling(num_inference_steps, guidance_scale)
+        require_trained(scheduler, num_inference_steps, trained_timesteps)
         keep_mask(self.clip.resolution, mask)
         if reference not in REFERENCES:
             raise BadConfig(f"reference={reference!r} is none of {sorted(REFERENCES)}; choose one of them")
-        taken, made = unet.config["in_channels"], 3 * autoencoder.latent_channels + 1
-        if taken != made:
-            told = f"the U-Net takes {taken} channels, not {made}"
-            raise WrongWeights(f"{told}; export it and its autoencoder from one run")
+        require_fitting_latents(unet, autoencoder)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **options: Any) -> Self:
@@ -228,6 +230,8 @@ class LipSyncPipeline(DiffusionPipeline):
         scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
         _check_sampling(steps, scale)
         _check_counts(deep_features_every=deep_features_every)
+        scheduler = solver_of(self.scheduler, solver)
+        require_trained(scheduler, steps, self.config["trained_timesteps"])
         # On the CPU, so that every device gets the same; in float32: a schedule has no room in half precision.
         generator, side = torch.Generator().manual_seed(seed), self.clip.resolution // self.autoencoder.downscale
         noise = torch.randn((1, 1, self.autoencoder.latent_channels, side, side), generator=generator)
@@ -236,7 +240,7 @@ class LipSyncPipeline(DiffusionPipeline):
             inpaint,
             self.unet,
             self.autoencoder,
-            solver_of(self.scheduler, solver),
+            scheduler,
             keep_mask=rearrange(mask, "h w -> 1 1 h w").to(device),
             noise=repeat(noise, "1 1 c h w -> 1 t c h w", t=self.clip.num_frames).to(device),
             num_inference_steps=steps,
