@@ -74,7 +74,7 @@ def scores_of_system(
         made, real = (aligned_faces(path, test.path, faces, judge.clip) for path in (video, test.path))
         scores = judge.following(made, said, own)
         if condition == OWN:  # there is no real video of other words to compare with
-            scores |= judge.closeness(made, real, config.compared_region or mask)
+            scores |= judge.closeness(made, real, config.compared_region or mask, pipeline.autoencoder.downscale)
         masked = np.where(keep_HW1 > 0.5, real, np.uint8(127))
         strip = video.with_suffix(".png")
         save_png(strip, film_strip([real, masked, made]))

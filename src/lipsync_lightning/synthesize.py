@@ -10,13 +10,13 @@ from lipsync_lightning.synthetic.corpus import write_corpus
 
 @entry_point("synthesize")
 def main(config: DictConfig) -> None:
-    first_person = 0
+    first_person, seconds = 0, config.seconds
     for split, num_people in config.people.items():
         write_corpus(
             out=Path(config.out) / str(split),
             people=range(first_person, first_person + num_people),
             clips_per_person=config.clips_per_person,
-            seconds=config.seconds,
+            seconds=seconds[split] if isinstance(seconds, DictConfig) else seconds,
             seed=config.seed,
             leak=config.leak,
             num_workers=config.num_workers,

@@ -14,6 +14,7 @@ from lipsync_lightning.evaluation.suite import (
     Judge,
     Speech,
     aligned_faces,
+    blockiness,
     figures_of,
     shuffled,
     temporal_error,
@@ -90,6 +91,16 @@ def test_a_mouth_follows_the_speech_whose_opening_it_has(videos: list[Path], tin
     assert row["mouth_correlation_old"] == pytest.approx(row["mouth_correlation_chance"], abs=0.1)
     unknown = judge.following(faces, Speech(videos[1], "said", None), old)
     assert [name for name in unknown if name.startswith("mouth")] == ["mouth_correlation_old"]
+
+
+def test_blockiness_sees_a_mosaic_of_the_cells_and_neither_blur_nor_another_grid():
+    real = np.random.default_rng(1).integers(60, 190, (2, 32, 32, 3)).astype(np.uint8)
+    mosaic = real[:, ::4, ::4].repeat(4, axis=1).repeat(4, axis=2) // 2 + real // 2
+    assert blockiness(real, real, "released", 4) == 1
+    assert blockiness(mosaic, real, "released", 4) > 1.5
+    assert blockiness(mosaic, real, "released", 5) == pytest.approx(1, abs=0.1)
+    assert blockiness(mosaic // 2, real // 2, "released", 4) > 1.5
+    assert blockiness(real // 3 + 90, real, "released", 4) == pytest.approx(1, abs=0.05)
 
 
 def test_the_temporal_error_sees_flicker_and_stillness_and_no_constant_error():

@@ -69,12 +69,27 @@ class LatentSamples(UNetSamples):
     members = ("json",)
     parts = (LATENTS, STATES)
 
-    def __init__(self, *, clip: ClipSpec, audio_encoder: AudioEncoder, windows_per_clip: int, mask: str) -> None:
+    def __init__(
+        self,
+        *,
+        clip: ClipSpec,
+        audio_encoder: AudioEncoder,
+        windows_per_clip: int,
+        mask: str,
+        every_nth_frame: int = 1,
+    ) -> None:
         """Args:
         audio_encoder: the one that made the states; here it only picks those that a frame hears.
         mask: what is to be generated, one of `media.masks.REGIONS`; the one that latents were encoded with.
+        every_nth_frame: see `UNetSamples`.
         """
-        super().__init__(clip=clip, audio_encoder=audio_encoder, windows_per_clip=windows_per_clip, mask=mask)
+        super().__init__(
+            clip=clip,
+            audio_encoder=audio_encoder,
+            windows_per_clip=windows_per_clip,
+            mask=mask,
+            every_nth_frame=every_nth_frame,
+        )
         self.audio_fingerprint = fingerprint_with_settings(audio_encoder)
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
@@ -92,16 +107,19 @@ class LatentSamples(UNetSamples):
             raise ClipMismatch(f"{told}; train with that one, or encode the shards again")
         windows = []
         for target, reference in self.starts(int(facts["num_frames"]), rng, wanted):
-            latents, masked_latents = posteriors(sample, target, self.clip.num_frames).unbind(1)
-            reference_latents = posteriors(sample, reference, self.clip.num_frames)[:, 0]
+            latents, masked_latents = self._posteriors(sample, target).unbind(1)
+            reference_latents = self._posteriors(sample, reference)[:, 0]
             window = {"latents": latents, "masked_latents": masked_latents, "reference_latents": reference_latents}
             window |= {"made_by": encoded["made_by"], "audio": self._tokens(sample[STATES], encoded[STATES], target)}
             windows.append({**window, "id": sample["__key__"], "first_frame": target})
         return windows
 
+    def _posteriors(self, sample: Mapping[str, Any], first: int) -> torch.Tensor:
+        return posteriors(sample, first, self.clip.num_frames)[:: self.every_nth_frame]
+
     def _tokens(self, states: StoredPart, facts: Mapping[str, Any], target: int) -> torch.Tensor:
         """Return the tokens (T, A, D) of a window."""
-        frames = range(target, target + self.clip.num_frames)
+        frames = range(target, target + self.clip.num_frames, self.every_nth_frame)
         rows_TR = self.audio_encoder.rows(frames, float(self.clip.fps), facts["shape"][0])
         first, last = int(rows_TR.min()), int(rows_TR.max())
         stored = torch.from_numpy(read_frames(states, facts, first, last + 1).astype(np.float32))

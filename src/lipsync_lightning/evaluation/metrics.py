@@ -56,6 +56,7 @@ METRICS = {
         Metric("ssim", "SSIM of the mouth", "higher", "The same by local structure; 1 is identical."),
         Metric("lpips", "LPIPS of the mouth", "lower", "The same by a network's features; 0 is identical."),
         Metric("temporal_error", "Temporal error", "lower", "Of changes from frame to frame, in grey levels.", 2),
+        Metric("blockiness", "Blockiness", "lower", "Gradients between cells of latents over those inside.", 2),
         Metric("syncnet_accuracy", "SyncNet tells own from foreign sound", "higher", "How often; 0.5 is guessing."),
         Metric("syncnet_auc", "… without a threshold (AUC)", "higher", "0.5 is guessing, 1 is perfect order."),
         Metric("accuracy", "Accuracy", "higher", "Of SyncNet on held-out windows.", panel=_TOLD, chance=0.5),

@@ -31,7 +31,7 @@ Row = dict[str, Any]  # of one judged video: system, condition, person, speech, 
 _SYNC = ("sync_confidence", "sync_distance", "sync_offset", "mouth_correlation")
 _MEANS = {  # condition and score of rows -> the metric that their mean is
     **{(OTHER, score): score for score in (*_SYNC, "mouth_correlation_old", "mouth_correlation_chance")},
-    **{(OWN, score): score for score in ("psnr", "ssim", "lpips", "temporal_error")},
+    **{(OWN, score): score for score in ("psnr", "ssim", "lpips", "temporal_error", "blockiness")},
     **{(OWN, score): f"{score}_own" for score in ("mouth_correlation", "sync_confidence")},
     **{(SHUFFLED, score): f"{score}_shuffled" for score in ("mouth_correlation", "sync_confidence")},
 }
@@ -133,10 +133,12 @@ class Judge:
                 row[f"mouth_correlation{name}"] = correlation(first[:length], second[:length])
         return row
 
-    def closeness(self, made: np.ndarray, real: np.ndarray, region: str) -> Row:
-        """Return `psnr`, `ssim`, `lpips` and `temporal_error` of a region; meaningful where both say the same.
+    def closeness(self, made: np.ndarray, real: np.ndarray, region: str, cell: int) -> Row:
+        """Return `psnr`, `ssim`, `lpips`, `temporal_error`, `blockiness`; meaningful where both say the same.
 
-        Args: region: one of `media.masks.REGIONS`, of which every pixel was generated: copied ones would flatter.
+        Args:
+            region: one of `media.masks.REGIONS`, of which every pixel was generated: copied ones would flatter.
+            cell: pixels for one latent, along height and along width.
         """
         real = real[: len(made)]
 
@@ -147,7 +149,8 @@ class Judge:
         pieces = ((piece(made, first), piece(real, first)) for first in range(0, len(made), FRAMES_AT_ONCE))
         mask = keep_mask(self.clip.resolution, region).to(self.device)
         quality = mouth_quality(pieces, mask, self.lpips_network)
-        return quality | {"temporal_error": temporal_error(made, real, region)}
+        blocks = blockiness(made, real, region, cell)
+        return quality | {"temporal_error": temporal_error(made, real, region), "blockiness": blocks}
 
 
 def temporal_error(made: np.ndarray, real: np.ndarray, region: str) -> float:
@@ -160,6 +163,25 @@ def temporal_error(made: np.ndarray, real: np.ndarray, region: str) -> float:
     hole = keep_mask(made.shape[1], region).numpy() == 0
     changes = [np.diff(faces[:, hole].astype(np.int16), axis=0) for faces in (made, real)]
     return float(np.abs(changes[0] - changes[1]).mean())
+
+
+def blockiness(made: np.ndarray, real: np.ndarray, region: str, cell: int) -> float:
+    """Return gradients across the borders of cells over those inside, of a region, divided by the same of real frames.
+
+    1 is as real; a mosaic of cells is more. Args: made, real: (T, R, R, 3) uint8; cell: its side in pixels.
+    """
+    hole = keep_mask(made.shape[1], region).numpy() == 0
+    ratios = []
+    for faces in (made, real):
+        across, inside = 0.0, 0.0
+        for axis in (1, 2):
+            steps = np.abs(np.diff(faces.astype(np.int16), axis=axis)).mean(axis=(0, 3)).swapaxes(0, axis - 1)
+            both = np.logical_and(*(np.delete(hole, end, axis - 1) for end in (0, -1))).swapaxes(0, axis - 1)
+            at_border = np.arange(len(steps)) % cell == cell - 1
+            across += steps[at_border][both[at_border]].mean()
+            inside += steps[~at_border][both[~at_border]].mean()
+        ratios.append(across / max(inside, 1e-6))
+    return float(ratios[0] / ratios[1])
 
 
 def figures_of(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
