@@ -16,7 +16,7 @@ from filelock import FileLock
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, ClipTooShort, MissingWeights, StepFailed, WouldOverwrite
 from lipsync_lightning.evaluation.sync import EvaluationSyncScorer
-from lipsync_lightning.media.audio import decode_flac
+from lipsync_lightning.media.audio import decode_flac, encode_flac
 from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.preparation import clips, shard_job
 from lipsync_lightning.preparation.executors.local import LocalExecutor
@@ -378,3 +378,19 @@ def test_who_is_held_out_whole_is_not_divided(tmp_path: Path):
         for name in {"0.mp4", "1.mp4", "2.mp4"} - {whole}
         for part in ("", "/end")
     } | {whole: "heldout"}
+
+
+def test_sound_beside_a_silent_video_gives_the_clips_of_the_two_in_one_file(tmp_path: Path):
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, 20 * 640).astype(np.float32)
+    beside, together = tmp_path / "beside", tmp_path / "together"
+    write_video(beside / "ann.mp4", 20, None)
+    (beside / "ann.flac").write_bytes(encode_flac(sound, 16000))
+    write_video(together / "ann.mp4", 20, sound)
+    for folder in (beside, together):
+        prepared(folder, tmp_path / "out" / folder.name, sources_per_shard=1)
+    made = [samples(tmp_path / "out" / folder.name / "train" / "000000.tar") for folder in (beside, together)]
+    (clips,), (others,) = (each.values() for each in made)
+    assert {name: data for name, data in clips.items() if name != "__url__"} == {
+        name: data for name, data in others.items() if name != "__url__"
+    }
+    np.testing.assert_allclose(decode_flac(clips["flac"]), sound, atol=1e-4)

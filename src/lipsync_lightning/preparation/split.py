@@ -57,7 +57,7 @@ class SplitByHash:
     def identity_of(self, name: str) -> str:
         found = re.search(self.identity, name)
         if found is None:
-            raise BadConfig(f"{self.identity!r} matches nothing in {name!r}; change the recipe's split.identity")
+            raise BadConfig(f"'{self.identity}' matches nothing in '{name}'; change the recipe's split.identity")
         return found.group(0)
 
     def heldout(self, identities: set[str]) -> set[str]:
