@@ -17,12 +17,12 @@ class DeadlyPeople(SidecarPeople):
     deadly: str
     endless: str
 
-    def for_video(self, path: Path) -> PeopleTracker:
+    def for_video(self, path: Path, first_frame: int = 0) -> PeopleTracker:
         if path.name == self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
         if path.name == self.endless:
             ctypes.PyDLL(None).sleep(600)  # in C code, and a PyDLL keeps the interpreter's lock: no handler gets to run
-        return super().for_video(path)
+        return super().for_video(path, first_frame)
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class SignalledPeople(SidecarPeople):
 
     received: str  # a file
 
-    def for_video(self, path: Path) -> PeopleTracker:
+    def for_video(self, path: Path, first_frame: int = 0) -> PeopleTracker:
         if not Path(self.received).exists():
             Path(self.received).touch()
             os.kill(os.getpid(), signal.SIGUSR2)
-        return super().for_video(path)
+        return super().for_video(path, first_frame)
 
 
 @dataclass(frozen=True)
 class WeightlessPeople(SidecarPeople):
-    def for_video(self, path: Path) -> PeopleTracker:
+    def for_video(self, path: Path, first_frame: int = 0) -> PeopleTracker:
         raise MissingWeights("people.tflite: not there; fetch it")

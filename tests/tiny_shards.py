@@ -65,6 +65,8 @@ class Ids:
     members = ("mp4", "flac", "json")
     parts = ()
     same_for_all: Mapping[str, torch.Tensor] = {}
+    augment = None
+    pictures = sounds = ()
     undecodable = ""  # key of a clip
 
     def num_windows(self, num_frames: int) -> int:

@@ -112,8 +112,15 @@ def test_real_faces_that_are_memorised_are_told_as_such_and_not_as_too_small_a_b
     assert "it needs more people and more clips; a larger batch does not help" in message
     assert "learns nothing" not in message
     assert "pairs are compared" not in message
+    assert "minutes" not in message, "there is no data module"
     messages = told(watching(tmp_path), [(CHANCE, 0.5)] * 4 + [(2.0, 0.5)] * 4)
     assert ["memorises" in message for message in messages] == [False, True], "one may follow the other"
+
+
+def test_a_syncnet_that_memorises_is_told_how_little_it_has_to_learn_from(speakers, tmp_path, monkeypatch):
+    data = data_of(lambda split, most: index_with(speakers, tmp_path, late(0)), monkeypatch)
+    (message,) = told(watching(tmp_path), [(CHANCE, 0.5)] + [(2.0, 0.53)] * 4, datamodule=data)
+    assert message.endswith("it has 1 videos, 1.1 minutes of sound"), "32 clips of two seconds, of one source by name"
 
 
 @pytest.mark.parametrize(

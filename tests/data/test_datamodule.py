@@ -1,13 +1,16 @@
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from lipsync_lightning.clip import ClipSpec, lower_half
+from lipsync_lightning.data.augment import Augment
 from lipsync_lightning.data.datamodule import ClipDataModule
+from lipsync_lightning.data.latent_samples import StoredFaces
 from lipsync_lightning.data.samples import (
     HeldoutSyncNetSamples,
     Lips,
@@ -16,7 +19,8 @@ from lipsync_lightning.data.samples import (
     WholeFaces,
     clip_waveform,
 )
-from lipsync_lightning.errors import ClipTooShort
+from lipsync_lightning.errors import BadConfig, ClipTooShort
+from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.models.audio_encoder import AudioEncoder, LogMelAudioEncoder, WhisperAudioEncoder
 from tiny_shards import CLIP, data_of, write_real_shards
 
@@ -82,6 +86,27 @@ def test_windows_of_any_length_that_fits_are_cut_from_the_same_shards(shards: Pa
         assert batch["frames"].shape[:2] == (2, num_frames)
     with pytest.raises(ClipTooShort, match=r"all 3 clips at .* are too short: the longest has 14 frames"):
         syncnet_data(shards, of_length[16]).train_dataloader()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_windows_that_are_trained_on_are_changed_and_no_others(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, training: bool
+):
+    for data in (syncnet_data(shards), unet_data(shards)):
+        plain = next(iter(data.train_dataloader()))
+        monkeypatch.setattr(data.samples, "augment", Augment())
+        state = {"training": training, "validating": not training, "sanity_checking": False, "world_size": 1}
+        data.trainer, data.windows_taken = SimpleNamespace(**state), -100  # pyright: ignore[reportAttributeAccessIssue]
+        batch = data.on_after_batch_transfer(dict(plain), 0)
+        assert torch.equal(batch["frames"], to_float(plain["frames"])) != training
+        assert torch.equal(batch["mel"], plain["mel"]) != (training and "reference" not in batch), (
+            "losses hear the truth"
+        )
+
+
+def test_stored_latents_are_not_changed(shards: Path):
+    with pytest.raises(BadConfig, match="augment changes pictures"):
+        SyncNetSamples(clip=CLIP, windows_per_clip=1, min_gap_frames=1, sees=StoredFaces(), augment=Augment())
 
 
 def test_lips_that_travel_alone_are_the_lower_halves_of_whole_faces_to_the_bit(shards: Path):

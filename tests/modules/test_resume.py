@@ -18,6 +18,7 @@ from lipsync_lightning.callbacks.ema import TrainedWeightsEMA
 from lipsync_lightning.callbacks.seed_steps import SeedSteps
 from lipsync_lightning.callbacks.skip_nonfinite import SkipNonfinite
 from lipsync_lightning.callbacks.stop_on_signal import StopOnSignal
+from lipsync_lightning.data.augment import Augment
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.samples import Lips, SyncNetSamples, UNetSamples
 from lipsync_lightning.losses.syncnet_objectives import ContrastiveObjective
@@ -75,7 +76,7 @@ def data_of(shards: Path, kind: str, num_workers: int = 0) -> ClipDataModule:
     encoder = LogMelAudioEncoder(num_tokens=3, columns_per_token=1, sample_rate_hz=16000, mel_hz=80, num_mels=8)
     samples = {
         "stage1": UNetSamples(clip=CLIP, audio_encoder=encoder, windows_per_clip=2, mask="released"),
-        "syncnet": SyncNetSamples(clip=CLIP, windows_per_clip=2, min_gap_frames=5, sees=Lips()),
+        "syncnet": SyncNetSamples(clip=CLIP, windows_per_clip=2, min_gap_frames=5, sees=Lips(), augment=Augment()),
     }
     return tiny_shards.data_of(shards, samples[kind], batch_size=3, num_workers=num_workers, shuffle_buffer=2)
 

@@ -38,6 +38,7 @@ def test_the_rule_of_a_recipe_changes_with_every_setting_that_decides(tmp_path: 
         (replace(recipe, check=replace(recipe.check, min_fps=20)), "check"),
         (replace(recipe, sync=sync), "sync"),
         (folder_recipe(tmp_path, num_heldout=2), "split"),
+        (replace(recipe, heldout_end=0.1), "heldout_end"),
     ):
         assert [name for name, value in other.rule(tiny_clip).items() if value != rule[name]] == [changed]
     assert replace(recipe, sync=sync).rule(tiny_clip)["sync"]["scorer"] == "brightness"
@@ -47,6 +48,12 @@ def test_the_rule_of_a_recipe_changes_with_every_setting_that_decides(tmp_path: 
 def test_limits_that_contradict_each_other_are_refused(tmp_path: Path, limits: dict[str, float]):
     with pytest.raises(BadConfig, match="need 0 < min_seconds <= max_seconds"):
         folder_recipe(tmp_path, **limits)
+
+
+def test_a_share_of_nothing_or_of_all_is_refused(tmp_path: Path):
+    for share in (0.0, 1.0, 10.0):
+        with pytest.raises(BadConfig, match=r"heldout_end=.* between 0 and 1"):
+            folder_recipe(tmp_path, heldout_end=share)
 
 
 @pytest.mark.parametrize("name", ["a/b", "a.b", "", "../x"])

@@ -16,7 +16,7 @@ from filelock import FileLock
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, ClipTooShort, MissingWeights, StepFailed, WouldOverwrite
 from lipsync_lightning.evaluation.sync import EvaluationSyncScorer
-from lipsync_lightning.media.audio import decode_flac
+from lipsync_lightning.media.audio import decode_flac, encode_flac
 from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.preparation import clips, shard_job
 from lipsync_lightning.preparation.executors.local import LocalExecutor
@@ -324,3 +324,73 @@ def test_each_video_is_decoded_once(source: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(clips, "read_frames", lambda path, **more: (decoded.append(path.name), read(path, **more))[1])
     prepared(source, tmp_path, sources_per_shard=4)
     assert sorted(decoded) == [f"person {number}.mp4" for number in range(4)]
+
+
+def test_the_end_of_each_video_is_held_out_and_no_frame_is_lost_or_on_both_sides(tmp_path: Path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    write_video(raw / "ann.mp4", 60, sound_of(60))
+    write_video(raw / "notes/end", 12, None)  # is named as an end would be
+    settings: dict[str, Any] = {"sources_per_shard": 9, "heldout_end": 0.25, "max_seconds": 4.0}
+    rows = prepared(raw, out, **settings)
+    kept = {row.source: row for row in rows if row.is_kept_clip}
+    assert {name: row.split for name, row in kept.items()} == {"ann.mp4": "train", "ann.mp4/end": "heldout"}
+    assert [(row.start_s, row.stop_s) for row in kept.values()] == [(0.0, 1.8), (1.8, 2.4)]
+    end = samples(out / "heldout" / "000000.tar")["tiny/ann%2Emp4/end/000000-0"]
+    assert number_of(decode_planes(end["mp4"], [0], 1)[0][0, 0]) == 45
+    assert len(decode_flac(end["flac"])) == 15 * 640
+    before = contents(out)
+    (out / "heldout" / "000000.tar").unlink()
+    prepared(raw, out, **settings)
+    assert contents(out) == before
+    with pytest.raises(WouldOverwrite, match=r"heldout_end: 0\.25 there, None asked for"):
+        prepared(raw, out, sources_per_shard=9, max_seconds=4.0)
+
+
+def test_an_end_takes_its_own_points_of_a_sidecar(tmp_path: Path):
+    write_video(tmp_path / "raw/ann.mp4", 60, sound_of(60), without_face=range(30))
+    rows = prepared(tmp_path / "raw", tmp_path / "out", sources_per_shard=9, heldout_end=0.4, max_seconds=4.0)
+    kept = {row.source: (row.start_s, row.num_frames) for row in rows if row.is_kept_clip}
+    assert kept == {"ann.mp4/end": (pytest.approx(1.44), 24)}
+
+
+def test_an_end_is_as_long_as_a_clip_and_too_short_a_video_is_told(tmp_path: Path):
+    raw = tmp_path / "raw"
+    write_video(raw / "long.mp4", 30, sound_of(30))
+    settings: dict[str, Any] = {"sources_per_shard": 9, "heldout_end": 0.01}
+    prepared(raw, tmp_path / "out", **settings)
+    write_video(raw / "short.mp4", 19, sound_of(19))
+    rows = prepared(raw, tmp_path / "out", **settings)
+    assert {row.source: row.num_frames for row in rows if row.is_kept_clip} == {"long.mp4": 20, "long.mp4/end": 10}
+    reasons = [row.reason for row in rows if row.verdict == REJECTED]
+    assert reasons == [
+        "0.76 s of picture, at least 0.8 needed to hold out its end; give a longer video, or recipe.heldout_end=null"
+    ]
+
+
+def test_who_is_held_out_whole_is_not_divided(tmp_path: Path):
+    for index in range(3):
+        write_video(tmp_path / f"raw/{index}.mp4", 30 + index, sound_of(30 + index))
+    rows = prepared(tmp_path / "raw", tmp_path / "out", sources_per_shard=9, heldout_end=0.5, num_heldout=1)
+    sides = {row.source: row.split for row in rows if row.kind == SOURCE}
+    (whole,) = (name for name, side in sides.items() if side == "heldout" and "end" not in name)
+    assert sides == {
+        f"{name}{part}": "heldout" if part else "train"
+        for name in {"0.mp4", "1.mp4", "2.mp4"} - {whole}
+        for part in ("", "/end")
+    } | {whole: "heldout"}
+
+
+def test_sound_beside_a_silent_video_gives_the_clips_of_the_two_in_one_file(tmp_path: Path):
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, 20 * 640).astype(np.float32)
+    beside, together = tmp_path / "beside", tmp_path / "together"
+    write_video(beside / "ann.mp4", 20, None)
+    (beside / "ann.flac").write_bytes(encode_flac(sound, 16000))
+    write_video(together / "ann.mp4", 20, sound)
+    for folder in (beside, together):
+        prepared(folder, tmp_path / "out" / folder.name, sources_per_shard=1)
+    made = [samples(tmp_path / "out" / folder.name / "train" / "000000.tar") for folder in (beside, together)]
+    (clips,), (others,) = (each.values() for each in made)
+    assert {name: data for name, data in clips.items() if name != "__url__"} == {
+        name: data for name, data in others.items() if name != "__url__"
+    }
+    np.testing.assert_allclose(decode_flac(clips["flac"]), sound, atol=1e-4)

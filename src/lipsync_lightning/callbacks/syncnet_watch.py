@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from math import nan, sqrt
+from sys import maxsize
 from typing import Any, cast
 
 import numpy as np
@@ -97,7 +98,8 @@ class SyncNetWatch(Callback):
             return
         reasons, _ = faults_of_training_clips(trainer)
         if verdict == _MEMORISES:
-            reasons.append("it needs more people and more clips; a larger batch does not help")
+            told = "it needs more people and more clips; a larger batch does not help"
+            reasons.append(told + _amount_of_training_data(trainer))
         elif self.num_pairs < _PUBLISHED_PAIRS:
             few = f"{self.num_pairs} pairs are compared in a step (published: {_PUBLISHED_PAIRS} learnt best)"
             reasons.append(f"{few}: raise data.batch_size or trainer.devices; accumulated gradients add no pairs")
@@ -130,6 +132,18 @@ def faults_of_training_clips(trainer: Trainer) -> tuple[list[str], int | None]:
         return faults_of(data.clip_index("train", _NUM_SHARDS), data.clip) if data else ([], None)
     except LipSyncError as error:
         return [f"the clips could not be looked at: {error}"], None
+
+
+def _amount_of_training_data(trainer: Trainer) -> str:
+    data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        index: ClipIndex | None = data and data.clip_index("train", maxsize)
+    except LipSyncError:
+        return ""
+    if index is None:
+        return ""
+    num_videos = len({key.rpartition("/")[0] for key in index.keys.tolist()})
+    return f": it has {num_videos} videos, {index.num_frames.sum() / data.clip.fps / 60:.1f} minutes of sound"
 
 
 def faults_of(index: ClipIndex, clip: ClipSpec) -> tuple[list[str], int | None]:

@@ -118,10 +118,12 @@ class ClipDataModule(LightningDataModule):
         """
         self.bad_clips.update(batch.pop("bad", ()))
         batch_size, device = len(batch["id"]), batch["first_frame"].device
-        if self.trainer is not None and self.trainer.training:
-            self._count_windows(batch_size * self.trainer.world_size)
         validating = self.trainer is not None and (self.trainer.validating or self.trainer.sanity_checking)
         samples: Any = self.heldout_samples if validating else self.samples
+        if self.trainer is not None and self.trainer.training:
+            self._count_windows(batch_size * self.trainer.world_size)
+            if samples.augment is not None:
+                batch = samples.augment(batch, samples.pictures, samples.sounds)
         if "heard" in batch:
             batch["audio"] = self._placed(samples.audio_encoder, device).tokens_heard(batch.pop("heard"))
         for key, value in batch.items():

@@ -10,7 +10,8 @@ from einops import rearrange
 from torch import Tensor
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.errors import ClipTooShort
+from lipsync_lightning.data.augment import Augment
+from lipsync_lightning.errors import BadConfig, ClipTooShort
 from lipsync_lightning.media.audio import decode_flac
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.mel import heard_mel
@@ -26,6 +27,10 @@ class Samples(Protocol):
     members: Sequence[str]  # suffixes of what it reads of a clip, whole
     parts: Sequence[str]  # suffixes of what it reads in parts
     same_for_all: Mapping[str, Tensor]  # what every window has besides, without a batch dimension
+
+    augment: Augment | None  # of windows that are trained on
+    pictures: Sequence[str]  # keys of what it changes alike
+    sounds: Sequence[str]
 
     def num_windows(self, num_frames: int) -> int: ...  # that a clip of so many frames gives; 0 where it is too short
 
@@ -60,9 +65,12 @@ class FaceSamples:
 
     members: Sequence[str] = ("mp4", "json")
     parts: Sequence[str] = ()
+    pictures: Sequence[str] = ("frames",)
+    sounds: Sequence[str] = ()
 
-    def __init__(self, *, clip: ClipSpec, mask: str) -> None:
+    def __init__(self, *, clip: ClipSpec, mask: str, augment: Augment | None = None) -> None:
         """Args: mask: where reconstruction counts more for a mouth loss, one of `media.masks.REGIONS`."""
+        self.augment = augment
         self.clip = clip
         self.same_for_all = {"keep_mask": rearrange(keep_mask(clip.resolution, mask), "h w -> 1 h w")}
 
@@ -80,9 +88,26 @@ class SyncNetSamples:
     """Windows with their sound, several of each clip, so that a batch holds the same clip at other times."""
 
     same_for_all: Mapping[str, Tensor] = {}
+    sounds: Sequence[str] = ("mel",)
 
-    def __init__(self, *, clip: ClipSpec, windows_per_clip: int, min_gap_frames: int, sees: WholeFaces) -> None:
-        """Args: min_gap_frames: windows of a clip start this far apart or more; closer would be false negatives."""
+    def __init__(
+        self,
+        *,
+        clip: ClipSpec,
+        windows_per_clip: int,
+        min_gap_frames: int,
+        sees: WholeFaces,
+        augment: Augment | None = None,
+    ) -> None:
+        """Args: min_gap_frames: windows of a clip start this far apart or more; closer would be false negatives.
+
+        Raises: BadConfig, if latents that were made ahead of time are to be changed.
+        """
+        if augment is not None and "mp4" not in sees.members:
+            told = "data.samples.augment changes pictures, and data.samples.sees reads stored latents"
+            raise BadConfig(f"{told}; give one of the two")
+        self.augment = augment
+        self.pictures = (sees.key,)
         self.clip = clip
         self.windows_per_clip = windows_per_clip
         self.min_gap_frames = min_gap_frames
@@ -137,6 +162,8 @@ class UNetSamples:
 
     members: Sequence[str] = ("mp4", "flac", "json")
     parts: Sequence[str] = ()
+    pictures: Sequence[str] = ("frames", "reference")
+    sounds: Sequence[str] = ()  # losses judge by the true sound
 
     def __init__(
         self,
@@ -146,6 +173,7 @@ class UNetSamples:
         windows_per_clip: int,
         mask: str,
         every_nth_frame: int = 1,
+        augment: Augment | None = None,
     ) -> None:
         """Args:
         mask: what is to be generated, one of `media.masks.REGIONS`.
@@ -153,6 +181,7 @@ class UNetSamples:
             from a larger batch of fewer frames each.
         """
         self.every_nth_frame = every_nth_frame
+        self.augment = augment
         self.clip = clip
         self.audio_encoder = audio_encoder
         self.windows_per_clip = windows_per_clip

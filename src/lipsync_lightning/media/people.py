@@ -43,8 +43,8 @@ class PeopleTracker(ABC):
 class People(Protocol):
     """Where the people of a video are known from."""
 
-    def for_video(self, path: Path) -> PeopleTracker:
-        """Return a new tracker, to be shown every frame of `path` in order."""
+    def for_video(self, path: Path, first_frame: int = 0) -> PeopleTracker:
+        """Return a new tracker, to be shown every frame of `path` from `first_frame` on, in order."""
         ...
 
 
@@ -59,7 +59,7 @@ class MeshPeople:
     most_people: int = 1  # at a time
     min_side: float = 0  # pixels of the square around a face, 1.5 times its side; smaller ones are passed over
 
-    def for_video(self, path: Path) -> PeopleTracker:
+    def for_video(self, path: Path, first_frame: int = 0) -> PeopleTracker:
         """Return a new tracker, as `People` says. Raises: MissingWeights, if the networks were not fetched."""
         return _MeshTracker(self)
 
@@ -142,19 +142,19 @@ def _without_twins(faces: dict[int, _Face]) -> dict[int, _Face]:
 class SidecarPeople:
     """People from a JSON file beside each video, `<video stem>.json`."""
 
-    def for_video(self, path: Path) -> PeopleTracker:
+    def for_video(self, path: Path, first_frame: int = 0) -> PeopleTracker:
         """Return a reader of that file, as `People` says; past its end there is nobody.
 
         Key "points" holds one person: [[x, y] * 3] or null per frame; key "people" a list of such lists.
         Raises: BadMedia, if the file is missing or holds something else.
         """
-        return _SidecarTracker(_people_in(Path(path).with_suffix(".json")))
+        return _SidecarTracker(_people_in(Path(path).with_suffix(".json")), first_frame)
 
 
 class _SidecarTracker(PeopleTracker):
-    def __init__(self, lists: list[list[Points | None]]) -> None:
+    def __init__(self, lists: list[list[Points | None]], first_frame: int) -> None:
         self._lists = lists
-        self._next_frame = 0
+        self._next_frame = first_frame
         self._num_people = 0
         self.cut()
 

@@ -38,7 +38,7 @@ def clips_of_source(source: Source, recipe: Recipe, clip: ClipSpec) -> tuple[lis
         checked = recipe.check(source, clip)
     except Rejected as fault:
         return [], (REJECTED, fault.step, fault.reason)
-    tracker = recipe.people.for_video(source.video)
+    tracker = recipe.people.for_video(source.video, round(source.start_s * clip.fps))
     num_frames = 0
 
     def frames() -> Iterator[np.ndarray]:

@@ -26,6 +26,7 @@ class Recipe:
     source: str  # folder in which they lie
     sources: Sources
     split: Split
+    heldout_end: float | None = None  # share of each video's time, its end, that is held out; None: none
     check: Check
     shots: "AdaptiveShots | None"  # None: every video is one shot
     people: People
@@ -37,6 +38,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w-]+", self.name):
             raise BadConfig(f"recipe.name={self.name!r} begins every clip's id: only letters, digits, `_` and `-`")
+        if self.heldout_end is not None and not 0 < self.heldout_end < 1:
+            told = f"recipe.heldout_end={self.heldout_end} is the share of each video that is held out"
+            raise BadConfig(f"{told}; give a number between 0 and 1, such as 0.1")
         if not 0 < self.min_seconds <= self.max_seconds:
             told = f"got {self.min_seconds} and {self.max_seconds}"
             raise BadConfig(f"recipe: need 0 < min_seconds <= max_seconds, {told}")
@@ -56,6 +60,7 @@ class Recipe:
             "name": self.name,
             "clip": {name: getattr(clip, name) for name in ("fps", "resolution", "sample_rate_hz")},
             "frames": [self.shortest(clip), self.longest(clip)],
+            "heldout_end": self.heldout_end,
             **{name: _plain(part) for name, part in parts.items()},
         }
 

@@ -5,6 +5,7 @@ interrupted, whatever the moment, goes on with the shards that are missing and e
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.errors import BadConfig, NoFace, StepFailed, WouldOverwrite
+from lipsync_lightning.errors import BadConfig, BadMedia, NoFace, StepFailed, WouldOverwrite
 from lipsync_lightning.files import sha256_of
 from lipsync_lightning.models.lazy_network import LazyNetwork
 from lipsync_lightning.preparation.executors import Executor
+from lipsync_lightning.preparation.filters import Rejected
 from lipsync_lightning.preparation.ledger import (
     FAILED,
     KEPT,
@@ -30,7 +32,7 @@ from lipsync_lightning.preparation.plan import Plan
 from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.preparation.shard_job import PlannedSource, ShardJob, ShardTask
 from lipsync_lightning.preparation.sources import Source
-from lipsync_lightning.preparation.split import sides
+from lipsync_lightning.preparation.split import END, divided, sides
 
 
 def prepare(
@@ -82,13 +84,20 @@ def _planned(job: ShardJob, sources_per_shard: int, retry_failed: bool) -> tuple
     sources = {source.name: source for source in recipe.sources.all()}
     plan = Plan.load(job.out, recipe.rule(job.clip))
     known = plan.is_heldout
-    for name in known.keys() - sources.keys():  # gone since: work on it will fail, if its shard is not done
-        sources[name] = Source(name=name, video=Path(recipe.source) / name)
     for row in read_ledger(job.out) if retry_failed else ():
         if row.verdict == FAILED:
             piece_path(job.out, row.shard).unlink(missing_ok=True)
     done = {shard for shard in plan.shards if job.is_done(shard)}
     finished = {name for shard in done for name in plan.shards[shard]}
+    ends = {f"{name}{END}" for name in (known.keys() | sources.keys() if recipe.heldout_end else ())}
+    of_wholes = {name: side for name, side in known.items() if name not in ends}
+    heldout = sides(recipe.split, [*sources, *recipe.sources.missing()], of_wholes)
+    divisible = {name for name in sources if not heldout[name] and not {name, f"{name}{END}"} <= finished}
+    parts, faults = _divided(job, [sources[name] for name in divisible])
+    sources |= parts
+    heldout |= dict.fromkeys(parts.keys() - divisible, True)
+    for name in known.keys() - sources.keys():  # gone since: work on it will fail, if its shard is not done
+        sources[name] = Source(name=name, video=Path(recipe.source) / name)
     wanted = [source for name, source in sources.items() if name not in finished]
     videos = list(dict.fromkeys(source.video for source in wanted))
     with ThreadPoolExecutor() as pool:
@@ -98,16 +107,28 @@ def _planned(job: ShardJob, sources_per_shard: int, retry_failed: bool) -> tuple
     for source in wanted:
         sha256, is_whole = file_of[source.video][0], (source.start_s, source.stop_s) == (0.0, None)
         contents[source.name] = sha256 if is_whole or not sha256 else f"{sha256} {source.start_s}-{source.stop_s} s"
-    heldout = sides(recipe.split, [*sources, *recipe.sources.missing()], known)
     plan = plan.extended(contents, heldout, sources_per_shard)
     plan.save(job.out)
-    duplicate_of = plan.duplicate_of
+    faults = {name: f"the same bytes as {original}" for name, original in plan.duplicate_of.items()} | faults
 
     def planned(name: str) -> PlannedSource:
-        return PlannedSource(sources[name], *file_of[sources[name].video], duplicate_of.get(name))
+        return PlannedSource(sources[name], *file_of[sources[name].video], faults.get(name))
 
     todo = [(shard, members) for shard, members in plan.shards.items() if shard not in done]
     return plan, [ShardTask(shard, tuple(map(planned, members))) for shard, members in todo]
+
+
+def _divided(job: ShardJob, sources: Iterable[Source]) -> tuple[dict[str, Source], dict[str, str]]:
+    """Return by name the parts of videos whose end is held out, and why others cannot be divided."""
+    parts, faults, length = {}, {}, {"fps": job.clip.fps, "shortest": job.recipe.shortest(job.clip)}
+    for source in sources if job.recipe.heldout_end else ():
+        try:
+            parts |= {part.name: part for part in divided(source, job.recipe.heldout_end or 0, **length)}
+        except Rejected as fault:
+            faults[source.name] = str(fault)
+        except BadMedia:  # of which the check of preparation says what is wrong
+            continue
+    return parts, faults
 
 
 def _sha256_and_size(path: Path) -> tuple[str | None, int | None]:

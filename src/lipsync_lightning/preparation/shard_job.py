@@ -37,7 +37,7 @@ class PlannedSource(NamedTuple):
     source: Source
     sha256: str | None  # of its file; None: it could not be read
     num_bytes: int | None
-    duplicate_of: str | None  # the source planned earlier that shows the same bytes
+    fault: str | None  # for which it is rejected without a look at it
 
 
 class ShardTask(NamedTuple):
@@ -101,9 +101,8 @@ class ShardJob:
             stop_s=source.stop_s,
         )
         try:
-            if planned.duplicate_of is not None:
-                reason = f"the same bytes as {planned.duplicate_of}"
-                return [(replace(row, verdict=REJECTED, step="check", reason=reason), None)]
+            if planned.fault is not None:
+                return [(replace(row, verdict=REJECTED, step="check", reason=planned.fault), None)]
             if isolated:
                 with worker_pool(1) as pool:
                     return pool.submit(self.outcomes, planned, isolated=False, max_hours=max_hours).result()

@@ -3,10 +3,14 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Protocol
 
 from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.media.video import probe
+from lipsync_lightning.preparation.filters import Rejected
+from lipsync_lightning.preparation.sources import Source
 
 # Suffixes of files that hold no video. A list of our own: mimetypes differ between machines.
 _NO_VIDEO = re.compile(
@@ -14,6 +18,8 @@ _NO_VIDEO = re.compile(
     r"ogg|opus|npy|npz|pt|pkl|h5|zip|tar|gz|tgz|7z|rar|parquet)$",
     re.IGNORECASE,
 )
+
+END = "/end"  # follows the name of a video, below which no other source can lie
 
 
 class Split(Protocol):
@@ -51,7 +57,7 @@ class SplitByHash:
     def identity_of(self, name: str) -> str:
         found = re.search(self.identity, name)
         if found is None:
-            raise BadConfig(f"{self.identity!r} matches nothing in {name!r}; change the recipe's split.identity")
+            raise BadConfig(f"'{self.identity}' matches nothing in '{name}'; change the recipe's split.identity")
         return found.group(0)
 
     def heldout(self, identities: set[str]) -> set[str]:
@@ -80,3 +86,19 @@ def sides(split: Split, names: Iterable[str], planned: Mapping[str, bool]) -> di
     side_of = {identity: identity in chosen for identity in identity_of.values()}
     side_of |= {identity_of[name]: side for name, side in planned.items() if name in videos}
     return {name: side_of.get(identity_of.get(name, ""), False) for name in wanted} | dict(planned)
+
+
+def divided(source: Source, share: float, *, fps: int, shortest: int) -> tuple[Source, Source]:
+    """Return a source without its end, and its end as a source of its own, to be held out.
+
+    Args: share: of the time; shortest: the fewest frames, at `fps`, that either may have.
+    Raises: Rejected, if it is too short for that; BadMedia, if it is no video.
+    """
+    stop_s = min(probe(source.video).duration_s, source.stop_s or inf)
+    num_frames = int((stop_s - source.start_s) * fps)
+    if num_frames < 2 * shortest:
+        told = f"{num_frames / fps:.2f} s of picture, at least {2 * shortest / fps:g} needed to hold out its end"
+        raise Rejected("check", f"{told}; give a longer video, or recipe.heldout_end=null")
+    num_last = min(max(round(share * num_frames), shortest), num_frames - shortest)
+    cut_s = source.start_s + (num_frames - num_last) / fps
+    return replace(source, stop_s=cut_s), replace(source, name=source.name + END, start_s=cut_s)

@@ -1,3 +1,4 @@
+import logging
 import os
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 
 from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.preparation.sources.folder import FolderSources
+from tiny_media import sound_of, write_video
 
 
 def names_in(root: Path) -> list[str]:
@@ -82,3 +84,39 @@ def test_names_that_are_no_utf_8_are_written_so_that_any_file_can_hold_them(tmp_
     assert {source.name for source in listed} == {r"caf\xe9.mp4", r"caf\\xe9.mp4"}
     assert all(source.name.encode() and source.name.isprintable() for source in listed)
     assert all(source.video.read_bytes() == b"" for source in listed)
+
+
+def test_the_sound_of_a_silent_video_may_lie_beside_it(tmp_path: Path):
+    write_video(tmp_path / "b/talk.1.mp4", 3, None)
+    touch(tmp_path / "b/talk.1.wav", tmp_path / "b/other.WAV", tmp_path / "talk.1.wav", tmp_path / "b/talk.1.txt")
+    found = {source.name: source.audio for source in FolderSources(root=str(tmp_path)).all()}
+    expected = {
+        "b/talk.1.mp4": tmp_path / "b/talk.1.wav",
+        "b/other.WAV": None,
+        "talk.1.wav": None,
+        "b/talk.1.txt": None,
+    }
+    assert found == expected
+
+
+def test_a_video_keeps_its_own_sound_and_what_lies_beside_is_told_and_no_source(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    write_video(tmp_path / "talk.mp4", 3, sound_of(3))
+    touch(tmp_path / "talk.mp3", tmp_path / "talk.m4a")
+    with caplog.at_level(logging.WARNING):
+        (source,) = FolderSources(root=str(tmp_path)).all()
+    assert (source.name, source.audio) == ("talk.mp4", None)
+    assert "left out 2 sound files beside videos that have sound of their own" in caplog.text
+
+
+def test_two_sounds_of_one_silent_video_are_refused(tmp_path: Path):
+    write_video(tmp_path / "talk.mp4", 3, None)
+    touch(tmp_path / "talk.wav", tmp_path / "talk.flac")
+    with pytest.raises(BadMedia, match=r"talk\.mp4 is silent and has 2 sounds, talk\.flac and talk\.wav.*keep one"):
+        names_in(tmp_path)
+
+
+def test_a_broken_video_and_the_sound_beside_it_are_both_told_of(tmp_path: Path):
+    touch(tmp_path / "talk.mp4", tmp_path / "talk.wav")
+    assert names_in(tmp_path) == ["talk.mp4", "talk.wav"]

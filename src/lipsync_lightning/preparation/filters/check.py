@@ -58,7 +58,7 @@ class Check:
         if info.fps < self.min_fps:
             raise Rejected("check", f"{float(info.fps):g} fps, at least {self.min_fps:g} needed")
         for seconds, what in ((shown_s, "picture"), (heard_s, "sound")):
-            if seconds < self.min_seconds:
+            if round(seconds, 3) < self.min_seconds:
                 raise Rejected("check", f"{seconds:.2f} s of {what}, at least {self.min_seconds:g} s needed")
         dbfs = 10 * log10(float(np.square(waveform, dtype=np.float64).mean()) + 1e-12)
         if dbfs < self.min_dbfs:
