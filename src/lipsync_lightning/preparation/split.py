@@ -19,6 +19,7 @@ _NO_VIDEO = re.compile(
     re.IGNORECASE,
 )
 
+_SOUND_ENDS_BEFORE_S = 0.48  # of many videos, before the picture does: their end must be a clip all the same
 END = "/end"  # follows the name of a video, below which no other source can lie
 
 
@@ -96,9 +97,11 @@ def divided(source: Source, share: float, *, fps: int, shortest: int) -> tuple[S
     """
     stop_s = min(probe(source.video).duration_s, source.stop_s or inf)
     num_frames = int((stop_s - source.start_s) * fps)
-    if num_frames < 2 * shortest:
-        told = f"{num_frames / fps:.2f} s of picture, at least {2 * shortest / fps:g} needed to hold out its end"
+    shortest_end = shortest + round(_SOUND_ENDS_BEFORE_S * fps)
+    if num_frames < shortest + shortest_end:
+        needed = f"at least {(shortest + shortest_end) / fps:g} needed to hold out its end"
+        told = f"{num_frames / fps:.2f} s of picture, {needed}"
         raise Rejected("check", f"{told}; give a longer video, or recipe.heldout_end=null")
-    num_last = min(max(round(share * num_frames), shortest), num_frames - shortest)
+    num_last = min(max(round(share * num_frames), shortest_end), num_frames - shortest)
     cut_s = source.start_s + (num_frames - num_last) / fps
     return replace(source, stop_s=cut_s), replace(source, name=source.name + END, start_s=cut_s)
