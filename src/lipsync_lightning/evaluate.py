@@ -96,7 +96,7 @@ def main(config: DictConfig) -> None:
     if isinstance(scorer, OwnSyncScorer) and config.data.shards is not None:
         data = cast(ClipDataModule, build(config.data))
         data.require_shards("heldout")
-    tests = suite.test_videos(videos, out / "evaluation", clip.sample_rate_hz)
+    tests = suite.test_videos(videos, out / "evaluation", faces, clip)
     rows = [scores_of_real(judge, test, faces) for test in tests]
     for name, pipeline in pipelines.items():
         rows += scores_of_system(name, pipeline, judge, tests, faces, config)

@@ -1,7 +1,7 @@
 """The tests that a lip-sync model sits: whose face says whose speech, and how the result is scored."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadMedia, ClipMismatch, NoFace
 from lipsync_lightning.evaluation.image import FRAMES_AT_ONCE, mouth_quality
 from lipsync_lightning.evaluation.metrics import REAL
+from lipsync_lightning.evaluation.mouth import mesh_opening
 from lipsync_lightning.evaluation.sync import SyncScorer
 from lipsync_lightning.media.alignment import Aligner, FacePoints, align
 from lipsync_lightning.media.audio import encode_flac, read_audio
@@ -44,7 +45,8 @@ class Speech:
 
     sound: Path
     name: str
-    opening: np.ndarray | None  # (T,), true mouth opening of whoever said it, where it is known
+    opening: np.ndarray  # (T,), of the mouth of whoever said it: known of a drawn face, measured of a real one
+    measure: Callable[[np.ndarray], np.ndarray]  # aligned faces (T, R, R, 3) of that person -> opening (T,)
 
 
 @dataclass(frozen=True)
@@ -55,29 +57,30 @@ class TestVideo:
     speech: dict[str, Speech]  # by condition
 
 
-def test_videos(videos: Sequence[Path], sounds: Path, sample_rate_hz: int) -> list[TestVideo]:
+def test_videos(videos: Sequence[Path], sounds: Path, faces: FacePoints, clip: ClipSpec) -> list[TestVideo]:
     """Return one test for each video; each one's other speech is the next one's own.
 
     Shuffled speech is the other's in pieces out of order, with the track of the unshuffled one: following that must be
     impossible.
 
     Args: sounds: folder to write the shuffled sounds to.
-    Raises: BadMedia, if there are fewer than two videos.
+    Raises: BadMedia, if there are fewer than two videos; NoFace.
     """
     if len(videos) < 2:
         raise BadMedia(f"need two videos or more to exchange speech between, found {len(videos)}; add some")
     own, tests = [], []
     for path in videos:
         facts = path.with_suffix(".json")  # of a synthetic video
-        opening = json.loads(facts.read_text()).get("opening") if facts.is_file() else None
-        own.append(Speech(path, path.stem, None if opening is None else np.array(opening)))
+        known = json.loads(facts.read_text()).get("opening") if facts.is_file() else None
+        opening = mesh_opening(aligned_faces(path, path, faces, clip)) if known is None else np.array(known)
+        own.append(Speech(path, path.stem, opening, mesh_opening if known is None else mouth_opening))
     sounds.mkdir(parents=True, exist_ok=True)
     for index, path in enumerate(videos):
         other = own[(index + 1) % len(videos)]
-        chunk = round(SHUFFLED_CHUNK_SECONDS * sample_rate_hz)
-        waveform = shuffled(read_audio(other.sound, sample_rate_hz), chunk, seed=index)
+        chunk = round(SHUFFLED_CHUNK_SECONDS * clip.sample_rate_hz)
+        waveform = shuffled(read_audio(other.sound, clip.sample_rate_hz), chunk, seed=index)
         sound = sounds / f"{other.name}_shuffled.flac"
-        sound.write_bytes(encode_flac(waveform, sample_rate_hz))
+        sound.write_bytes(encode_flac(waveform, clip.sample_rate_hz))
         mixed = replace(other, sound=sound, name=f"{other.name}, shuffled")
         tests.append(TestVideo(path, {OWN: own[index], OTHER: other, SHUFFLED: mixed}))
     return tests
@@ -119,18 +122,17 @@ class Judge:
     def following(self, made: np.ndarray, said: Speech, old: Speech) -> Row:
         """Return how well the faces (T, R, R, 3) follow the speech they should say.
 
-        `sync_*`: the scorer's word. Where true tracks are known, correlations of the mouth's opening:
-        `mouth_correlation` with what it should say, `mouth_correlation_old` with the speech of the video it was made
-        from, `mouth_correlation_chance` of these two tracks with each other.
+        `sync_*`: the scorer's word. The others are correlations of the mouth's opening: `mouth_correlation` with what
+        it should say, `mouth_correlation_old` with the speech of the video it was made from, `mouth_correlation_chance`
+        of these two tracks with each other.
         """
         sync = self.scorer(made, read_audio(said.sound, self.scorer.sample_rate_hz))
         row: Row = {f"sync_{name}": value for name, value in sync._asdict().items()}
-        opening = mouth_opening(made)
+        opening = old.measure(made)
         pairs = {"": (opening, said.opening), "_old": (opening, old.opening), "_chance": (said.opening, old.opening)}
         for name, (first, second) in pairs.items():
-            if first is not None and second is not None:
-                length = min(len(first), len(second))
-                row[f"mouth_correlation{name}"] = correlation(first[:length], second[:length])
+            both = np.stack([track[: min(len(first), len(second))] for track in (first, second)])
+            row[f"mouth_correlation{name}"] = correlation(*both[:, np.isfinite(both).all(axis=0)])
         return row
 
     def closeness(self, made: np.ndarray, real: np.ndarray, region: str, cell: int) -> Row:
