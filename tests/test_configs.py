@@ -21,7 +21,7 @@ from lipsync_lightning.cli import build, one_sentence
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
+from lipsync_lightning.models.autoencoder import PatchMoments, RefinedAutoencoder
 from lipsync_lightning.models.syncnet import StableSyncNet
 from lipsync_lightning.models.videomae import VideoMAEFeatures
 
@@ -257,10 +257,12 @@ def test_a_full_scale_experiment_takes_a_training_step(experiment, stand_ins):
 
 @pytest.mark.parametrize("experiment", DEMOS)
 def test_a_demo_experiment_takes_a_training_step_on_what_the_earlier_ones_left(experiment, tmp_path):
-    moments, autoencoder = PatchMoments(patch=4), LinearAutoencoder(patch=4, latent_channels=12)
+    moments = PatchMoments(patch=4)
+    autoencoder = RefinedAutoencoder(patch=4, latent_channels=12, width=8, num_blocks=1)
     moments.update(torch.rand(4, 3, 64, 64) * 2 - 1)
     autoencoder.fit_from_moments(moments.count, moments.total, moments.outer)
-    autoencoder.save_pretrained(tmp_path / "autoencoder" / "autoencoder")
+    for run in ("autoencoder", "decoder"):
+        autoencoder.save_pretrained(tmp_path / run / "autoencoder")
     build(composed("demo/syncnet").module.syncnet).save_pretrained(tmp_path / "syncnet" / "syncnet")
     config = composed(experiment)
     config.demo_dir = str(tmp_path)

@@ -88,7 +88,7 @@ def test_a_fit_without_gradients_and_networks_whose_size_nobody_knows_are_told_i
         forecast.count(composed("+experiment=demo/autoencoder"))
     with pytest.raises(InstantiationException) as error:
         forecast.count(composed("+experiment=demo/stage1", f"demo_dir={tmp_path}"))
-    assert "no LinearAutoencoder at" in one_sentence(error.value)
+    assert "no RefinedAutoencoder at" in one_sentence(error.value)
     with pytest.raises(BadConfig, match="leave them out with trainer=fsdp"):
         forecast.count(composed("+experiment=stage2", "trainer=fsdp"))
 

@@ -15,7 +15,7 @@ from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import ClipMismatch
 from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.latents import main
-from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
+from lipsync_lightning.models.autoencoder import PatchMoments, RefinedAutoencoder
 from tiny_shards import write_real_shards
 
 CLIP = ClipSpec(num_frames=16, fps=25, resolution=64, sample_rate_hz=16000, mel_hz=80, num_mels=80)  # clip=demo_64px
@@ -34,10 +34,11 @@ def demo_dir(tmp_path: Path) -> Path:
     """What the demo leaves: shards and a fitted autoencoder."""
     for split in ("train", "heldout"):
         write_real_shards(tmp_path / "demo" / "shards", split, [[36]], CLIP)
-    autoencoder, moments = LinearAutoencoder(patch=4, latent_channels=12), PatchMoments(patch=4)
+    moments = PatchMoments(patch=4)
+    autoencoder = RefinedAutoencoder(patch=4, latent_channels=12, width=8, num_blocks=1)
     moments.update(torch.rand(4, 3, 64, 64) * 2 - 1)
     autoencoder.fit_from_moments(moments.count, moments.total, moments.outer)
-    autoencoder.save_pretrained(tmp_path / "demo" / "autoencoder" / "autoencoder")
+    autoencoder.save_pretrained(tmp_path / "demo" / "decoder" / "autoencoder")
     return tmp_path / "demo"
 
 

@@ -20,7 +20,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.models.autoencoder import LinearAutoencoder, PatchMoments
+from lipsync_lightning.models.autoencoder import PatchMoments, RefinedAutoencoder
 from lipsync_lightning.modules.weights import checkpoints_of, newest_checkpoint
 from lipsync_lightning.train import main
 from tiny_shards import write_real_shards
@@ -53,7 +53,8 @@ def unet_arguments(shards: Path, run_dir: Path, *more: str) -> list[str]:
     folder = shards.parent / "autoencoder"
     if not folder.is_dir():
         torch.manual_seed(0)
-        autoencoder, moments = LinearAutoencoder(patch=4, latent_channels=12), PatchMoments(patch=4)
+        moments = PatchMoments(patch=4)
+        autoencoder = RefinedAutoencoder(patch=4, latent_channels=12, width=8, num_blocks=1)
         moments.update(torch.rand(8, 3, CLIP.resolution, CLIP.resolution) * 2 - 1)
         autoencoder.fit_from_moments(moments.count, moments.total, moments.outer)
         autoencoder.save_pretrained(folder)

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lipsync_lightning.losses.terms import Loss, StepOutput
+from lipsync_lightning.media.masks import latent_keep_mask
 
 
 class ReconstructionLoss(Loss):
@@ -15,6 +16,24 @@ class ReconstructionLoss(Loss):
 
     def forward(self, generated: Tensor, real: Tensor) -> Tensor:
         return functional.l1_loss(generated, real)
+
+
+class MouthNoiseLoss(Loss):
+    """The diffusion target, weighted: what inference takes from the video anyway counts less."""
+
+    def __init__(self, *, kept_weight: float) -> None:
+        """Args: kept_weight: of latents that the mask keeps, where those to be generated have 1."""
+        super().__init__()
+        self.kept_weight = kept_weight
+
+    def reads(self, step: StepOutput) -> tuple[Tensor, ...]:
+        return step.prediction, step.target, step.keep_mask
+
+    def forward(self, prediction: Tensor, target: Tensor, keep_mask: Tensor) -> Tensor:
+        """Return the scalar loss of (B, T, C, h, w); keep_mask: (B, 1, H, W), 1 = keep, 0 = generated."""
+        kept = latent_keep_mask(keep_mask, keep_mask.shape[-1] // target.shape[-1])
+        weight = rearrange(1 - (1 - self.kept_weight) * kept, "b c h w -> b 1 c h w")
+        return ((prediction - target).square() * weight).mean() / weight.mean()
 
 
 class MouthLoss(Loss):

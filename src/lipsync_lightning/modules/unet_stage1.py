@@ -58,7 +58,8 @@ class UNetStage1Module(UNetModule):
         audio = batch["audio"] * rearrange(rng.on_device(has_audio), "b -> b 1 1 1")
         prediction = diffusion.predict(self.unet, conditioning, noisy, timesteps_B, audio)
         target = diffusion.training_target(self.scheduler, clean, noise, timesteps_B)
-        return StepOutput(prediction=prediction, target=target, timesteps=timesteps, has_audio=has_audio)
+        known = {"timesteps": timesteps, "has_audio": has_audio, "keep_mask": batch["keep_mask"]}
+        return StepOutput(prediction=prediction, target=target, **known)
 
 
 @torch.no_grad()
