@@ -155,7 +155,7 @@ def test_trained_groups_and_loss_weights_are_the_published_ones(experiment, trai
     ("experiment", "shown"),  # shown: channels, height and width of a frame, as the SyncNet gets it
     [
         *((name, (3, 128, 256)) for name in ("syncnet", "syncnet_25px", "syncnet_wav2lip")),
-        *((f"demo/syncnet{kind}", (3, 32, 64)) for kind in ("", "_wav2lip", "_attention", "_25px", "_5px")),
+        *((f"demo/syncnet{kind}", (3, 32, 64)) for kind in ("", "_wav2lip")),
         ("syncnet_latent", (4, 32, 32)),
         ("demo/syncnet_latent", (12, 16, 16)),
     ],
