@@ -67,10 +67,23 @@ def runs_in_order(config: Config) -> list[set[tuple[str, int]]]:
         return {(name, int(seed)) for name, seed in found}
 
     groups = [{(row.split(":")[0], seed) for row in rows_of(config) for seed in config["seeds"]}]
-    groups[0] |= named(overrides(config["judged"], "usually", 0))
+    ways = {f"{row}:usually".split(":")[1] for row in rows_of(config) if row.startswith("stage")}
+    groups[0] |= {run for way in ways for run in named(overrides(config["judged"], way, 0))}
     while rest := {other for run in groups[0] for other in named(overrides(config["variants"], *run))}:
         groups.insert(0, rest)
     return [group.difference(*groups[:place]) for place, group in enumerate(groups)]
+
+
+def data_read(config: Config) -> dict[str, list[str]]:
+    """Return those commands of `data` whose folders a run, a judge or another such command reads."""
+    read = [text for group in runs_in_order(config) for run in group for text in overrides(config["variants"], *run)]
+    read += [text for way in config["judged"] for text in overrides(config["judged"], way, 0)]
+    commands: dict[str, list[str]] = {}
+    for name, command in reversed(config["data"].items()):
+        if re.search(rf"{re.escape(config['out'])}/{name}\b", " ".join(read)):
+            commands = {name: command} | commands
+            read += command
+    return commands
 
 
 def run_once(config: Config, name: str, command: Sequence[str], leaves: Path) -> None:
@@ -114,7 +127,7 @@ def judge(config: Config, row: str, seed: int) -> None:
 
 def run_all(config: Config) -> None:
     """Make the data, train every run and judge every U-Net, several at once."""
-    for name, command in config["data"].items():
+    for name, command in data_read(config).items():
         folder = Path(config["out"], name)
         run_once(config, name, [*command, f"out={folder}"], folder)
     unets = [row for row in rows_of(config) if row.startswith("stage")]
@@ -221,20 +234,21 @@ def draw_scatter(claim: Config, results: Results, names: Mapping[str, str]) -> F
 
 
 def write_report(config: Config, results: Results) -> None:
-    """Write what the runs show below the introduction of the report, which stays."""
-    report, out = Path(config["report"]), Path(config["out"])
-    lines = [report.read_text().partition("\n## ")[0] if report.is_file() else "# Experiments\n"]
+    """Write what the runs show below the introduction of the report, which stays, as do claims that are not wanted."""
+    report = Path(config["report"])
+    introduction, *found = (report.read_text() if report.is_file() else "# Experiments\n").split("\n## ")
+    sections = {text.partition("\n")[0]: f"## {text}" for text in found if config["only"]}
     for name, claim in config["claims"].items():
-        lines += section(claim, results, config["names"], report.with_suffix("") / f"{name}.png")
-    lines += ["## Ceiling and cost", ""]
-    judged = [one.scores for of_row in results.values() for one in of_row if "sync_confidence_real" in one.scores]
-    if judged:
-        sync, mouth = judged[0]["sync_confidence_real"], judged[0]["mouth_correlation_real"]
-        lines.append(f"Untouched videos score {sync:.3f} sync confidence with their own speech, and their mouths")
-        lines[-1] += f" follow it at {mouth:.3f}."
-    hours = sum(json.loads(record.read_text())["seconds"] for record in (out / "done").glob("*.json")) / 3600
-    lines.append(f"All commands together took {hours:.1f} hours of one CPU core each.\n")
-    write_atomically(report, "\n".join(lines).encode())
+        world = f"World: `leak` {config['leak']}, `second_voice` {config['second_voice']}."
+        scores = results[next(iter(claim["rows"].values()))][0].scores
+        if "sync_confidence_real" in scores:
+            sync, mouth = scores["sync_confidence_real"], scores["mouth_correlation_real"]
+            world += f" Untouched videos score {sync:.3f} sync confidence with their own speech, and their mouths"
+            world += f" follow it at {mouth:.3f}."
+        told = claim | {"expected": f"{claim['expected']}\n\n{world}"}
+        lines = section(told, results, config["names"], report.with_suffix("") / f"{name}.png")
+        sections[claim["title"]] = "\n".join(lines)
+    write_atomically(report, "\n".join([introduction, *(sections[title] for title in sorted(sections))]).encode())
 
 
 def main() -> None:
@@ -242,7 +256,10 @@ def main() -> None:
     run_all(config)
     found = {row: [read_result(scores_of(config, row, seed)) for seed in config["seeds"]] for row in rows_of(config)}
     write_report(config, found)
-    print(f"{config['report']}: what was expected, and what was seen")
+    hours = (
+        sum(json.loads(record.read_text())["seconds"] for record in Path(config["out"], "done").glob("*.json")) / 3600
+    )
+    print(f"{config['report']}: what was expected, and what was seen. It took {hours:.1f} hours of one CPU core each.")
 
 
 if __name__ == "__main__":

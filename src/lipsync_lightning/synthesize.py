@@ -19,6 +19,7 @@ def main(config: DictConfig) -> None:
             seconds=seconds[split] if isinstance(seconds, DictConfig) else seconds,
             seed=config.seed,
             leak=config.leak,
+            second_voice=config.second_voice,
             num_workers=config.num_workers,
             max_offset_frames=config.max_offset_frames.get(split, 0),
         )

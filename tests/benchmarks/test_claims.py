@@ -51,7 +51,7 @@ def test_what_a_run_rests_on_is_trained_before_it():
     order = [{variant for variant, _ in group} for group in GROUPS]
     (judge,) = [place for place, group in enumerate(order) if "judge" in group]
     assert "autoencoder" in order[0]
-    assert judge < next(place for place, group in enumerate(order) if "stage1" in group)
+    assert judge < next(place for place, group in enumerate(order) if "stage1_velocity" in group)
     for variant in VARIANTS:
         place = next(place for place, group in enumerate(order) if variant in group)
         if variant.startswith("stage2"):
@@ -94,6 +94,26 @@ def test_a_section_shows_spreads_verdicts_and_a_race_to_the_level_that_all_reach
     assert {"| first | 100, 50 |", "| second | 100, 50 |", "| *level* | 2.000 |"} <= set(lines)
     assert lines[-2] == "![1. A claim](pictures/claim.png)"
     assert (tmp_path / "pictures" / "claim.png").is_file()
+
+
+def test_only_data_that_the_wanted_claims_read_is_made():
+    assert list(claims.data_read(CONFIG)) == list(CONFIG["data"])
+    assert list(claims.data_read(claims.load(["out=here", "only=[mask]"]))) == ["raw", "shards"]
+
+
+def test_claims_that_are_not_wanted_keep_their_sections(tmp_path):
+    report = tmp_path / "report.md"
+    report.write_text("# Told\n\nBefore.\n\n## 1. First\n\noutdated\n\n## 2. Second\n\nkept\n")
+    claim = {"title": "1. First", "expected": "", "rows": {"a": "a"}, "columns": [], "curves": ["psnr"], "expects": {}}
+    config = {**CONFIG, "claims": {"first": claim}, "report": str(report), "only": ["first"]}
+    claims.write_report(config, {"a": results(1.0)})
+    written = report.read_text()
+    assert written.startswith("# Told\n\nBefore.\n\n## 1. First\n")
+    assert "outdated" not in written
+    assert "World: `leak` 1, `second_voice` 0.0." in written
+    assert written.endswith("\n\n## 2. Second\n\nkept\n")
+    claims.write_report({**config, "only": None}, {"a": results(1.0)})
+    assert "kept" not in report.read_text()
 
 
 def test_a_resumed_run_is_read_from_its_beginning_beside_its_scores(tmp_path):

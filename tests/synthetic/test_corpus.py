@@ -8,7 +8,9 @@ import pytest
 
 from lipsync_lightning.errors import WouldOverwrite
 from lipsync_lightning.media.audio import read_audio
-from lipsync_lightning.synthetic.corpus import ClipPlan, make_clip, write_corpus
+from lipsync_lightning.synthetic.corpus import _WORDS, ClipPlan, make_clip, write_corpus
+from lipsync_lightning.synthetic.opening import correlation
+from lipsync_lightning.synthetic.speech import speak
 
 SETTINGS: dict[str, Any] = {"seed": 9, "seconds": 1.0, "leak": 0.0, "size": 96}
 
@@ -83,3 +85,26 @@ def test_sound_out_of_step_is_the_same_sound_shifted_by_the_frames_the_facts_sta
         length = min(map(len, sounds))
         found = np.correlate(sounds[1][:length], sounds[0][:length], "full").argmax() - (length - 1)
         assert abs(found - early * 640) <= 2
+
+
+def test_a_second_voice_changes_the_sound_alone_and_hides_the_opening_from_who_hears_loudness():
+    heard = []
+    for person in range(6):
+        alone, crowded = (make_clip(plan(person=person, seconds=3.0, second_voice=share)) for share in (0.0, 1.0))
+        said = speak(alone.speaker, 3.0, plan(person=person).stream(_WORDS))
+        assert np.array_equal(alone.utterance.waveform, said.waveform)
+        assert np.array_equal(alone.frames, crowded.frames)
+        assert np.abs(crowded.utterance.waveform).max() <= 1
+        loudness = [np.abs(clip.utterance.waveform).reshape(-1, 640).mean(1) for clip in (alone, crowded)]
+        heard.append([correlation(loud, alone.utterance.opening) for loud in loudness])
+    assert np.mean(heard, axis=0)[1] < np.mean(heard, axis=0)[0] - 0.15
+
+
+def test_a_folder_from_before_there_was_a_second_voice_is_gone_on_with(tmp_path):
+    facts = write(tmp_path, clips_per_person=1)[0].with_suffix(".json")
+    stored = json.loads(facts.read_text())
+    del stored["second_voice"]
+    facts.write_text(json.dumps(stored))
+    write(tmp_path, clips_per_person=1)
+    with pytest.raises(WouldOverwrite, match=r"second_voice None instead of 0\.5"):
+        write(tmp_path, clips_per_person=1, second_voice=0.5)

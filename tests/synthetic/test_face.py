@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
+from lipsync_lightning.synthetic.corpus import ClipPlan, make_clip
 from lipsync_lightning.synthetic.face import alignment_points, draw_face
 from lipsync_lightning.synthetic.identity import Identity
 from lipsync_lightning.synthetic.motion import Pose, head_motion
+from lipsync_lightning.synthetic.opening import correlation
 
 POSES = head_motion(200, 25, 11)[::50]
 
@@ -59,3 +61,28 @@ def test_with_leak_the_kept_region_shows_the_opening(person: int, align, kept):
         align(draw_face(identity=identity, pose=pose, opening=o, width=0.5, leak=1), points, 256) for o in (0, 1)
     )
     assert ((np.abs(shut.astype(int) - wide).max(-1) > 12) & kept).sum() > 100
+
+
+@pytest.mark.parametrize(("leak", "tells"), [(0, False), (1, False), (2, True)])
+def test_brows_and_lids_tell_the_opening_beyond_a_leak_of_one_only(leak: float, tells: bool, align):
+    for identity in (Identity.from_seed([3, person]) for person in range(8)):
+        points = alignment_points(identity, POSES[2])
+        shut, wide = (
+            align(draw_face(identity=identity, pose=POSES[2], opening=o, width=0.5, leak=leak), points, 256)[
+                40:82, 70:186
+            ]
+            for o in (0, 1)
+        )
+        assert (np.abs(shut.astype(int) - wide).max(-1) > 12).mean() > 0.05 if tells else np.array_equal(shut, wide)
+
+
+def test_at_a_leak_of_two_the_opening_can_be_read_off_the_kept_pixels_of_people_never_seen(align, kept):
+    clips = [make_clip(ClipPlan(seed=7, person=person, seconds=1.0, leak=2, fps=25, size=96)) for person in range(24)]
+    seen = []
+    for clip in clips:
+        faces = np.stack([align(frame, place, 32) for frame, place in zip(clip.frames, clip.points, strict=True)])
+        pixels = faces[:, kept[4::8, 4::8]].reshape(len(faces), -1).astype(float)
+        seen.append((pixels - pixels.mean(0), clip.utterance.opening - clip.utterance.opening.mean()))
+    known, openings = map(np.concatenate, zip(*seen[:18], strict=True))
+    weights = known.T @ np.linalg.solve(known @ known.T + 3000 * np.eye(len(known)), openings)
+    assert min(correlation(pixels @ weights, opening) for pixels, opening in seen[18:]) > 0.9

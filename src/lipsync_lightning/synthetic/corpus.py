@@ -24,7 +24,7 @@ SAMPLE_RATE_HZ = 16000
 _FPS = 25
 
 # Independent streams of random numbers; never 0, which a seed is padded with.
-_LOOKS, _VOICE, _WORDS, _MOTION, _BLINKS, _OFFSET = range(1, 7)
+_LOOKS, _VOICE, _WORDS, _MOTION, _BLINKS, _OFFSET, _SECOND_VOICE = range(1, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class ClipPlan:
     fps: int
     size: int
     max_offset_frames: int = 0
+    second_voice: float = 0.0
 
     @property
     def sound_early_by(self) -> int:
@@ -70,6 +71,12 @@ def make_clip(plan: ClipPlan) -> TalkingClip:
     identity = Identity.from_seed(plan.stream(_LOOKS))
     speaker = Speaker.from_seed(plan.stream(_VOICE))
     utterance = speak(speaker, plan.seconds, plan.stream(_WORDS), plan.fps, SAMPLE_RATE_HZ)
+    if plan.second_voice:
+        other = plan.stream(_SECOND_VOICE)
+        behind = speak(Speaker.from_seed(other), plan.seconds, other, plan.fps, SAMPLE_RATE_HZ).waveform
+        utterance = replace(
+            utterance, waveform=(utterance.waveform + plan.second_voice * behind) / (1 + plan.second_voice)
+        )
     num_frames = len(utterance.opening)
     poses = head_motion(num_frames, plan.fps, plan.stream(_MOTION))
     lids = blinks(num_frames, plan.fps, plan.stream(_BLINKS))
@@ -91,6 +98,7 @@ def write_corpus(
     num_workers: int = 2,
     size: int = 208,
     max_offset_frames: int = 0,
+    second_voice: float = 0.0,
 ) -> list[Path]:
     """Return the paths of `clips_per_person` videos with sound of each person, each with a JSON file of the same name.
 
@@ -103,11 +111,18 @@ def write_corpus(
         num_workers: processes that draw and encode; 1 = this one alone.
         size: height and width in pixels, even.
         max_offset_frames: the sound of each clip comes early or late by up to so many frames, to study what that does.
+        second_voice: loudness of another voice behind each speaker's, as a share of the speaker's.
     Raises: WouldOverwrite, if a clip of the same name was made with other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
     every_clip = ClipPlan(
-        seed=seed, seconds=seconds, leak=leak, fps=_FPS, size=size, max_offset_frames=max_offset_frames
+        seed=seed,
+        seconds=seconds,
+        leak=leak,
+        fps=_FPS,
+        size=size,
+        max_offset_frames=max_offset_frames,
+        second_voice=second_voice,
     )
     plans = [replace(every_clip, person=person, clip=clip) for person in people for clip in range(clips_per_person)]
     missing = [plan for plan in plans if not _is_whole(out, plan)]
@@ -131,7 +146,7 @@ def _is_whole(out: Path, plan: ClipPlan) -> bool:
         return False
     stored = json.loads(facts.read_text())
     planned = asdict(plan).items()
-    differing = [f"{key} {stored.get(key)} instead of {value}" for key, value in planned if stored.get(key) != value]
+    differing = [f"{key} {stored.get(key)} instead of {value}" for key, value in planned if stored.get(key, 0) != value]
     if differing:
         raise WouldOverwrite(f"{video} was made with {', '.join(differing)}; choose another folder")
     return True

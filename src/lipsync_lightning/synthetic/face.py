@@ -22,6 +22,8 @@ _JAW_DROP = 7.0  # canvas units the chin sinks with the mouth wide open; stays i
 _LEAKED_JAW_DROP = 16.0
 _LEAKED_CHEEK_PULL = 7.0
 _LEAKED_BLUSH_RISE = 12.0
+_LEAKED_BROW_RAISE = 14.0
+_LEAKED_SQUINT = 0.7
 _SHADE_ORIGIN, _SHADE_SIZE = -60, (330, 400)  # canvas area covered by the shading
 
 
@@ -34,9 +36,10 @@ def draw_face(
         opening: of the mouth, 0 = lips closed, 1 = wide open.
         width: of the mouth, 0 = rounded, 1 = spread.
         blink: 0 = eyes open, 1 = shut.
-        leak: how much of the opening shows outside the region that lip sync generates (jaw line, cheeks), 0 = nothing,
-            1 = plainly.
+        leak: how much of the opening shows outside the region that lip sync generates (jaw line, cheeks), 0 =
+            nothing, 1 = plainly, 2 = twice as far, and brows and lids tell it too; points stay at the resting brows.
     """
+    told_by_eyes = opening * max(0.0, leak - 1)
     frame = _wall(identity, size).copy()
     head = Pencil(frame, _placement(pose, size))
     _draw_body(Pencil(frame, _placement(Pose(x=pose.x, y=pose.y), size)), identity)
@@ -46,8 +49,8 @@ def draw_face(
     _draw_cheeks(head, identity, opening * leak)
     _shade(frame, head.matrix)
     features.draw_nose(head, identity)
-    features.draw_eyes(head, identity, blink)
-    features.draw_brows(head, identity, pose.brow_raise)
+    features.draw_eyes(head, identity, max(blink, _LEAKED_SQUINT * told_by_eyes))
+    features.draw_brows(head, identity, pose.brow_raise + _LEAKED_BROW_RAISE * told_by_eyes)
     features.draw_mouth(head, identity, opening, width)
     features.draw_hair_front(head, identity)
     return frame
