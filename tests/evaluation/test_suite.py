@@ -91,6 +91,8 @@ def test_a_mouth_follows_the_speech_whose_opening_it_has(videos: list[Path], tin
     assert (row["sync_offset"], row["sync_confidence"]) == (0, 12)
     assert row["mouth_correlation"] > 0.98
     assert row["mouth_correlation_old"] == pytest.approx(row["mouth_correlation_chance"], abs=0.1)
+    without = Judge(scorer=None, lpips_network=tiny_syncnet, clip=tiny_clip).following(faces, said, old)
+    assert without == {name: value for name, value in row.items() if not name.startswith("sync")}
     halfway = replace(said, opening=np.where(np.arange(12) < 6, opening, np.nan))  # no mouth was found on the others
     assert judge.following(faces, halfway, old)["mouth_correlation"] > 0.9
 

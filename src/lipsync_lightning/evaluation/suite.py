@@ -110,9 +110,14 @@ def aligned_faces(video: Path, placed_as: Path, faces: FacePoints, clip: ClipSpe
 class Judge:
     """Scores the aligned faces of one video."""
 
-    def __init__(self, *, scorer: SyncScorer, lpips_network: nn.Module, clip: ClipSpec, device: Any = "cpu") -> None:
-        """Args: device: of LPIPS. Raises: ClipMismatch, if the scorer reads another number of frames a second."""
-        if scorer.fps != clip.fps:
+    def __init__(
+        self, *, scorer: SyncScorer | None, lpips_network: nn.Module, clip: ClipSpec, device: Any = "cpu"
+    ) -> None:
+        """Args: scorer: None measures no sync; device: of LPIPS.
+
+        Raises: ClipMismatch, if the scorer reads another number of frames a second.
+        """
+        if scorer is not None and scorer.fps != clip.fps:
             raise ClipMismatch(f"the sync scorer reads {scorer.fps} fps, clips have {clip.fps}; choose another scorer")
         self.scorer = scorer
         self.lpips_network = frozen(lpips_network).to(device)
@@ -126,8 +131,10 @@ class Judge:
         it should say, `mouth_correlation_old` with the speech of the video it was made from, `mouth_correlation_chance`
         of these two tracks with each other.
         """
-        sync = self.scorer(made, read_audio(said.sound, self.scorer.sample_rate_hz))
-        row: Row = {f"sync_{name}": value for name, value in sync._asdict().items()}
+        row: Row = {}
+        if self.scorer is not None:
+            sync = self.scorer(made, read_audio(said.sound, self.scorer.sample_rate_hz))
+            row = {f"sync_{name}": value for name, value in sync._asdict().items()}
         opening = old.measure(made)
         pairs = {"": (opening, said.opening), "_old": (opening, old.opening), "_chance": (said.opening, old.opening)}
         for name, (first, second) in pairs.items():
