@@ -198,6 +198,7 @@ def tiny(experiment: str, weights: Path) -> DictConfig:
     if experiment.startswith(("stage2", "wav2lip")):
         sync = "module.losses.terms.sync.loss"
         small += [f"{sync}.resolution={SIDE}", f"{sync}.syncnet.path={weights}/syncnet"]
+    if experiment.startswith(("stage2", "wav2lip", "vae_decoder")):
         small += ["models/features@module.losses.terms.perceptual.loss.metric=lpips_untrained"]
     config = composed(experiment, *small)
     if OmegaConf.select(config, "module.losses.terms.trepa") is not None:

@@ -15,7 +15,8 @@ CLIP_VALUES = [f"clip.{name}={value}" for name, value in CLIP.as_dict().items()]
 
 
 @pytest.fixture
-def settings(run: Path, tmp_path: Path, make_syncnet) -> list[str]:
+def settings(run: Path, tmp_path: Path, make_syncnet, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("LIPSYNC_WEIGHTS", str(Path(__file__).parents[1] / "weights"))
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / "unseen" / name, 45, sound_of(45))
     make_syncnet().save_pretrained(tmp_path / "syncnet")

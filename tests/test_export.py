@@ -117,18 +117,18 @@ def test_an_export_samples_where_its_run_or_the_one_before_was_trained_and_nowhe
     assert whole.config["trained_timesteps"] == [[0, 999]]
     changed(run, timesteps="sampler", num_inference_steps=2)
     loaded = load_pipeline(exported(run, command_line, "grid"))
-    assert loaded.config["trained_timesteps"] == [[1, 1], [501, 501]]
+    assert loaded.config["trained_timesteps"] == [[0, 0], [500, 500]]
     assert (loaded.config["num_inference_steps"], loaded.config["guidance_scale"]) == (2, 1.5)  # the run's own
     refused = command_line.refusal(main, f"run={run}", "out=x", "num_inference_steps=4")
-    assert "visits timestep 751, but the U-Net was trained at 1, 501 only" in refused
-    with pytest.raises(BadConfig, match="visits timestep 751"):
+    assert "visits timestep 750, but the U-Net was trained at 0, 500 only" in refused
+    with pytest.raises(BadConfig, match="visits timestep 750"):
         loaded.inpainter(0, num_inference_steps=4)
     former = run.parent / "former"
     copytree(run, former)
     changed(former, timesteps=[700, 800])
     changed(run, timesteps=[0, 10])
     config = OmegaConf.load(run / "config.yaml")
-    for start, known in ((former, [[0, 10], [700, 800]]), (Path("exports/grid"), [[0, 10], [501, 501]])):
+    for start, known in ((former, [[0, 10], [700, 800]]), (Path("exports/grid"), [[0, 10], [500, 500]])):
         config.init_from = str(start)
         assert stretches(trained_timesteps(config)) == known
 

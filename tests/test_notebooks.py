@@ -42,7 +42,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(synthesize, "out=raw", *people)
         run(prepare, "recipe=synthetic", "recipe.source=raw", "clip=demo_64px", "out=shards", "executor.num_workers=0")
         run(train, "+experiment=demo/autoencoder", *quick, "trainer.limit_train_batches=1")
-        for stage in ("syncnet", "stage1"):
+        for stage in ("decoder", "syncnet", "stage1"):
             run(train, f"+experiment=demo/{stage}", *quick, *learning)
         run(export, "run=stage1", "out=export", "num_inference_steps=1")
     return folder

@@ -59,6 +59,7 @@ def unet_arguments(shards: Path, run_dir: Path, *more: str) -> list[str]:
         autoencoder.fit_from_moments(moments.count, moments.total, moments.outer)
         autoencoder.save_pretrained(folder)
     given = ["module.unet.block_out_channels=[16,16,16]", f"module.autoencoder.path={folder}", "callbacks=default"]
+    given += ["module.optimizer.lr=1.0e-3"]
     given += ["optimization@module.schedule=constant", "~module.schedule.num_warmup_steps"]
     return ["+experiment=demo/stage1", *arguments(shards, run_dir, *given, *more)[1:]]
 

@@ -139,7 +139,8 @@ class Judge:
         pairs = {"": (opening, said.opening), "_old": (opening, old.opening), "_chance": (said.opening, old.opening)}
         for name, (first, second) in pairs.items():
             both = np.stack([track[: min(len(first), len(second))] for track in (first, second)])
-            row[f"mouth_correlation{name}"] = correlation(*both[:, np.isfinite(both).all(axis=0)])
+            if len(known := both[:, np.isfinite(both).all(axis=0)].T) > 1:
+                row[f"mouth_correlation{name}"] = correlation(*known.T)
         return row
 
     def closeness(self, made: np.ndarray, real: np.ndarray, region: str, cell: int) -> Row:
