@@ -14,8 +14,11 @@ from lipsync_lightning.files import CONF_DIR
 
 CEILINGS_GIB = {
     **{("syncnet", 256): 24, ("stage1", 24): 40, ("stage1_512", 8): 48, ("stage1_latents", 24): 40},
-    **{("stage2", 4): 26, ("stage2_512", 1): 24, ("stage2_efficient", 1): 12},
+    **{("stage2", 4): 26, ("stage2_512", 1): 24, ("stage2_efficient", 1): 12, ("vae_decoder", 16): 22},
 }
+
+
+THIN = "+data.samples.every_nth_frame=4"
 
 
 def composed(*overrides: str) -> Any:
@@ -30,6 +33,11 @@ def test_a_training_step_of_full_size_fits_and_waits_for_no_device(experiment: s
     assert row["peak_gib"] > 1
     assert row["tflop"] > 10
     assert row["host_waits"] == 0
+
+
+def test_frames_that_are_not_shown_need_nothing():
+    whole, thin = (forecast.count(composed("+experiment=stage1", *own)) for own in ([], [THIN]))
+    assert thin["tflop"] == pytest.approx(whole["tflop"] / 4, rel=0.01)
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def pipeline_of_run(
         audio_encoder=build(config.audio_encoder),
         scheduler=build(config.module.scheduler),
         clip=build(config.clip).as_dict(),
-        num_inference_steps=num_inference_steps or config.module.num_inference_steps,
+        num_inference_steps=config.module.num_inference_steps if num_inference_steps is None else num_inference_steps,
         guidance_scale=config.module.guidance_scale if guidance_scale is None else guidance_scale,
         reference=reference,
         mask=OmegaConf.select(config, "data.samples.mask", default="released"),  # older runs had no choice
@@ -90,7 +90,7 @@ def trained_timesteps(config: DictConfig) -> np.ndarray:
     trained = timestep_density(choice, build(module.scheduler), module.num_inference_steps) > 0
     init_from = config.get("init_from")
     start = Path(init_from or "")
-    former = (start.parents[1] if start.is_file() else start) / RUN_CONFIG
+    former = (start.parent.parent if start.is_file() else start) / RUN_CONFIG
     if init_from is None:
         return trained
     if former.is_file():
@@ -190,6 +190,8 @@ def require_complete(config: DictConfig) -> None:
         raise BadConfig("give out=<folder>, or to=latentsync out=<file.pt>")
     if config.to == "latentsync" and config.source is None:
         raise BadConfig("to=latentsync needs source=<an export, or the folder of a run> and kind=")
+    if config.decoder is not None and (config.to == "latentsync" or (config.kind or "latentsync") != "latentsync"):
+        raise BadConfig("decoder= goes into an export of a U-Net; leave it out")
     if config.source is not None and config.kind not in KINDS:
         raise BadConfig(f"kind={config.kind} is none of {sorted(KINDS)}; say what source={config.source} holds")
     if config.source is not None and config.model_config is not None and config.kind not in CONFIGURED:

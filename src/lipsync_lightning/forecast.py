@@ -104,6 +104,7 @@ def batch_of(config: DictConfig, module: Any, size: int) -> dict[str, Any]:
             return batch | {"latents": stored(), "made_by": [""] * size}
         height = side // 2 if seen == "Lips" else side
         return batch | {"lips" if seen == "Lips" else "frames": torch.empty(size, frames, 3, height, side)}
+    frames = len(range(0, frames, config.data.samples.get("every_nth_frame", 1)))
     batch["keep_mask"] = torch.empty(size, 1, side, side)
     tokens = TOKENS
     if "num_tokens" in heard:  # log-mel

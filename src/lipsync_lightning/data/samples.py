@@ -179,7 +179,10 @@ class UNetSamples:
         mask: what is to be generated, one of `media.masks.REGIONS`.
         every_nth_frame: of a window is shown: neighbours look alike, and a network without temporal layers learns more
             from a larger batch of fewer frames each.
+        Raises: BadConfig.
         """
+        if every_nth_frame < 1:
+            raise BadConfig(f"data.samples.every_nth_frame={every_nth_frame}: give 1 or more")
         self.every_nth_frame = every_nth_frame
         self.augment = augment
         self.clip = clip

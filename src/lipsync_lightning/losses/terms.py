@@ -109,13 +109,17 @@ class WeightedLosses(nn.Module):
         self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term is not None})
 
     def require_trained(self, density: np.ndarray) -> None:
-        """Raises: BadConfig, if a term counts at no timestep of a training whose timesteps have this density (T,)."""
+        """Raises: BadConfig, if a term counts at none of the timesteps that are trained, or at some that are none.
+
+        Args: density: (T,), how often each timestep of the schedule is trained at.
+        """
         trained = np.flatnonzero(density)
         for name, term in self.terms.items():
             lowest, highest = term.timesteps or (0, len(density) - 1)  # pyright: ignore[reportGeneralTypeIssues]
             if highest >= len(density) or not ((trained >= lowest) & (trained <= highest)).any():
-                told = f"losses.terms.{name}.timesteps=[{lowest}, {highest}] of a schedule of {len(density)}"
-                raise BadConfig(f"{told}, trained from {trained[0]} to {trained[-1]}: the term would never count")
+                told = f"module.losses.terms.{name}.timesteps=[{lowest}, {highest}]"
+                way_out = f"give a range within 0 to {len(density) - 1} that holds some of them, or null"
+                raise BadConfig(f"{told}, but trained are timesteps from {trained[0]} to {trained[-1]}: {way_out}")
 
     def forward(self, step: StepOutput) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum and each term's own value. Raises: BadConfig, for a field the step does not have."""
