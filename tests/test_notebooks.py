@@ -41,7 +41,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         people = ["people.train=2", "people.heldout=2", "clips_per_person=1", "seconds=2.5", "num_workers=1"]
         run(synthesize, "out=raw", *people)
         run(prepare, "recipe=synthetic", "recipe.source=raw", "clip=demo_64px", "out=shards", "executor.num_workers=0")
-        run(train, "+experiment=demo/autoencoder", *quick, "trainer.limit_train_batches=1")
+        run(train, "+experiment=demo/autoencoder", *quick)
         for stage in ("decoder", "syncnet", "stage1"):
             run(train, f"+experiment=demo/{stage}", *quick, *learning)
         run(export, "run=stage1", "out=export", "num_inference_steps=1")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,16 @@ def write_shards(folder: Path, num_windows: Iterable[Iterable[int]]) -> Path:
         clips = [FinishedClip(f"d/{number}_{clip}", 10 * count, members) for clip, count in enumerate(of_shard)]
         write_shard(shard_path(folder, number), clips, clip=CLIP)
     return folder
+
+
+def trainer_of(*, rank: int = 0, ranks: int = 1, accumulate: int = 1) -> Any:
+    """What the datamodule asks of a trainer, before the first step."""
+    loop = SimpleNamespace(
+        epoch_progress=SimpleNamespace(current=SimpleNamespace(ready=0)),
+        epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(processed=0))),
+    )
+    limits = {"limit_train_batches": 1.0, "overfit_batches": 0, "accumulate_grad_batches": accumulate}
+    return SimpleNamespace(global_rank=rank, world_size=ranks, fit_loop=loop, is_last_batch=False, **limits)
 
 
 def shard_path(folder: Path, number: int) -> Path:

@@ -35,6 +35,8 @@ _MEANT_SO = (  # what Lightning doubts
     ".*configure_optimizers` returned `None`.*",  # a closed-form fit
     ".*LeafSpec.* is deprecated.*",
     ".*Checkpoint directory .* exists and is not empty.*",  # of a run that is resumed
+    ".*number of training batches .* smaller than the logging interval.*",  # steps are counted across epochs
+    ".*your dataloader is not resumable.*",  # the datamodule is
 )
 
 

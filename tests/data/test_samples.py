@@ -72,13 +72,15 @@ def test_every_nth_frame_of_the_same_windows_has_its_own_sound(unet_samples: UNe
         assert torch.equal(thinned["mel"], whole["mel"])
 
 
-def test_face_samples_are_one_window_of_a_clip_with_the_mask(tiny_clip: ClipSpec):
-    samples = FaceSamples(clip=tiny_clip, mask="mouth")
-    assert [samples.num_windows(length) for length in (3, 4, 40)] == [0, 1, 1]
+def test_face_samples_are_windows_of_a_clip_with_the_mask(tiny_clip: ClipSpec):
+    samples = FaceSamples(clip=tiny_clip, windows_per_clip=2, mask="mouth")
+    assert [samples.num_windows(length) for length in (3, 4, 40)] == [0, 2, 2]
     sample = {key: value for key, value in shard_sample(9).items() if key != "flac"}
     starts = set()
     for seed in range(40):
-        (window,) = samples(sample, np.random.default_rng(seed), range(1))
+        both = samples(sample, np.random.default_rng(seed), range(2))
+        (window,) = samples(sample, np.random.default_rng(seed), range(1, 2))
+        assert window["first_frame"] == both[1]["first_frame"]
         starts.add(first := window["first_frame"])
         assert frame_numbers(window["frames"]) == list(range(first, first + 4))
     assert starts == set(range(6))

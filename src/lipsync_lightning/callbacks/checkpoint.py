@@ -65,12 +65,31 @@ class StepCheckpoint(ModelCheckpoint):
         """Lightning keeps the checkpoint a run resumed from for ever; here it is one of the newest or it goes."""
         return previous != current
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Count no batch of an unfinished step as done: its gradients are not saved, so it is read again."""
-        if not pl_module.automatic_optimization:
-            return
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        whole = trainer.global_step * trainer.accumulate_grad_batches
-        for counts in (progress["total"], progress["current"]):
-            if counts["processed"] != whole:
-                counts.update(ready=whole, started=whole, processed=whole, completed=max(whole - 1, 0))
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let Lightning count its batches from where the data go on, as if the last step before had just ended.
+
+        Its own counts are of batches, which are others with another number of ranks, and after a run that ended within
+        an epoch they would skip the rest of it.
+        """
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        if not hasattr(data, "begun"):
+            return  # data of another kind
+        epoch, _, batches = data.begun
+        fit_loop = checkpoint["loops"]["fit_loop"]
+        step, total = checkpoint["global_step"], fit_loop["epoch_loop.batch_progress"]["total"]["processed"]
+        if pl_module.automatic_optimization:
+            total = step * trainer.accumulate_grad_batches
+
+        def counts(number: int, completed: int) -> dict[str, int]:
+            return {"ready": number, "started": number, "processed": number, "completed": completed}
+
+        epochs = counts(epoch, epoch) | ({"ready": epoch + 1, "started": epoch + 1} if batches else {})
+        fit_loop["epoch_progress"] = {"total": epochs, "current": dict(epochs)}
+        fit_loop["epoch_loop.batch_progress"] = {
+            "total": counts(total, total - 1),
+            "current": counts(batches, batches - 1),
+            "is_last_batch": False,
+        }
+        logged = step if pl_module.automatic_optimization else total
+        restarts = batches > 0 or trainer.max_steps != -1  # then Lightning adds one
+        fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] = logged - restarts

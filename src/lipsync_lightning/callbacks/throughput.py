@@ -55,7 +55,7 @@ class ThroughputLog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        is_due = (batch_idx + 1) % self.every_num_batches == 0
+        is_due = self.batches + 1 == self.every_num_batches
         if torch.cuda.is_available():
             self.computing = torch.cuda.Event()
             self.computing.record()

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from copy import deepcopy
+from functools import cached_property
 from math import ceil
 from typing import Any
 
@@ -13,25 +14,28 @@ from torch import distributed
 from torch.utils.data import DataLoader
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.data.order import Visit, WindowOrder
+from lipsync_lightning.data.order import Place, Visit, WindowOrder
 from lipsync_lightning.data.samples import Samples
-from lipsync_lightning.data.windows import ClipWindows, ResumableBatchSampler, collate
+from lipsync_lightning.data.windows import ClipWindows, EpochBatches, EpochLoader, collate
 from lipsync_lightning.data.worker import prepare_worker
-from lipsync_lightning.errors import BrokenShard, ClipTooShort, MissingShards
+from lipsync_lightning.errors import BadConfig, BrokenShard, ClipTooShort, MissingShards
 from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.shards.format import Sidecar
 from lipsync_lightning.shards.reader import ClipIndex, RemoteAccess, survey
 
 
 class ClipDataModule(LightningDataModule):
-    """Streams windows from a prepared data set: `train` shards for ever, `heldout` shards once a validation.
+    """Streams windows from a prepared data set: `train` shards once an epoch, `heldout` shards once a validation.
 
-    The order depends on the seed and on how many windows all ranks have read, not on the number of ranks or workers.
-    The state in a checkpoint is that number, so a resumed run, on however many ranks, reads exactly what it had not
-    read, and the names and contents of the shards, so it warns if they changed.
+    An epoch has as many whole optimizer steps as the windows suffice for; what is left is left out, others each time.
+    So no step sees two windows of one place, and an epoch has as many batches as Lightning says.
 
-    Each time all windows have been read once, clips that could not be read are counted by reason in a warning, and as
-    `data/bad_clips` in the trainer's loggers, if there were any.
+    The order depends on the seed, the epoch and on how many of its windows all ranks have read, not on the number of
+    ranks or workers. The state in a checkpoint is that, so a resumed run, on however many ranks, reads exactly what it
+    had not read, and the names and contents of the shards, so it warns if they changed.
+
+    When an epoch ends, clips that could not be read are counted by reason in a warning, and as `data/bad_clips` in the
+    trainer's loggers, if there were any.
     """
 
     def __init__(
@@ -56,8 +60,12 @@ class ClipDataModule(LightningDataModule):
         max_bad_clips: clips that one worker may find unreadable before training stops; until then others stand in.
         max_bad_shards: shards of a split that may be bad when work begins, and are left out.
         heldout_samples: windows to validate on; None for such as are trained on.
+        Raises: BadConfig.
         """
         super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            told = f"data.batch_size={batch_size} data.num_workers={num_workers}"
+            raise BadConfig(f"{told}: give 1 or more windows, and 0 or more workers")
         self.shards = shards
         self.clip = clip
         self.samples = samples
@@ -69,7 +77,7 @@ class ClipDataModule(LightningDataModule):
         self.max_bad_clips = max_bad_clips
         self.max_bad_shards = max_bad_shards
         self.remote = remote
-        self.resumed = {"windows_read": 0, "global_step": 0}  # by all ranks, when training began or was resumed
+        self.resumed = (0, 0)  # epoch, and how many of its windows all ranks had read when training began again
         self.train_shards: dict[str, str] = {}  # content by name, as they were at the last checkpoint, then as they are
         self.bad_clips: set[tuple[str, str]] = set()  # keys and reasons, of this pass, on this rank
         self._surveys: dict[str, Any] = {}  # by split, until it is read
@@ -89,13 +97,55 @@ class ClipDataModule(LightningDataModule):
         return self._index(shards[:: ceil(len(shards) / max_shards) or 1], split)
 
     def train_dataloader(self) -> DataLoader:
+        windows, order = self._training_windows
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        whole = self._whole_steps(order.epoch_length)
+        batches = EpochBatches(
+            order=order,
+            place=self.begun,
+            whole=whole,
+            length=self._limited(whole),
+            repeats=self.trainer is not None and self.trainer.overfit_batches > 0,
+            batch_size=self.batch_size,
+            rank=rank,
+            world_size=world_size,
+        )
+        return self._loader(EpochLoader, windows, batches)
+
+    @cached_property
+    def begun(self) -> Place:
+        """Where training begins, or began again: at the next epoch if what is left of this one is less than a step.
+
+        Raises: BadConfig, if an epoch is less than a step; as `require_shards`.
+        """
+        epoch, taken = self.resumed
+        _, order = self._training_windows
+        whole, left = (self._whole_steps(number) for number in (order.epoch_length, order.epoch_length - taken))
+        if not whole:
+            trainer: Any = self.trainer
+            told = f"a step takes {trainer.world_size} times data.batch_size={self.batch_size} windows"
+            told += f" times trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}"
+            way_out = "give fewer, or raise data.samples.windows_per_clip"
+            raise BadConfig(f"{told}, and {self.shards} has {order.epoch_length} in all; {way_out}")
+        if taken and whole - left < self._limited(whole):
+            return Place(epoch, taken, whole - left)
+        return Place(epoch + bool(taken))
+
+    @cached_property
+    def _training_windows(self) -> tuple[ClipWindows, WindowOrder]:
         shards = self._agreed_shards("train")
         self._warn_if_shards_changed(shards)
-        windows, order = self._windows(shards, "train", self.shuffle_buffer)
-        self.windows_taken, self.epoch_length = self.resumed["windows_read"], order.epoch_length
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        place = {"position": self.windows_taken, "rank": rank, "world_size": world_size}
-        return self._loader(windows, ResumableBatchSampler(order=order, batch_size=self.batch_size, **place))
+        return self._windows(shards, "train", self.shuffle_buffer)
+
+    def _whole_steps(self, num_windows: int) -> int:
+        """Return the batches of each rank in as many optimizer steps as so many windows suffice for."""
+        ranks, batches = (self.trainer.world_size, self.trainer.accumulate_grad_batches) if self.trainer else (1, 1)
+        return num_windows // (self.batch_size * ranks * batches) * batches
+
+    def _limited(self, num_batches: int) -> int:
+        """Return what `trainer.limit_train_batches` leaves of an epoch's batches."""
+        limit = self.trainer.limit_train_batches if self.trainer else 1.0
+        return min(num_batches, limit) if isinstance(limit, int) else int(num_batches * limit)
 
     def val_dataloader(self) -> DataLoader | list:
         shards = self._agreed_shards("heldout")
@@ -103,7 +153,7 @@ class ClipDataModule(LightningDataModule):
             return []
         # Every rank reads all of it: were it divided, ranks with fewer batches would leave the others waiting.
         windows, order = self._windows(shards, "heldout", shuffle_buffer=0)
-        return self._loader(windows, order.one_pass(self.batch_size))
+        return self._loader(DataLoader, windows, list(order.pieces(0, 0, self.batch_size)))
 
     def transfer_batch_to_device(
         self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
@@ -121,7 +171,8 @@ class ClipDataModule(LightningDataModule):
         validating = self.trainer is not None and (self.trainer.validating or self.trainer.sanity_checking)
         samples: Any = self.heldout_samples if validating else self.samples
         if self.trainer is not None and self.trainer.training:
-            self._count_windows(batch_size * self.trainer.world_size)
+            if self.trainer.is_last_batch:
+                self._tell_bad_clips()
             if samples.augment is not None:
                 batch = samples.augment(batch, samples.pictures, samples.sounds)
         if "heard" in batch:
@@ -136,15 +187,25 @@ class ClipDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was read in optimizer steps that are done; what was read for an unfinished one is read again."""
-        assert self.trainer is not None
-        steps = self.trainer.global_step - self.resumed["global_step"]
-        windows = steps * self.trainer.accumulate_grad_batches * self.trainer.world_size * self.batch_size
-        read = {"windows_read": self.resumed["windows_read"] + windows, "global_step": self.trainer.global_step}
-        return {**read, "shards": dict(self.train_shards)}
+        trainer: Any = self.trainer
+        loop = trainer.fit_loop
+        epoch, done = max(loop.epoch_progress.current.ready - 1, 0), loop.epoch_loop.batch_progress.current.processed
+        taken = 0
+        if done >= trainer.num_training_batches:
+            epoch += 1
+        else:
+            _, windows, batches = self.begun if epoch == self.begun.epoch else Place()
+            done -= done % trainer.accumulate_grad_batches
+            taken = windows + (done - batches) * trainer.world_size * self.batch_size
+        return {"epoch": epoch, "windows": taken, "shards": dict(self.train_shards)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.resumed = {key: int(state_dict[key]) for key in self.resumed}
-        self.train_shards = dict(state_dict.get("shards", {}))  # older checkpoints do not tell
+        """Raises: BadConfig, for the state of a version that counted otherwise."""
+        if "epoch" not in state_dict:
+            told = "this checkpoint is of an older version, which counted what it read otherwise"
+            raise BadConfig(f"{told}; start a new run from its weights with init_from=")
+        self.resumed = int(state_dict["epoch"]), int(state_dict["windows"])
+        self.train_shards = dict(state_dict["shards"])
 
     def _placed(self, own: Any, device: torch.device) -> Any:
         """Return a copy on the device, made once; data workers that are yet to start need the original where it is."""
@@ -208,8 +269,8 @@ class ClipDataModule(LightningDataModule):
             num_windows=num_windows, shard_of=index.shard_of, seed=self.seed, shuffle_buffer=shuffle_buffer
         )
 
-    def _loader(self, windows: ClipWindows, batches: Iterable[list[Visit]]) -> DataLoader:
-        return DataLoader(
+    def _loader(self, kind: type[DataLoader], windows: ClipWindows, batches: Iterable[list[Visit]]) -> DataLoader:
+        return kind(
             windows,
             batch_sampler=batches,
             collate_fn=collate,
@@ -219,18 +280,14 @@ class ClipDataModule(LightningDataModule):
             worker_init_fn=prepare_worker,
         )
 
-    def _count_windows(self, num_windows: int) -> None:
-        """Report what was bad when the last batch of a pass is taken."""
+    def _tell_bad_clips(self) -> None:
         assert self.trainer is not None
-        number = self.windows_taken // self.epoch_length + 1
-        self.windows_taken += num_windows
-        if self.windows_taken // self.epoch_length < number:
-            return
         bad = set().union(*on_all_ranks(self.bad_clips))
         self.bad_clips = set()
         if not bad:
             return
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(Counter(r for _, r in bad).items()))
+        number = self.trainer.current_epoch + 1
         rank_zero_warn(f"pass {number} over the data: others stood in for clips that cannot be read: {told}")
         for logger in self.trainer.loggers:
             logger.log_metrics({"data/bad_clips": float(len(bad))}, step=self.trainer.global_step)

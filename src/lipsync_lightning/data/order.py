@@ -1,12 +1,11 @@
-"""Which windows of which clips make up every batch: a pure function of seed and position.
+"""Which windows of which clips make up every batch: a pure function of seed, epoch and position.
 
-All training windows form one endless row, epoch after epoch. A step of all ranks takes the next
+An epoch is one pass over the data: a row of all windows, another one each time. A step of all ranks takes the next
 `world_size * batch_size` of them, so neither ranks nor workers change what has been read after so many windows.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +20,17 @@ class Visit(NamedTuple):
     last: int
 
 
+class Place(NamedTuple):
+    """How far a training has come."""
+
+    epoch: int = 0
+    windows: int = 0  # of the epoch that all ranks have taken
+    batches: int = 0  # of the epoch that each rank has behind it
+
+
 @dataclass(frozen=True, kw_only=True)
 class WindowOrder:
-    """The endless row of windows."""
+    """The row of windows of each epoch."""
 
     num_windows: np.ndarray  # (clips,), how many windows each clip gives in an epoch
     shard_of: np.ndarray  # (clips,), which shard each lies in, ascending
@@ -49,27 +56,21 @@ class WindowOrder:
                 mixed = []
         return np.concatenate(ordered)
 
-    def pieces(self, position: int, size: int) -> Iterator[list[Visit]]:
-        """Yield the row from a position on in pieces of `size` windows, for ever."""
-        epoch, skipped = divmod(position, self.epoch_length)
+    def pieces(self, epoch: int, taken: int, size: int) -> Iterator[list[Visit]]:
+        """Yield what is left of an epoch's row, of which some is taken, in pieces of `size` windows, the last shorter."""
+        clips = self.clips_of(epoch)
+        ends = np.cumsum(self.num_windows[clips])
         piece, room = [], size
-        while True:
-            clips = self.clips_of(epoch)
-            ends = np.cumsum(self.num_windows[clips])
-            for rank in range(int(np.searchsorted(ends, skipped, side="right")), len(clips)):
-                clip = int(clips[rank])
-                last = int(self.num_windows[clip])
-                first = max(0, skipped - int(ends[rank] - last))
-                while first < last:
-                    taken = min(room, last - first)
-                    piece.append(Visit(epoch, clip, first, first + taken))
-                    first, room = first + taken, room - taken
-                    if not room:
-                        yield piece
-                        piece, room = [], size
-            epoch, skipped = epoch + 1, 0
-
-    def one_pass(self, size: int) -> list[list[Visit]]:
-        """Return the first epoch in pieces of `size` windows, the last one shorter."""
-        pieces = islice(self.pieces(0, size), -(-self.epoch_length // size))
-        return [[visit for visit in piece if visit.epoch == 0] for piece in pieces]
+        for place in range(int(np.searchsorted(ends, taken, side="right")), len(clips)):
+            clip = int(clips[place])
+            last = int(self.num_windows[clip])
+            first = max(0, taken - int(ends[place] - last))
+            while first < last:
+                more = min(room, last - first)
+                piece.append(Visit(epoch, clip, first, first + more))
+                first, room = first + more, room - more
+                if not room:
+                    yield piece
+                    piece, room = [], size
+        if piece:
+            yield piece

@@ -61,27 +61,31 @@ class Lips(WholeFaces):
 
 
 class FaceSamples:
-    """One window of frames a clip, for an autoencoder."""
+    """Windows of frames alone, for an autoencoder."""
 
     members: Sequence[str] = ("mp4", "json")
     parts: Sequence[str] = ()
     pictures: Sequence[str] = ("frames",)
     sounds: Sequence[str] = ()
 
-    def __init__(self, *, clip: ClipSpec, mask: str, augment: Augment | None = None) -> None:
+    def __init__(self, *, clip: ClipSpec, windows_per_clip: int, mask: str, augment: Augment | None = None) -> None:
         """Args: mask: where reconstruction counts more for a mouth loss, one of `media.masks.REGIONS`."""
         self.augment = augment
         self.clip = clip
+        self.windows_per_clip = windows_per_clip
         self.same_for_all = {"keep_mask": rearrange(keep_mask(clip.resolution, mask), "h w -> 1 h w")}
 
     def num_windows(self, num_frames: int) -> int:
-        return int(num_frames >= self.clip.num_frames)
+        return self.windows_per_clip if num_frames >= self.clip.num_frames else 0
 
     def __call__(self, sample: Mapping[str, Any], rng: np.random.Generator, wanted: range) -> list[Window]:
         """Return `frames` (T, 3, H, W) uint8, `id`, `first_frame`. Raises: BadMedia, ClipTooShort."""
-        start = int(rng.integers(stated_frames(sample) - self.clip.num_frames + 1))
-        (planes,) = decode_planes(sample["mp4"], [start], self.clip.num_frames)
-        return [{"frames": torch.from_numpy(planes), "id": sample["__key__"], "first_frame": start}]
+        places = rng.integers(stated_frames(sample) - self.clip.num_frames + 1, size=self.windows_per_clip)
+        starts = places[wanted.start : wanted.stop].tolist()
+        return [
+            {"frames": torch.from_numpy(planes), "id": sample["__key__"], "first_frame": start}
+            for start, planes in zip(starts, decode_planes(sample["mp4"], starts, self.clip.num_frames), strict=True)
+        ]
 
 
 class SyncNetSamples:

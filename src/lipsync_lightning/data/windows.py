@@ -7,9 +7,9 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from lipsync_lightning.data.order import Visit, WindowOrder
+from lipsync_lightning.data.order import Place, Visit, WindowOrder
 from lipsync_lightning.data.samples import Samples, Window
 from lipsync_lightning.errors import BadMedia, BrokenShard, ClipTooShort
 from lipsync_lightning.shards.reader import ClipIndex
@@ -68,18 +68,55 @@ class ClipWindows(Dataset):
         return [window | {"seed": window_seed([*own, number])} for number, window in enumerate(windows, visit.first)]
 
 
-class ResumableBatchSampler(Sampler[list[Visit]]):
-    """What each batch of one rank holds, from a position of the row of all windows on."""
+class EpochBatches(Sampler[list[Visit]]):
+    """What each batch of one rank holds, for ever: epoch after epoch, each as long as the others."""
 
-    def __init__(self, *, order: WindowOrder, position: int, batch_size: int, rank: int, world_size: int) -> None:
-        self.order = order
-        self.position = position
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
+    def __init__(
+        self,
+        *,
+        order: WindowOrder,
+        place: Place,
+        whole: int,
+        length: int,
+        repeats: bool,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        """Args:
+        place: where the first epoch begins.
+        whole: batches that a pass over the data has.
+        length: batches of an epoch, that many or fewer; the windows after them are left out, others each time.
+        repeats: the same epoch again and again, to overfit.
+        """
+        self.order, self.place, self.whole, self.length, self.repeats = order, place, whole, length, repeats
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
 
     def __iter__(self) -> Iterator[list[Visit]]:
-        return islice(self.order.pieces(self.position, self.batch_size), self.rank, None, self.world_size)
+        epoch, taken, done = self.place
+        while True:
+            pieces = self.order.pieces(epoch, taken, self.batch_size)
+            yield from islice(pieces, self.rank, (self.length - done) * self.world_size, self.world_size)
+            epoch, taken, done = epoch + (not self.repeats), 0, 0
+
+
+class EpochLoader(DataLoader):
+    """Gives one epoch each time it is iterated over, while its workers go on with the next."""
+
+    batch_sampler: EpochBatches
+
+    def __len__(self) -> int:
+        """Return the batches of a whole pass, of which Lightning takes what its limit says."""
+        return self.batch_sampler.whole
+
+    def __iter__(self) -> Any:
+        if not hasattr(self, "batches"):
+            self.batches, self.given = super().__iter__(), self.batch_sampler.place.batches
+        number, length = self.given, self.batch_sampler.length
+        while number < length:
+            number += 1
+            self.given = number % length  # now: nobody asks for what comes after the last batch
+            yield next(self.batches)
 
 
 def collate(visits: Sequence[list[Window]]) -> dict[str, Any]:
