@@ -41,12 +41,12 @@ def read(shards: Path, part: Part, state: dict[str, Any] | None) -> tuple[list[t
             data.load_state_dict(state)
         loader = data.train_dataloader()
         trainer.num_training_batches = len(loader)
-        done, wanted, mine = data.begun.batches, part.steps * part.accumulate, []
-        for epoch in range(data.begun.epoch, 99):
-            mine += islice(loader, wanted - len(mine)) if wanted > len(mine) else ()
+        (epoch, _, done), wanted, mine = data.begun, part.steps * part.accumulate, []
+        while True:
+            mine += islice(loader, wanted - len(mine))
             if len(mine) == wanted:
                 break
-            done = -len(mine)
+            epoch, done = epoch + 1, -len(mine)
         batches.append(mine)
         trainer.fit_loop.epoch_progress.current.ready = epoch + 1
         trainer.fit_loop.epoch_loop.batch_progress.current.processed = done + wanted

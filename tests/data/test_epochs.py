@@ -12,7 +12,7 @@ from lipsync_lightning.callbacks.checkpoint import StepCheckpoint
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.modules.weights import newest_checkpoint
-from tiny_shards import Ids, data_of, write_shards
+from tiny_shards import data_of, write_shards
 
 NUM_CLIPS = 11
 BATCHES = NUM_CLIPS // 2

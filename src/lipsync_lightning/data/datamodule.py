@@ -105,7 +105,7 @@ class ClipDataModule(LightningDataModule):
             place=self.begun,
             whole=whole,
             length=self._limited(whole),
-            repeats=self.trainer is not None and self.trainer.overfit_batches > 0,
+            repeats=getattr(self.trainer, "overfit_batches", 0) > 0,
             batch_size=self.batch_size,
             rank=rank,
             world_size=world_size,

@@ -57,7 +57,7 @@ class WindowOrder:
         return np.concatenate(ordered)
 
     def pieces(self, epoch: int, taken: int, size: int) -> Iterator[list[Visit]]:
-        """Yield what is left of an epoch's row, of which some is taken, in pieces of `size` windows, the last shorter."""
+        """Yield what is left of the row of an epoch in pieces of `size` windows, the last one shorter."""
         clips = self.clips_of(epoch)
         ends = np.cumsum(self.num_windows[clips])
         piece, room = [], size
