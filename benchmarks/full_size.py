@@ -1,7 +1,7 @@
 """`python benchmarks/full_size.py [experiment…] [--set key=value…] [--json file]`: what full size needs, counted.
 
 Each experiment is built from its YAML and takes a training step, a validation batch and an inference window on fake
-tensors (see `lipsync_lightning.forecast`). A roofline is the time that operations and bytes need at the card's peaks;
+tensors (see `commands/forecast.py`). A roofline is the time that operations and bytes need at the card's peaks;
 the loader has to deliver the windows of a step in that time, which takes so many cores of the machine in README.md.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
+from lipsync_lightning.commands.forecast import count, fit_to
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.files import CONF_DIR
-from lipsync_lightning.forecast import count, fit_to
 
 EXPERIMENTS = ("syncnet", "stage1", "stage1_512", "stage1_latents", "stage2", "stage2_512", "stage2_efficient")
 # bf16 operations and bytes a second, from the makers' data sheets.

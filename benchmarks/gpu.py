@@ -2,7 +2,7 @@
 
 Weights are random, batches made up: nothing is downloaded, no shards are needed. Each phase is a process with a time
 limit of its own; one that fails or takes longer is told and the next begins. Each result is a line of JSON in `--out`,
-with the card, versions and commit. Memory stands beside what `lipsync_lightning.forecast` counts; `mfu` is the share of
+with the card, versions and commit. Memory stands beside what `commands/forecast.py` counts; `mfu` is the share of
 the card's bf16 peak that the counted operations make. Without names, all phases run, the most telling first.
 """
 
@@ -20,8 +20,8 @@ from hydra import compose, initialize_config_dir
 from lightning.fabric.utilities.throughput import get_available_flops
 
 from lipsync_lightning.cli import build
+from lipsync_lightning.commands.forecast import batch_of, count, without_files
 from lipsync_lightning.files import CONF_DIR
-from lipsync_lightning.forecast import batch_of, count, without_files
 from lipsync_lightning.models.compiling import compile_blocks
 
 STEPS = {  # experiment and overrides of a training step

@@ -27,9 +27,9 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from omegaconf import OmegaConf
 
 from lipsync_lightning.cli import build
+from lipsync_lightning.commands.infer import device_and_dtype
 from lipsync_lightning.errors import MissingWeights
 from lipsync_lightning.files import CONF_DIR
-from lipsync_lightning.infer import device_and_dtype
 from lipsync_lightning.media.alignment import align, alignment_matrices, paste_back
 from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.masks import keep_mask

@@ -2,7 +2,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 
-from lipsync_lightning.cli import build, one_sentence, quoted
+from lipsync_lightning.cli import build, one_sentence
+from lipsync_lightning.composing import quoted
 from lipsync_lightning.errors import BrokenShard
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from lipsync_lightning import demo
+from lipsync_lightning.commands import demo
 from lipsync_lightning.errors import StepFailed, WouldOverwrite
 
 STEP = """
@@ -28,7 +28,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         log.write_text("")
         arguments = {name: ["fake_step_of_a_demo", str(log), name, option] for name, option in steps.items()}
         leaves = {"stopped": str(tmp_path / "network")}
-        demo.main.__wrapped__(OmegaConf.create({"out": str(tmp_path / "out"), "steps": arguments, "leaves": leaves}))
+        demo.run(OmegaConf.create({"out": str(tmp_path / "out"), "steps": arguments, "leaves": leaves}))
         return log.read_text().split()
 
     return run_demo

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from command_line import CommandLine
+from lipsync_lightning.commands.evaluate import chosen_videos
 from lipsync_lightning.errors import BadMedia
-from lipsync_lightning.evaluate import chosen_videos, main
+from lipsync_lightning.evaluate import main
 from lipsync_lightning.export import main as export
 from lipsync_lightning.media.video import probe
 from tiny_media import sound_of, write_video

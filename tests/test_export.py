@@ -12,8 +12,9 @@ from torch import Tensor
 from command_line import CommandLine
 from fake_hub import FakeHub
 from lipsync_lightning import infer
+from lipsync_lightning.commands.export import stretches, trained_timesteps
 from lipsync_lightning.errors import BadConfig
-from lipsync_lightning.export import main, stretches, trained_timesteps
+from lipsync_lightning.export import main
 from lipsync_lightning.media.audio import encode_flac
 from lipsync_lightning.media.video import read_frames
 from lipsync_lightning.models.audio_encoder import WhisperAudioEncoder

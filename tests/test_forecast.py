@@ -7,8 +7,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 
-from lipsync_lightning import forecast
 from lipsync_lightning.cli import one_sentence
+from lipsync_lightning.commands import forecast
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.files import CONF_DIR
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from command_line import CommandLine
+from lipsync_lightning.commands.infer import device_and_dtype
 from lipsync_lightning.errors import BadConfig
-from lipsync_lightning.infer import device_and_dtype, main
+from lipsync_lightning.infer import main
 
 
 def test_a_folder_that_is_no_export_is_refused_with_the_command_that_makes_one(command_line: CommandLine):

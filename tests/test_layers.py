@@ -8,7 +8,8 @@ import pytest
 PACKAGE = "lipsync_lightning"
 ROOT = Path(__file__).parents[1] / "src" / PACKAGE
 ENTRY_POINTS = {
-    *("train", "prepare", "latents", "infer", "evaluate", "export", "synthesize", "report", "demo", "cli", "forecast")
+    *("train", "prepare", "latents", "infer", "evaluate", "export", "synthesize", "report", "demo"),
+    *("cli", "composing", "checks", "commands"),
 }
 LAYERS: tuple[set[str], ...] = (
     {"clip", "errors", "files", "shapes", "metering", "threads"},

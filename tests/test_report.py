@@ -8,9 +8,10 @@ import pytest
 
 from command_line import CommandLine
 from lipsync_lightning.callbacks.samples import put_rows
+from lipsync_lightning.commands.report import stack, write_report
 from lipsync_lightning.errors import BadConfig, BadMedia
 from lipsync_lightning.media.strips import film_strip, read_png, save_png, strip_rows
-from lipsync_lightning.report import main, stack, write_report
+from lipsync_lightning.report import main
 
 COLUMNS = (
     *("lr-AdamW", "train/loss", "train/loss_noise", "train/skipped_steps", "val/loss", "val/sync_generated"),

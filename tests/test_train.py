@@ -5,10 +5,12 @@ import torch
 from omegaconf import OmegaConf
 
 from command_line import CommandLine
+from lipsync_lightning.commands.export import pipeline_of_run
+from lipsync_lightning.commands.resume import checkpoint_to_resume
+from lipsync_lightning.commands.train import warn_if_target_differs
 from lipsync_lightning.errors import BadConfig, WouldOverwrite, WrongWeights
-from lipsync_lightning.export import pipeline_of_run
 from lipsync_lightning.models.unet import LipSyncUNet
-from lipsync_lightning.train import checkpoint_to_resume, main, warn_if_target_differs
+from lipsync_lightning.train import main
 from train_process import TrainProcess, small_shards, unet_arguments
 
 
@@ -65,9 +67,9 @@ def test_a_named_checkpoint_must_be_there(used_run: Path):
         (["+experiment=demo/syncnet", "demo_dir=none"], ["error: no shards at none/shards", "out=none/shards"]),
         (["+experiment=demo/syncnet", "run_dir=run"], ["already holds a run"]),
         (["+experiment=demo/syncnet", "run_dir=run", "ckpt_path=nowhere.ckpt"], ["is not a file"]),
-        (["+experiment=demo/syncnet", "demo_dir=none", "ckpt_path=weights.pt"], ["error: no shards at none/shards"]),
+        (["+experiment=demo/syncnet", "ckpt_path=weights.pt"], ["holds weights, but no run", "init_from=weights.pt"]),
         (["+experiment=demo/stage1", "module.lora.rank=4"], ["module.lora stands beside weights that are there; name"]),
-        (["+experiment=demo/stage1", "trainer.precision=bf16-true"], ["no room in half precision; give bf16-mixed"]),
+        (["+experiment=demo/stage1", "trainer.precision=bf16-true"], ["kept in float32; give bf16-mixed"]),
         (["+experiment=demo/stage1", "trainer.log_every_n_steps=0"], ["log_every_n_steps=0", "give 1 or more"]),
         (["+experiment=demo/stage1", "+profile=abc"], ["profile=abc: give the memory of one GPU"]),
         (["+experiment=demo/stage1", "+memory=x"], ["+memory=forecast says what a step needs"]),

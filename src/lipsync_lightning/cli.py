@@ -1,70 +1,84 @@
-"""What every entry point shares: Hydra in front, errors as one sentence behind."""
+"""What every command shares: help and mistakes come before large imports, errors as one sentence."""
 
-import functools
 import re
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import hydra
-import torch
-from hydra.errors import InstantiationException
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lipsync_lightning.composing import hydra_arguments, without_leftovers
 from lipsync_lightning.errors import LipSyncError
 from lipsync_lightning.files import CONF_DIR, weights_dir
 
-_UNKNOWN_TO_HYDRA = re.compile(r"[^\w\s/\-+.$%*@:?|=,()\[\]{}'\"\\]|[^\x00-\x7f]")
-
-OmegaConf.register_new_resolver(
-    "where_gpus", lambda with_gpu, without: with_gpu if torch.cuda.is_available() else without, replace=True
-)
 FROZEN_DTYPES = {"bf16-mixed": "bfloat16"}  # by precision: where autocast computes in it, what never learns is kept so
+_FOR_HYDRA = re.compile(r"^(defaults|hydra):\n(?:[ \-].*\n)*\n?", re.MULTILINE)
+
+
+def _where_gpus(with_gpu: Any, without: Any) -> Any:
+    import torch  # large: only where a value is asked for
+
+    return with_gpu if torch.cuda.is_available() else without
+
+
+OmegaConf.register_new_resolver("where_gpus", _where_gpus, replace=True)
 OmegaConf.register_new_resolver("frozen_dtype", lambda mode: FROZEN_DTYPES.get(mode, "float32"), replace=True)
 OmegaConf.register_new_resolver("weights", lambda name: str(weights_dir() / name), replace=True)
 OmegaConf.register_new_resolver("conf_dir", lambda: str(CONF_DIR), replace=True)
 
 
-def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Return a decorator that makes a `main()` of a function of a composed configuration.
+def command(name: str, about: str | None, check: Callable[[DictConfig], None] | None = None) -> Callable[[], None]:
+    """Return the `main()` of `python -m lipsync_lightning.<name>`.
 
-    Errors a user can act on are printed as one sentence and end the process with status 1.
+    It composes `conf/<name>.yaml`, checks it, and only then imports `lipsync_lightning.commands.<name>` and calls its
+    `run`. Errors a user can act on are printed as one sentence and end the process with status 1.
+
+    Args: about: what `--help` begins with. check: raises BadConfig for settings that exclude each other.
     """
 
-    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
-        @functools.wraps(function)
-        def with_readable_errors(config: DictConfig) -> None:
-            try:
-                function(config)
-            except (LipSyncError, InstantiationException, OmegaConfBaseException, OSError) as error:
-                print(f"error: {one_sentence(error)}", file=sys.stderr)
-                raise SystemExit(1) from None
-            except KeyboardInterrupt:
-                print("interrupted", file=sys.stderr)
-                raise SystemExit(130) from None
+    def job(config: DictConfig) -> None:
+        try:
+            config = without_leftovers(config)
+            if check is not None:
+                check(config)
+            import_module(f"lipsync_lightning.commands.{name}").run(config)
+        except (LipSyncError, InstantiationException, OmegaConfBaseException, OSError) as error:
+            sentence = f"error: {one_sentence(error)}"
+            print(sentence, file=sys.stderr, flush=True)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra notes it, goes on and ends with status 1
+                raise CompactHydraException(sentence) from error
+            raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
 
-        hydra_main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)
+    def main() -> None:
+        sys.argv[1:] = hydra_arguments(sys.argv[1:])
+        if {"--help", "-h"} & set(sys.argv):
+            print(help_screen(name, about or ""))
+            return
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(job)()
 
-        @functools.wraps(function)
-        def main() -> None:
-            sys.argv[1:] = [quoted(argument) for argument in sys.argv[1:]]
-            hydra_main(with_readable_errors)()
-
-        return main
-
-    return decorate
+    return main
 
 
-def quoted(argument: str) -> str:
-    """Return an override with its value in quotes where Hydra's grammar does not know its letters, such as ä or &.
-
-    Values that are already quoted, lists and mappings are left as they are, and so is what has a meaning: commas sweep.
-    """
-    key, equals, value = argument.partition("=")
-    if not equals or value.startswith(("'", '"', "[", "{")) or not _UNKNOWN_TO_HYDRA.search(value):
-        return argument
-    return '{}="{}"'.format(key, value.replace('"', '\\"'))
+def help_screen(name: str, about: str) -> str:
+    """Return what a command does, its keys as its YAML has them, and the groups that `train` chooses from."""
+    commands = sorted(path.stem for path in CONF_DIR.glob("*.yaml") if path.stem not in ("releases", "tool"))
+    text = (CONF_DIR / f"{name}.yaml").read_text()
+    lines = [about.strip(), "", f"Keys ({CONF_DIR / name}.yaml):", "", _FOR_HYDRA.sub("", text).strip(), ""]
+    if name == "train":
+        for group in ("experiment", "data", "trainer", "callbacks", "logger", "clip"):
+            options = sorted(path.relative_to(CONF_DIR / group) for path in (CONF_DIR / group).rglob("*.yaml"))
+            lines.append(f"{group}: {', '.join(str(option.with_suffix('')) for option in options)}")
+    lines += ["", f"Commands: {', '.join(commands)}; python -m lipsync_lightning.<command> --help"]
+    return "\n".join([*lines, "--cfg job prints the composed configuration, --hydra-help what Hydra's flags mean"])
 
 
 def one_sentence(error: BaseException) -> str:

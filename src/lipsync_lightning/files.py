@@ -1,9 +1,12 @@
 """Where the library's own files lie, and how it writes files: whole or not at all."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,8 @@ from lipsync_lightning.errors import WouldOverwrite
 
 _HERE = Path(__file__).resolve()
 CONF_DIR = next(parent / "conf" for parent in _HERE.parents if (parent / "conf").is_dir())  # of a wheel or a checkout
+_LOCK = ".lock"  # in a folder where a process works, or has worked: which
+_OWNED: set[Path] = set()  # locks that this process holds
 _WRITTEN_HERE = ".lipsync_lightning.json"  # in a folder that this library wrote: the files it wrote there
 
 
@@ -43,6 +48,36 @@ def write_atomically(path: Path, data: bytes) -> Path:
     with whole_file(path) as part:
         part.write_bytes(data)
     return path
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Keep other processes, of this machine and of others that share the disk, from working in a folder meanwhile.
+
+    The lock is the operating system's, so a crash frees it at once; data workers that are forked do not hold it.
+    Raises: WouldOverwrite, before the block, if a process is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.resolve() / _LOCK
+    if path in _OWNED:  # which the system's locks, being of a process, would not see
+        raise WouldOverwrite(f"this process is at work in {folder} already; choose another folder")
+    with path.open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise WouldOverwrite(f"{owner} is at work in {folder}; wait for it, or choose another folder") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        _OWNED.add(path)
+        try:
+            yield
+        finally:
+            _OWNED.remove(path)
 
 
 @contextmanager

@@ -16,13 +16,13 @@ class Line(LightningModule):
     def __init__(self, optimizer) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(4, 4)
-        self.optimizer = optimizer
+        self.optimizer, self.schedule = optimizer, torch.optim.lr_scheduler.ConstantLR
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         return self.layer(batch).square().sum() * 1e3
 
     def configure_optimizers(self):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return optimizer_with_schedule(self.parameters(), self.optimizer, torch.optim.lr_scheduler.ConstantLR)
+        return optimizer_with_schedule(self, self)
 
 
 def trained(optimizer, precision: str, tmp_path) -> Tensor:
@@ -70,6 +70,4 @@ def test_eight_bits_without_their_package_are_refused_with_the_command_that_gets
 
 def test_settings_that_the_optimizer_refuses_are_the_users_to_mend():
     with pytest.raises(BadConfig, match=r"module\.optimizer: Invalid learning rate: -1"):
-        optimizer_with_schedule(
-            torch.nn.Linear(4, 4).parameters(), partial(AdamW, lr=-1), lambda made: pytest.fail("made")
-        )
+        optimizer_with_schedule(module := Line(partial(AdamW, lr=-1)), module)

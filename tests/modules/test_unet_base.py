@@ -52,7 +52,7 @@ def test_the_unet_is_given_noisy_mask_masked_and_reference_latents(make, clip_ba
 
 def test_a_clip_has_one_timestep_and_another_clip_another(make, make_clip_batch):
     unet = RecordingUNet()
-    make(unet=unet).training_step(make_clip_batch(8), 0)
+    make(unet=unet, trainable=[""]).training_step(make_clip_batch(8), 0)
     assert unet.timestep.shape == (8,)
     assert len(unet.timestep.unique()) > 4
     assert 0 <= int(unet.timestep.min()) <= int(unet.timestep.max()) < 1000
@@ -61,7 +61,7 @@ def test_a_clip_has_one_timestep_and_another_clip_another(make, make_clip_batch)
 @pytest.mark.parametrize(("dropout", "fewest", "most"), [(0.0, 0, 0), (0.5, 16, 48), (1.0, 64, 64)])
 def test_dropout_silences_whole_clips(make, make_clip_batch, dropout, fewest, most):
     unet, batch = RecordingUNet(), make_clip_batch(64)
-    make(unet=unet, audio_dropout=dropout).training_step(batch, 0)
+    make(unet=unet, trainable=[""], audio_dropout=dropout).training_step(batch, 0)
     silent = unet.audio.abs().amax(dim=(1, 2, 3)) == 0
     assert fewest <= int(silent.sum()) <= most
     assert torch.equal(unet.audio[~silent], batch["audio"][~silent])
@@ -69,7 +69,7 @@ def test_dropout_silences_whole_clips(make, make_clip_batch, dropout, fewest, mo
 
 def test_validation_hears_everything_and_draws_the_same_noise_every_time(make, clip_batch):
     unet = RecordingUNet()
-    module = make(unet=unet, audio_dropout=1.0)
+    module = make(unet=unet, trainable=[""], audio_dropout=1.0)
     module.validation_step(clip_batch, 3)
     first = unet.sample.clone()
     torch.rand(5)
@@ -82,7 +82,7 @@ def test_validation_hears_everything_and_draws_the_same_noise_every_time(make, c
 def test_a_perfect_prediction_costs_nothing_and_decodes_to_what_was_encoded(
     request, make_stage2, clip_batch, denoised, schedule, tiny_autoencoder
 ):
-    module = make_stage2(scheduler=request.getfixturevalue(schedule), unet=RecordingUNet())
+    module = make_stage2(scheduler=request.getfixturevalue(schedule), unet=RecordingUNet(), trainable=[""])
     module.unet.answer = denoised(module, clip_batch).target.transpose(1, 2)
     step = denoised(module, clip_batch)
     torch.testing.assert_close(step.prediction, step.target)

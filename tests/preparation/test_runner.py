@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
-from filelock import FileLock
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadConfig, ClipTooShort, MissingWeights, StepFailed, WouldOverwrite
 from lipsync_lightning.evaluation.sync import EvaluationSyncScorer
+from lipsync_lightning.files import owned
 from lipsync_lightning.media.audio import decode_flac, encode_flac
 from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.preparation import clips, shard_job
@@ -242,7 +242,7 @@ def test_an_executor_that_leaves_shards_out_is_told_of_and_loses_nothing(
 
 
 def test_two_runs_into_one_folder_and_shards_among_the_sources_are_refused(source: Path, tmp_path: Path):
-    with FileLock(tmp_path / ".prepare.lock"), pytest.raises(WouldOverwrite, match="another process is preparing"):
+    with owned(tmp_path), pytest.raises(WouldOverwrite, match="is at work in"):
         prepared(source, tmp_path, sources_per_shard=2)
     with pytest.raises(BadConfig, match=r"lies inside recipe.source"):
         prepared(source, source / "shards", sources_per_shard=2)

@@ -1,7 +1,9 @@
 """When a run's state is written, and how."""
 
+import json
 import os
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,15 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lipsync_lightning.files import whole_file
-from lipsync_lightning.modules.weights import CHECKPOINTS
+from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.files import whole_file, write_atomically
+from lipsync_lightning.modules.weights import BEST, CHECKPOINTS, best_checkpoints
+
+VERSION = "lipsync_lightning"  # in a checkpoint: the version that wrote it
+
+
+def own_version() -> list[int]:
+    return [int(part) for part in version("lipsync-lightning").split(".")[:3]]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -25,9 +34,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Writes `checkpoints/step_<step>.ckpt` every N steps and when the run ends, however it ends; keeps the newest."""
+    """Writes `checkpoints/step_<step>.ckpt` every N steps and when the run ends, however it ends; keeps the newest.
 
-    def __init__(self, *, run_dir: str, every_num_steps: int, num_kept: int) -> None:
+    With `monitor` the best of all validations are kept beside them, as `best_<step>.ckpt`.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_dir: str,
+        every_num_steps: int,
+        num_kept: int,
+        monitor: str | None = None,
+        mode: str = "max",
+        num_best: int = 1,
+    ) -> None:
+        """Args: monitor: name of a figure of validation. mode: `min` or `max`, what is better. Raises: BadConfig."""
+        if mode not in ("min", "max"):
+            raise BadConfig(f"callbacks.checkpoint.mode={mode}: give min or max, whichever is better")
+        self.watched, self.is_lower_better, self.num_best = monitor, mode == "min", num_best
         super().__init__(
             dirpath=Path(run_dir) / CHECKPOINTS,
             filename="step_{step:08d}",
@@ -51,19 +76,57 @@ class StepCheckpoint(ModelCheckpoint):
                 path.replace(path.with_suffix(".ckpt.later"))
             aside = f"{len(later)} later checkpoints are set aside as *.ckpt.later"
             warnings.warn(f"the run goes on from step {trainer.global_step}; {aside}", stacklevel=2)
+        trainer.strategy.barrier("later checkpoints are set aside")
+        self._count()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
+        if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            return
         if self._last_global_step_saved != trainer.global_step:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if self.watched is None or trainer.sanity_checking or trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            return
+        if self.watched not in trainer.callback_metrics:
+            there = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
+            raise BadConfig(f"callbacks.checkpoint.monitor={self.watched} is not logged; there are {there}")
+        folder = Path(str(self.dirpath))
+        values = best_checkpoints(folder.parent)
+        name = f"best_{trainer.global_step:08d}.ckpt"
+        values[name] = float(trainer.callback_metrics[self.watched])
+        ranked = sorted(values.items(), key=lambda item: item[1], reverse=not self.is_lower_better)
+        kept = dict(ranked[: self.num_best])
+        if name not in kept:
+            return
+        trainer.save_checkpoint(folder / name)
+        if trainer.is_global_zero:
+            write_atomically(folder / BEST, json.dumps(kept).encode())
+            for former in values.keys() - kept.keys():
+                (folder / former).unlink(missing_ok=True)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.world_size == 1:  # the other ranks may not know of it, and saving would wait for them
             super().on_exception(trainer, pl_module, exception)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What is kept is what lies in the run's folder, wherever that was when it was written."""
+
+    def _count(self) -> None:
+        paths = sorted(Path(str(self.dirpath)).glob("step_*.ckpt"))
+        self.best_k_models = {str(path): torch.tensor(float(path.stem.removeprefix("step_"))) for path in paths}
+        if paths:
+            self.best_model_path, self.kth_best_model_path = str(paths[-1]), str(paths[0])
+            self.best_model_score, self.kth_value = (self.best_k_models[str(paths[end])] for end in (-1, 0))
+
     def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
         """Lightning keeps the checkpoint a run resumed from for ever; here it is one of the newest or it goes."""
         return previous != current
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[VERSION] = own_version()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let Lightning count its batches from where the data go on, as if the last step before had just ended.

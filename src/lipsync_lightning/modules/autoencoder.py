@@ -76,9 +76,9 @@ class AutoencoderModule(LightningModule):
         return StepOutput(frames=batch["frames"], frames_pred=frames_pred, keep_mask=batch["keep_mask"])
 
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return hooks.optimizer_with_schedule(self.autoencoder.parameters(), self.optimizer, self.schedule)  # pyright: ignore[reportAttributeAccessIssue]
+        return hooks.optimizer_with_schedule(self, self.autoencoder)
 
-    def load_weights(self, path: str) -> None:
+    def load_weights(self, path: str, which: str | int = "last") -> None:
         """Raises: BadConfig: the encoder that stays as it is has to come along."""
         raise BadConfig(f"init_from={path}: name the autoencoder to start from by module.autoencoder.path")
 

@@ -47,18 +47,23 @@ def adamw_8bit(params: Iterable[nn.Parameter], **options: Any) -> Optimizer:
     return AdamW8bit(params, **options)
 
 
-def optimizer_with_schedule(
-    parameters: Iterable[nn.Parameter], optimizer: OptimizerFactory, schedule: ScheduleFactory
-) -> dict[str, Any]:
-    """Return Lightning's dict of an optimizer over the trainable parameters and a schedule that moves every step.
+def optimizer_with_schedule(module: Any, network: nn.Module) -> dict[str, Any]:
+    """Return Lightning's dict of a module's optimizer, over what of a network trains, and its schedule, step by step.
 
+    A schedule that wants the number of steps where `trainer.max_steps` says none gets that of `trainer.max_epochs`.
     Raises: BadConfig, for settings that the optimizer refuses.
     """
     try:
-        made = optimizer([parameter for parameter in parameters if parameter.requires_grad])
+        made = module.optimizer([parameter for parameter in network.parameters() if parameter.requires_grad])
     except ValueError as error:
         raise BadConfig(f"module.optimizer: {error}") from error
-    return {"optimizer": made, "lr_scheduler": {"scheduler": schedule(made), "interval": "step"}}
+    given = getattr(module.schedule, "keywords", {})
+    steps = {"num_training_steps": module.trainer.estimated_stepping_batches} if _is_open(given) else {}
+    return {"optimizer": made, "lr_scheduler": {"scheduler": module.schedule(made, **steps), "interval": "step"}}
+
+
+def _is_open(settings: dict[str, Any]) -> bool:
+    return settings.get("num_training_steps", 0) < 0
 
 
 def log_losses(module: LightningModule, split: str, losses: tuple[Tensor, dict[str, Tensor]], num_clips: int) -> Tensor:

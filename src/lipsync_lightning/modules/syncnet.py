@@ -155,7 +155,7 @@ class SyncNetModule(LightningModule):
                 logger.log_table("val/similarities", columns=["similarity", "pair"], data=rows)  # pyright: ignore[reportAttributeAccessIssue]
 
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return hooks.optimizer_with_schedule(self.parameters(), self.optimizer, self.schedule)
+        return hooks.optimizer_with_schedule(self, self)
 
     def on_train_end(self) -> None:
         if self.syncnet.config["calibration"] is None:
@@ -172,6 +172,6 @@ class SyncNetModule(LightningModule):
         if checkpoint.get("calibration") is not None:
             self.syncnet.calibrate(**checkpoint["calibration"])
 
-    def load_weights(self, path: str) -> None:
+    def load_weights(self, path: str, which: str | int = "last") -> None:
         """Start from another run's SyncNet. Raises: MissingWeights, WrongWeights."""
-        load_matching(self.syncnet, network_weights(path, "syncnet"), allowed_missing=())
+        load_matching(self.syncnet, network_weights(path, "syncnet", which), allowed_missing=())

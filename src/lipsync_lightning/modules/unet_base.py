@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -9,11 +10,12 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 
 from lipsync_lightning import diffusion
 from lipsync_lightning.clip import ClipBatch, ClipSpec
+from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.losses.terms import WeightedLosses
 from lipsync_lightning.models.autoencoder import Autoencoder, encoder_fingerprint
 from lipsync_lightning.models.compiling import compile_blocks
@@ -96,6 +98,7 @@ class UNetModule(LightningModule):
                 store_in(getattr(torch, frozen_dtype), part, fewest_dims=2)
             self.frozen_parts = (*self.frozen_parts, *base)
         else:
+            require_parts(self.unet, trainable)
             for name, parameter in self.unet.named_parameters():
                 parameter.requires_grad_(any(part in name for part in trainable))
         self.compiles = compile
@@ -107,7 +110,7 @@ class UNetModule(LightningModule):
             self.compiles = False
 
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return hooks.optimizer_with_schedule(self.unet.parameters(), self.optimizer, self.schedule)
+        return hooks.optimizer_with_schedule(self, self.unet)
 
     def generate(self, batch: ClipBatch) -> Tensor:
         """Return the frames (B, T, 3, H, W) in [-1, 1] that inference would make, from noise of each clip's seed."""
@@ -125,14 +128,14 @@ class UNetModule(LightningModule):
             guidance_scale=self.guidance_scale,
         )
 
-    def load_weights(self, path: str) -> None:
+    def load_weights(self, path: str, which: str | int = "last") -> None:
         """Start from another U-Net; temporal modules that one of both lacks stay as they are, or are left out.
 
         With LoRA they have to be there: what it stands beside does not learn.
 
         Raises: MissingWeights, WrongWeights.
         """
-        weights = network_weights(path, "unet")
+        weights = network_weights(path, "unet", which)
         own = {name.replace(".base_layer.", "."): name for name in self.unet.state_dict()}
         surplus = [name for name in weights if "motion_modules." in name and name not in own]
         if surplus:
@@ -140,3 +143,13 @@ class UNetModule(LightningModule):
             rank_zero_warn(f"init_from={path}: left out are {told}")
         weights = {own.get(name, name): weight for name, weight in weights.items() if name not in set(surplus)}
         load_matching(self.unet, weights, allowed_missing=("lora_",) if SCALE in own else ("motion_modules.",))
+
+
+def require_parts(network: nn.Module, trainable: Sequence[str]) -> None:
+    """Raises: BadConfig, for a part that no parameter's name contains."""
+    names = [name for name, _ in network.named_parameters()]
+    for part in trainable:
+        if not any(part in name for name in names):
+            there = sorted({word for name in names for word in name.split(".") if not word.isdecimal()})
+            near = get_close_matches(part.strip("."), there, n=3) or there
+            raise BadConfig(f"module.trainable: no parameter's name contains {part!r}; did you mean {', '.join(near)}?")

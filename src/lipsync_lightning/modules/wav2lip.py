@@ -57,7 +57,7 @@ class Wav2LipModule(LightningModule):
         hooks.log_losses(self, "val", self.losses(self.step(batch)), len(batch["audio"]))
 
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return hooks.optimizer_with_schedule(self.generator.parameters(), self.optimizer, self.schedule)
+        return hooks.optimizer_with_schedule(self, self.generator)
 
     def step(self, batch: ClipBatch) -> StepOutput:
         """Generate the masked part of the frames and return what the losses read."""
@@ -72,6 +72,6 @@ class Wav2LipModule(LightningModule):
         """Return the frames (B, T, 3, H, W) in [-1, 1] with new mouths: see `forward`."""
         return self(batch).clamp(-1, 1)
 
-    def load_weights(self, path: str) -> None:
+    def load_weights(self, path: str, which: str | int = "last") -> None:
         """Start from another run's generator. Raises: MissingWeights, WrongWeights."""
-        load_matching(self.generator, network_weights(path, "generator"), allowed_missing=())
+        load_matching(self.generator, network_weights(path, "generator", which), allowed_missing=())

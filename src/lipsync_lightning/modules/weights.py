@@ -1,5 +1,6 @@
 """Weights of a former run, as the start of a new one: `init_from`."""
 
+import json
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from lipsync_lightning.models.weights_io import read_file
 
 RUN_CONFIG = "config.yaml"  # in a run's folder: the configuration it was trained with
 CHECKPOINTS = "checkpoints"  # folder of a run that holds its checkpoints
+BEST = "best.json"  # in it: what the best were judged by
 
 
 def checkpoints_of(run_dir: Path) -> list[Path]:
@@ -22,6 +24,34 @@ def checkpoints_of(run_dir: Path) -> list[Path]:
 def newest_checkpoint(run_dir: Path) -> Path | None:
     """Return the checkpoint with the highest step in a run's folder, or None."""
     return next(iter(checkpoints_of(run_dir)), None)
+
+
+def chosen_checkpoint(run_dir: Path, which: str | int) -> Path | None:
+    """Return a run's checkpoint: `last`, `best` by what `callbacks.checkpoint.monitor` names, or that of a step.
+
+    Returns None in a folder without checkpoints. Raises: WrongWeights, if others are there.
+    """
+    folder = run_dir / CHECKPOINTS
+    newest = newest_checkpoint(run_dir)
+    if which == "last" or newest is None:
+        return newest
+    kept = best_checkpoints(run_dir)
+    if which == "best":
+        if not kept:
+            told = f"{run_dir} kept no best checkpoint; its training has to be given callbacks.checkpoint.monitor="
+            raise WrongWeights(f"{told}; give checkpoint=last or a step")
+        return folder / next(iter(kept))
+    steps = {int(path.stem.partition("_")[2]): path for path in folder.glob("*_*.ckpt")}
+    if str(which).isdecimal() and int(which) in steps:
+        return steps[int(which)]
+    raise WrongWeights(f"checkpoint={which}: {run_dir} has steps {sorted(steps)}; give one, last or best")
+
+
+def best_checkpoints(run_dir: Path) -> dict[str, float]:
+    """Return the values by which checkpoints are a run's best, by file name, the best first."""
+    record = run_dir / CHECKPOINTS / BEST
+    values: dict[str, float] = json.loads(record.read_text()) if record.is_file() else {}
+    return {name: value for name, value in values.items() if (record.parent / name).is_file()}
 
 
 def newest_readable_checkpoint(run_dir: Path) -> Path | None:
@@ -52,17 +82,18 @@ def newest_readable_checkpoint(run_dir: Path) -> Path | None:
     return None
 
 
-def network_weights(path: str, network: str) -> dict[str, Tensor]:
+def network_weights(path: str, network: str, which: str | int = "last") -> dict[str, Tensor]:
     """Return the state dict of one network, by its own names, LoRA merged.
 
     Args:
         path: a checkpoint file, a run's folder, an export folder, or a folder that holds this network alone.
         network: the network's attribute in its module, and its subfolder in an export, such as `unet`.
+        which: of a run's checkpoints, see `chosen_checkpoint`.
     Raises: MissingWeights, if there is nothing of the kind at `path`; WrongWeights, if it cannot be read.
     """
-    require_weights(path)
+    require_weights(path, which)
     folder = Path(path)
-    checkpoint = folder if folder.is_file() else newest_checkpoint(folder)
+    checkpoint = folder if folder.is_file() else chosen_checkpoint(folder, which)
     if checkpoint is None:
         files = sorted((folder / network).glob("*.safetensors")) or sorted(folder.glob("*.safetensors"))
         if not files:
@@ -80,10 +111,10 @@ def network_weights(path: str, network: str) -> dict[str, Tensor]:
     return weights
 
 
-def require_weights(path: str) -> None:
-    """Raises: MissingWeights, if there is nothing at `path` that `network_weights` could read."""
+def require_weights(path: str, which: str | int = "last") -> None:
+    """Raises: MissingWeights or WrongWeights, if there is nothing at `path` that `network_weights` could read."""
     folder = Path(path)
-    if not (folder.is_file() or newest_checkpoint(folder) or any(folder.glob("**/*.safetensors"))):
+    if not (folder.is_file() or chosen_checkpoint(folder, which) or any(folder.glob("**/*.safetensors"))):
         raise MissingWeights(
             f"init_from={path}: no checkpoint, no export and no network there; give a run's folder, a .ckpt file or an "
             "export folder, or train the stage before, such as python -m lipsync_lightning.train +experiment=stage1"

@@ -9,12 +9,11 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lipsync_lightning.clip import ClipSpec
-from lipsync_lightning.errors import BadConfig, BadMedia, NoFace, StepFailed, WouldOverwrite
-from lipsync_lightning.files import sha256_of
+from lipsync_lightning.errors import BadConfig, BadMedia, NoFace, StepFailed
+from lipsync_lightning.files import owned, sha256_of
 from lipsync_lightning.models.lazy_network import LazyNetwork
 from lipsync_lightning.preparation.executors import Executor
 from lipsync_lightning.preparation.filters import Rejected
@@ -50,12 +49,7 @@ def prepare(
             step.scorer.load()
     if out.resolve().is_relative_to(Path(recipe.source).resolve()):
         raise BadConfig(f"out={out} lies inside recipe.source={recipe.source}; choose a folder beside it")
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(out / ".prepare.lock", blocking=False).acquire()
-    except Timeout as error:
-        raise WouldOverwrite(f"another process is preparing {out}; wait for it, or choose another out=") from error
-    with lock:
+    with owned(out):
         job = ShardJob(recipe=recipe, clip=clip, out=out)
         plan, tasks = _planned(job, sources_per_shard, retry_failed)
         total, desc, found = len(plan.shards), f"prepare {recipe.name}", Counter[str]()

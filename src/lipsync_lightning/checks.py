@@ -1,0 +1,37 @@
+"""What the configuration of a training must agree with, before anything large is imported."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from lipsync_lightning.errors import BadConfig
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
+
+
+def require_servable(config: DictConfig) -> None:
+    """Raises: BadConfig, for settings that mean nothing or exclude each other."""
+    trainer, data = config.trainer, config.data
+    precision = str(trainer.precision)
+    if precision not in PRECISIONS:
+        keep = "weights, averages and the noise schedule are kept in float32"
+        raise BadConfig(f"trainer.precision={precision}: {keep}; give bf16-mixed, 16-mixed or 32-true")
+    if not trainer.log_every_n_steps:
+        raise BadConfig("trainer.log_every_n_steps=0: skipped steps are told when the trainer logs; give 1 or more")
+    if data.batch_size < 1 or data.num_workers < 0:
+        told = f"data.batch_size={data.batch_size} data.num_workers={data.num_workers}"
+        raise BadConfig(f"{told}: give 1 or more windows, and 0 or more workers")
+    if trainer.get("reload_dataloaders_every_n_epochs"):
+        raise BadConfig("trainer.reload_dataloaders_every_n_epochs: shards are read as they were when the run began")
+    in_float32 = OmegaConf.select(config, "module.lora.rank") is not None and precision.startswith("32")
+    dtypes = ("float32",) if in_float32 else ("float32", "bfloat16", "float16")
+    if config.module.get("frozen_dtype", "float32") not in dtypes:
+        told = f"module.frozen_dtype={config.module.frozen_dtype} with trainer.precision={precision}"
+        raise BadConfig(f"{told}: give {' or '.join(dtypes)}")
+    if config.get("memory", "forecast") != "forecast":
+        raise BadConfig(f"memory={config.memory}: +memory=forecast says what a step needs; nothing else is known")
+    for name, callback in config.callbacks.items():
+        if callback is not None and "_target_" not in callback:
+            groups = "such as 'callbacks=[syncnet,ema]' or 'callbacks=[film_strips,ema]'"
+            raise BadConfig(
+                f"callbacks.{name} has settings, but none of the groups that `callbacks=` names has it; name one that "
+                f"has it too, {groups}, or drop its settings: '~callbacks.{name}'"
+            )

@@ -1,0 +1,101 @@
+"""From a command line to a configuration in which nothing is left of a part that was exchanged."""
+
+import re
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+_UNKNOWN_TO_HYDRA = re.compile(r"[^\w\s/\-+.$%*@:?|=,()\[\]{}'\"\\]|[^\x00-\x7f]")
+_LIKE_A_FLAG = re.compile(r"--(?!cfg=|info=|package=)([\w.@/]+=.*)", re.DOTALL)  # as wandb's agent gives keys
+PLUGINS = "lipsync_lightning.conf"  # entry points of other packages, whose values are their folders of YAML
+
+
+def hydra_arguments(arguments: list[str]) -> list[str]:
+    """Return a command line's arguments as Hydra takes them.
+
+    `--key=value` becomes `key=value`, a folder after `--config-path` or `--config-dir` is found from the working
+    directory, values are quoted where needed, and folders of YAML of installed packages are searched too.
+    """
+    given: list[str] = []
+    for argument in arguments:
+        before = given[-1] if given else ""
+        flag, equals, folder = argument.rpartition("=")
+        if before in ("--config-path", "-cp", "--config-dir", "-cd") and Path(argument).is_dir():
+            argument = str(Path(argument).resolve())
+        elif flag in ("--config-path", "--config-dir") and Path(folder).is_dir():
+            argument = f"{flag}{equals}{Path(folder).resolve()}"
+        elif not before.startswith("-c") and not before.startswith("--config"):
+            argument = quoted(_LIKE_A_FLAG.sub(r"\1", argument))
+        given.append(argument)
+    packages = sorted(f"pkg://{each.value}" for each in entry_points(group=PLUGINS))
+    if packages and not any(argument.startswith("hydra.searchpath=") for argument in given):
+        given.append(f"hydra.searchpath=[{','.join(packages)}]")
+    return given
+
+
+def quoted(argument: str) -> str:
+    """Return an override with its value in quotes where Hydra's grammar does not know its letters, such as ä or &.
+
+    Values that are already quoted, lists and mappings are left as they are, and so is what has a meaning: commas sweep.
+    """
+    key, equals, value = argument.partition("=")
+    if not equals or value.startswith(("'", '"', "[", "{")) or not _UNKNOWN_TO_HYDRA.search(value):
+        return argument
+    return '{}="{}"'.format(key, value.replace('"', '\\"'))
+
+
+def without_leftovers(config: DictConfig) -> DictConfig:
+    """Return the configuration with each part that the command line exchanges as its own YAML says.
+
+    Hydra leaves what an experiment says of the former part on the new one: `optimization@module.schedule=constant`
+    would be given the warm-up of the schedule before. Such values are dropped, and it is said. What the command line
+    itself says of the part stays.
+    """
+    given = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    exchanged = [each for each in given if each.package and isinstance(each.value(), str) and not each.is_delete()]
+    exchanged.sort(key=lambda each: str(each.package).count("."))  # outer parts before those in them
+    config = config.copy()
+    for part in exchanged:
+        place = str(part.package)
+        alone = _alone(f"+{part.key_or_group}@{place}={part.value()}")
+        for each in given:
+            if each.package is None and each.key_or_group.startswith(f"{place}.") and not each.is_delete():
+                wanted = OmegaConf.select(config, each.key_or_group, throw_on_missing=False)
+                OmegaConf.update(alone, each.key_or_group, wanted, force_add=True)
+        fresh, before = OmegaConf.select(alone, place), OmegaConf.select(config, place)
+        dropped = _differences(before, fresh)
+        if dropped:
+            print(f"{part.input_line}: without {', '.join(dropped)}, said of the part before", file=sys.stderr)
+        with open_dict(config):
+            OmegaConf.update(config, place, fresh, merge=False)
+    return config
+
+
+def _alone(choice: str) -> DictConfig:
+    """Return what a group's YAML says where nothing else says anything."""
+    loader = GlobalHydra.instance().config_loader()
+    alone = loader.load_configuration(config_name=None, overrides=[choice], run_mode=RunMode.RUN)
+    with open_dict(alone):
+        alone.pop("hydra", None)
+    OmegaConf.set_struct(alone, False)
+    return alone
+
+
+def _differences(before: Any, fresh: Any) -> list[str]:
+    """Return `key=value` of what is in one part and is not so in the other."""
+    flat_before, flat_fresh = (flat(OmegaConf.to_container(each)) for each in (before, fresh))
+    return [f"{key}={value}" for key, value in flat_before.items() if flat_fresh.get(key, ...) != value]
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the values of a nested mapping by dotted keys."""
+    if not isinstance(node, dict):
+        return {prefix: node}
+    return {k: v for key, value in node.items() for k, v in flat(value, f"{prefix}.{key}" if prefix else key).items()}
