@@ -60,7 +60,7 @@ def unet_arguments(shards: Path, run_dir: Path, *more: str) -> list[str]:
         autoencoder.save_pretrained(folder)
     given = ["module.unet.block_out_channels=[16,16,16]", f"module.autoencoder.path={folder}", "callbacks=default"]
     given += ["module.optimizer.lr=1.0e-3"]
-    given += ["optimization@module.schedule=constant", "~module.schedule.num_warmup_steps"]
+    given += [] if any("@module.schedule=" in each for each in more) else ["optimization@module.schedule=constant"]
     return ["+experiment=demo/stage1", *arguments(shards, run_dir, *given, *more)[1:]]
 
 

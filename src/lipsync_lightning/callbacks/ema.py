@@ -43,7 +43,9 @@ class TrainedWeightsEMA(EMAWeightAveraging):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        parts = getattr(pl_module, "frozen_parts", ())
+        parts = [
+            part for part in getattr(pl_module, "frozen_parts", ()) if getattr(pl_module, part, pl_module) is not None
+        ]
         self.frozen = tuple(f"{part}." for part in parts)
         self.num_updates = 0  # as the average itself counts, but on the host
         if self._average_model is not None:

@@ -83,9 +83,7 @@ def changed_settings(checkpoint: Path, config: DictConfig) -> list[str]:
         raise BadConfig(f"{checkpoint.parent.parent} cannot go on with {'; '.join(fixed[:3])}: {way_out}")
     averages = [any(key.startswith("callbacks.ema.") for key in settings) for settings in (before, now)]
     if averages == [True, False]:
-        raise BadConfig(
-            f"{checkpoint.parent.parent} averages its weights, this command does not: add ema to callbacks="
-        )
+        raise BadConfig(f"{checkpoint.parent.parent} averages its weights, this command does not: {_WITH_EMA}")
     return list(told.values())
 
 
