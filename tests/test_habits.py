@@ -1,4 +1,4 @@
-"""What trainers do by habit, from Lightning, Hydra and wandb, means what they expect, or is refused and leaves all as it was."""
+"""What trainers do by habit means what Lightning, Hydra and wandb say, or is refused and leaves all as it was."""
 
 import csv
 import os
@@ -15,7 +15,8 @@ from lipsync_lightning.commands.export import pipeline_of_run
 from lipsync_lightning.errors import BadConfig, WrongWeights
 from lipsync_lightning.files import owned
 from lipsync_lightning.modules.weights import chosen_checkpoint, network_weights
-from train_process import TrainProcess, arguments, logged, small_shards, step_of, unet_arguments
+from tiny_shards import write_real_shards
+from train_process import CLIP, TrainProcess, arguments, logged, small_shards, step_of, unet_arguments
 
 
 @pytest.fixture(scope="module")
@@ -276,3 +277,19 @@ def test_keys_as_wandb_s_agent_gives_them_are_understood(shards: Path, tmp_path:
     given = [f"--{each}" for each in arguments(shards, tmp_path / "run", "trainer.max_steps=1")[1:]]
     TrainProcess(["+experiment=demo/syncnet", *given], tmp_path / "said.txt").ends()
     assert step_of(tmp_path / "run") == 1
+
+
+@pytest.mark.parametrize(("lengths", "batch_size"), [([20], 2), ([20, 20], 2), ([47], 3), ([20, 20, 20], 2)])
+def test_few_held_out_windows_say_what_they_cannot_tell_and_training_goes_on(tmp_path: Path, lengths, batch_size):
+    shards = write_real_shards(tmp_path / "shards", "train", [[44, 45], [46]], CLIP)
+    write_real_shards(shards, "heldout", [lengths], CLIP)
+    given = ("trainer.max_steps=2", "trainer.val_check_interval=1", f"data.batch_size={batch_size}")
+    said = syncnet(shards, tmp_path / "run", *given)
+    assert ("a single held-out window has no foreign sound: no AUC, no accuracy" in said) == (lengths == [20])
+    assert step_of(tmp_path / "run") == 2
+
+
+def test_a_batch_of_one_window_teaches_a_syncnet_nothing_and_is_refused(shards: Path, tmp_path: Path):
+    said = syncnet(shards, tmp_path / "run", "trainer.max_steps=2", "data.batch_size=1", status=1)
+    assert "Traceback" not in said
+    assert "raise data.batch_size to 2 or more" in said

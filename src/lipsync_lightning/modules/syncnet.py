@@ -127,7 +127,9 @@ class SyncNetModule(LightningModule):
         self.foreign.update(foreign_B)
 
     def on_validation_epoch_end(self) -> None:
-        if not self.matching.update_called:  # a single held-out window tells nothing
+        if not self.matching.update_called:
+            told = "a single held-out window has no foreign sound: no AUC, no accuracy, no calibration"
+            rank_zero_warn(f"{told}; hold more out (prepare's recipe.split.num_heldout or recipe.heldout_end)")
             self.offsets.reset()
             return
         matching, foreign = (torch.as_tensor(each.compute()).float() for each in (self.matching, self.foreign))
