@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from lipsync_lightning.data.augment import Augment
+from lipsync_lightning.errors import BadConfig
 
 NOTHING: dict[str, Any] = {
-    "flip": 0.0, "colour": 0.0, "shift": 0.0, "scale": 0.0, "gain_db": 0.0, "noise_db": 0.0, "masked_mels": 0
-}  # fmt: skip
+    **{"flip": 0.0, "colour": 0.0, "shift": 0.0, "scale": 0.0, "blur": 0.0, "compression": 0.0},
+    **{"gain_db": 0.0, "noise_db": 0.0, "masked_mels": 0},
+}
 
 
 def batch_of(*seeds: int) -> dict[str, Any]:
@@ -61,3 +63,18 @@ def test_sound_changes_in_loudness_and_pitch_range_and_never_in_time():
     assert torch.equal(masked, masked[..., :1].expand_as(masked)), "whole bins"
     assert 0 < int(masked[0, 0, :, 0].sum()) <= 10
     assert float((changed(1, noise_db=5.0)["mel"] - batch_of(1)["mel"]).std()) == pytest.approx(0.4, rel=0.2)
+
+
+def test_blur_and_compression_take_detail_away_and_move_nothing():
+    plain = changed(1)["frames"].float()
+    for settings in ({"blur": 0.1}, {"compression": 1.0}):
+        frames = changed(1, **settings)["frames"].float()
+        assert not torch.equal(frames, plain)
+        assert frames.diff(dim=-1).abs().mean() < plain.diff(dim=-1).abs().mean()
+        assert (frames.mean() - plain.mean()).abs() < 2
+
+
+@pytest.mark.parametrize("wrong", [{"flip": 2.0}, {"shift": -0.1}, {"blur": float("nan")}, {"masked_mels": 81}])
+def test_strengths_that_mean_nothing_are_refused(wrong: dict[str, Any]):
+    with pytest.raises(BadConfig, match=rf"data\.samples\.augment\.{next(iter(wrong))}="):
+        Augment(**NOTHING | wrong)
