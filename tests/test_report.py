@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from command_line import CommandLine
 from lipsync_lightning.callbacks.samples import put_rows
-from lipsync_lightning.commands.report import stack, write_report
+from lipsync_lightning.commands.report import run_names, stack, write_report
 from lipsync_lightning.errors import BadConfig, BadMedia
 from lipsync_lightning.media.strips import film_strip, read_png, save_png, strip_rows
 from lipsync_lightning.report import main
@@ -156,3 +157,16 @@ def test_the_command_writes_the_page_and_no_log(run: Path, command_line: Command
     assert command_line.run(main, f"run={run}").startswith(f"{run}/report/index.html")
     assert "run=nowhere holds nothing to report" in command_line.refusal(main, "run=nowhere")
     assert not list(command_line.folder.iterdir())
+
+
+def test_the_jobs_of_a_sweep_are_named_by_what_differs(tmp_path: Path):
+    for number, rate in enumerate((1e-3, 1e-4)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        settings = {"run_dir": str(folder), "seed": 1, "module": {"optimizer": {"lr": rate}}}
+        OmegaConf.save(OmegaConf.create(settings), folder / "config.yaml")
+        (folder / "metrics.csv").write_text(f"step,val/loss\n9,{rate}\n")
+    assert run_names([tmp_path / "0", tmp_path / "1"]) == ["0: lr=0.001", "1: lr=0.0001"]
+    page = write_report(tmp_path).read_text()
+    assert "0: lr=0.001" in page
+    assert "1: lr=0.0001" in page

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from lipsync_lightning.composing import flat
 from lipsync_lightning.errors import BadConfig, BadMedia
 from lipsync_lightning.evaluation.curves import Series, drawn_log, log_files, whole_log
 from lipsync_lightning.evaluation.metrics import METRICS, comparison, metric
@@ -34,12 +35,13 @@ def write_report(run: Path) -> Path:
     folders = [run] if is_one else sorted(folder for folder in run.glob("*") if log_files(folder))
     if not (folders or steps or evaluation["figures"]):
         raise BadConfig(f"run={run} holds nothing to report: no training run, no metrics.json; give a run's folder")
-    logs = {folder.name: whole_log(folder) for folder in folders}
+    names = run_names(folders)
+    logs = {name: whole_log(folder) for name, folder in zip(names, folders, strict=True)}
     pictures = evaluation_pictures(evaluation["rows"], run)
     curves: list[Curve] = []
     details: list[Detail] = []
-    for folder, log in zip(folders, logs.values(), strict=True):
-        name = "" if is_one else folder.name
+    for folder, (name, log) in zip(folders, logs.items(), strict=True):
+        name = "" if is_one else name
         samples = sample_pictures(folder, run / "report", name)
         if not evaluation["rows"]:
             pictures += samples[: MOST_PICTURES if is_one else 1]
@@ -74,6 +76,18 @@ def write_report(run: Path) -> Path:
         curves=curves,
         details=[each for each in details if (each[1].rows if isinstance(each[1], Table) else each[1])],
     )
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """Return the names of runs; jobs of a sweep, whose folders are numbers, are told apart by settings."""
+    if not all(folder.name.isdecimal() for folder in folders):
+        return [folder.name for folder in folders]
+    settings = [flat(OmegaConf.to_container(OmegaConf.load(folder / RUN_CONFIG))) for folder in folders]
+    differing = [
+        key for key in settings[0] if key != "run_dir" and any(each.get(key) != settings[0][key] for each in settings)
+    ]
+    told = [", ".join(f"{key.split('.')[-1]}={each.get(key)}" for key in differing) for each in settings]
+    return [f"{folder.name}: {each}" for folder, each in zip(folders, told, strict=True)]
 
 
 def values_at(log: Mapping[str, Series], step: float = np.inf) -> dict[str, float]:
