@@ -80,7 +80,7 @@ def write_report(run: Path) -> Path:
 
 def run_names(folders: Sequence[Path]) -> list[str]:
     """Return the names of runs; jobs of a sweep, whose folders are numbers, are told apart by settings."""
-    if not all(folder.name.isdecimal() for folder in folders):
+    if not folders or not all(folder.name.isdecimal() for folder in folders):
         return [folder.name for folder in folders]
     settings = [flat(OmegaConf.to_container(OmegaConf.load(folder / RUN_CONFIG))) for folder in folders]
     differing = [

@@ -77,7 +77,7 @@ class Augment:
 
 def _blurred(frames: Tensor, sigma: float) -> Tensor:
     """Return frames (T, 3, H, W) blurred by so many pixels; a tenth of one changes nothing that can be seen."""
-    return functional.gaussian_blur(frames, 2 * ceil(2 * sigma) + 1, [sigma]) if sigma > 0.1 else frames
+    return functional.gaussian_blur(frames, [2 * ceil(2 * sigma) + 1] * 2, [sigma, sigma]) if sigma > 0.1 else frames
 
 
 def _compressed(frames: Tensor, quality: int) -> Tensor:
