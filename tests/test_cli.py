@@ -1,9 +1,13 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 
 from lipsync_lightning.cli import build, one_sentence
-from lipsync_lightning.composing import quoted
+from lipsync_lightning.composing import hydra_arguments, quoted
 from lipsync_lightning.errors import BrokenShard
 
 
@@ -43,3 +47,45 @@ def test_paths_with_any_letters_reach_the_configuration_as_they_are(path: str):
 )
 def test_what_hydra_understands_is_left_alone(argument: str):
     assert quoted(argument) == argument
+
+
+MISTAKES = {
+    "train": ("+experiment=demo/stage1", "trainer.precision=64-true"),
+    "infer": ("model=there",),
+    "evaluate": ("videos=there",),
+    "export": ("run=there", "source=there"),
+    "report": (),
+    "latents": (),
+    "synthesize": (),
+}
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_help_and_mistakes_come_before_anything_large_is_imported(command: str, tmp_path: Path):
+    looking = (
+        f"import sys, atexit; sys.argv = ['x', *{{arguments}}]\n"
+        f"atexit.register(lambda: print('large:', [n for n in ('torch', 'lightning', 'cv2') if n in sys.modules]))\n"
+        f"from lipsync_lightning.{command} import main\nmain()"
+    )
+    for arguments, told in ((["--help"], "Commands: demo, evaluate"), (list(MISTAKES[command]), "error: ")):
+        code = looking.format(arguments=arguments)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert told in done.stdout + done.stderr
+        assert "large: []" in done.stdout
+        assert done.returncode == (told == "error: ")
+
+
+def test_arguments_as_wandb_s_agent_and_people_give_them():
+    given = ["--module.optimizer.lr=0.1", "--cfg=job", "--multirun", "-m", "seed=1,2", "--config-name", "a&b"]
+    assert hydra_arguments(given) == ["module.optimizer.lr=0.1", *given[1:]]
+
+
+def test_a_run_s_folder_is_found_from_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    whole = str(tmp_path / "run")
+    assert hydra_arguments(["--config-path", "run", "--config-dir=run"]) == [
+        "--config-path",
+        whole,
+        f"--config-dir={whole}",
+    ]

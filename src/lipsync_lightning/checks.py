@@ -1,4 +1,6 @@
-"""What the configuration of a training must agree with, before anything large is imported."""
+"""What a command's configuration must agree with, before anything large is imported."""
+
+from collections.abc import Callable
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -35,3 +37,29 @@ def require_servable(config: DictConfig) -> None:
                 f"callbacks.{name} has settings, but none of the groups that `callbacks=` names has it; name one that "
                 f"has it too, {groups}, or drop its settings: '~callbacks.{name}'"
             )
+
+
+def given(*keys: str) -> Callable[[DictConfig], None]:
+    """Return a check that these keys have values."""
+
+    def check(config: DictConfig) -> None:
+        missing = [key for key in keys if OmegaConf.is_missing(config, key)]
+        if missing:
+            raise BadConfig(f"give {' '.join(f'{key}=' for key in missing)}; --help says what they mean")
+
+    return check
+
+
+def require_models(config: DictConfig) -> None:
+    """Raises: BadConfig, if nothing is to be judged, or nowhere."""
+    if not config.models:
+        raise BadConfig("models is empty: name at least one export or run, such as +models.mine=<folder>")
+    given("videos", "out")(config)
+
+
+def require_one_source(config: DictConfig) -> None:
+    """Raises: BadConfig, if it does not say what is exported, or whereto."""
+    if sum(config[key] is not None for key in ("run", "fetch", "source")) != 1:
+        raise BadConfig("give one of run=, fetch= and source=")
+    if (config.out is None and config.fetch is None) or config.to not in ("export", "latentsync"):
+        raise BadConfig("give out=<folder>, or to=latentsync out=<file.pt>")

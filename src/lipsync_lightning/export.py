@@ -6,9 +6,10 @@ source=<released file> kind=<kind> out=<folder>        a file in the original fo
 source=<export, run or folder> kind=<kind> to=latentsync out=<file.pt>   back to the original format
 """
 
+from lipsync_lightning.checks import require_one_source
 from lipsync_lightning.cli import command
 
-main = command("export", __doc__)
+main = command("export", __doc__, require_one_source)
 
 if __name__ == "__main__":
     main()

@@ -15,7 +15,7 @@ from lipsync_lightning.commands.export import pipeline_of_run
 from lipsync_lightning.commands.infer import device_and_dtype
 from lipsync_lightning.commands.report import write_report
 from lipsync_lightning.data.datamodule import ClipDataModule
-from lipsync_lightning.errors import BadConfig, BadMedia
+from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.evaluation import suite
 from lipsync_lightning.evaluation.metrics import REAL, comparison
 from lipsync_lightning.evaluation.suite import CONDITIONS, OWN, SHUFFLED, Row, aligned_faces
@@ -84,8 +84,6 @@ def scores_of_system(
 
 
 def run(config: DictConfig) -> None:
-    if not config.models:
-        raise BadConfig("models is empty: name at least one export or run, such as +models.mine=<folder>")
     torch.manual_seed(config.seed)  # LPIPS may stand on a random network
     out, clip, faces, scorer = Path(config.out), build(config.clip), build(config.faces), build(config.syncnet)
     judge = suite.Judge(scorer=scorer, lpips_network=build(config.lpips), clip=clip, device=config.device)

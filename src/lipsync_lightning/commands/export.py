@@ -186,10 +186,6 @@ def write_original(config: DictConfig) -> None:
 
 def require_complete(config: DictConfig) -> None:
     """Raises: BadConfig, if what is given is not one of the four commands."""
-    if sum(config[key] is not None for key in ("run", "fetch", "source")) != 1:
-        raise BadConfig("give one of run=, fetch= and source=")
-    if (config.out is None and config.fetch is None) or config.to not in ("export", "latentsync"):
-        raise BadConfig("give out=<folder>, or to=latentsync out=<file.pt>")
     if config.to == "latentsync" and config.source is None:
         raise BadConfig("to=latentsync needs source=<an export, or the folder of a run> and kind=")
     if config.decoder is not None and (config.to == "latentsync" or (config.kind or "latentsync") != "latentsync"):
