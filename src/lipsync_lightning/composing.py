@@ -12,9 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lipsync_lightning.files import PLUGINS
+
 _UNKNOWN_TO_HYDRA = re.compile(r"[^\w\s/\-+.$%*@:?|=,()\[\]{}'\"\\]|[^\x00-\x7f]")
 _LIKE_A_FLAG = re.compile(r"--(?!cfg=|info=|package=)([\w.@/]+=.*)", re.DOTALL)  # as wandb's agent gives keys
-PLUGINS = "lipsync_lightning.conf"  # entry points of other packages, whose values are their folders of YAML
 
 
 def hydra_arguments(arguments: list[str]) -> list[str]:
