@@ -67,9 +67,17 @@ def unet_arguments(shards: Path, run_dir: Path, *more: str) -> list[str]:
 class TrainProcess:
     """One running training, the first of a process group of its own."""
 
-    def __init__(self, arguments: list[str], output: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        output: Path,
+        environment: dict[str, str] | None = None,
+        *,
+        importable: Path | None = None,
+    ) -> None:
+        """Args: importable: a folder of packages."""
         self.output = output
-        self.process = _FORKED.Process(target=_train, args=(arguments, output, environment or {}))
+        self.process = _FORKED.Process(target=_train, args=(arguments, output, environment or {}, importable))
         self.process.start()
         self.pid = self.process.pid or 0
 
@@ -100,8 +108,10 @@ class TrainProcess:
         return told
 
 
-def _train(arguments: list[str], output: Path, environment: dict[str, str]) -> None:
+def _train(arguments: list[str], output: Path, environment: dict[str, str], importable: Path | None) -> None:
     os.setsid()
+    if importable:
+        sys.path.insert(0, str(importable))
     multiprocessing.set_start_method("fork", force=True)  # for data workers, as it would be had a user started this
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with output.open("w") as file:

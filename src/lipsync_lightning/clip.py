@@ -12,14 +12,17 @@ from lipsync_lightning.errors import ClipMismatch
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """What one clip is. Stored in every shard's sidecar, checkpoint and export, and compared when they meet."""
+    """What one clip is. Stored in every shard's sidecar, checkpoint and export, and compared when they meet.
 
-    num_frames: int  # video frames in a clip; 16 in the released models
-    fps: int  # video frames per second
-    resolution: int  # height and width of an aligned face, in pixels
-    sample_rate_hz: int  # of the mono sound
-    mel_hz: int  # log-mel columns per second
-    num_mels: int  # log-mel bins
+    Not told otherwise, it is that of the first released models.
+    """
+
+    num_frames: int = 16  # video frames in a clip
+    fps: int = 25  # video frames per second
+    resolution: int = 256  # height and width of an aligned face, in pixels
+    sample_rate_hz: int = 16000  # of the mono sound
+    mel_hz: int = 80  # log-mel columns per second
+    num_mels: int = 80  # log-mel bins
 
     @property
     def mel_columns(self) -> int:

@@ -6,22 +6,37 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lipsync_lightning.files import PLUGINS
+
 _UNKNOWN_TO_HYDRA = re.compile(r"[^\w\s/\-+.$%*@:?|=,()\[\]{}'\"\\]|[^\x00-\x7f]")
 _LIKE_A_FLAG = re.compile(r"--(?!cfg=|info=|package=)([\w.@/]+=.*)", re.DOTALL)  # as wandb's agent gives keys
-PLUGINS = "lipsync_lightning.conf"  # entry points of other packages, whose values are their folders of YAML
+
+
+class ExtensionsSearched(SearchPathPlugin):
+    """The YAML of installed packages is searched last, whatever `hydra.searchpath` a command has."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for each in sorted(entry_points(group=PLUGINS), key=lambda each: each.name):
+            search_path.append(provider=each.name, path=f"pkg://{each.value}")
+
+
+Plugins.instance().register(ExtensionsSearched)
 
 
 def hydra_arguments(arguments: list[str]) -> list[str]:
     """Return a command line's arguments as Hydra takes them.
 
     `--key=value` becomes `key=value`, a folder after `--config-path` or `--config-dir` is found from the working
-    directory, values are quoted where needed, and folders of YAML of installed packages are searched too.
+    directory, and values are quoted where needed.
     """
     given: list[str] = []
     for argument in arguments:
@@ -34,9 +49,6 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
         elif not before.startswith("-c") and not before.startswith("--config"):
             argument = quoted(_LIKE_A_FLAG.sub(r"\1", argument))
         given.append(argument)
-    packages = sorted(f"pkg://{each.value}" for each in entry_points(group=PLUGINS))
-    if packages and not any(argument.startswith("hydra.searchpath=") for argument in given):
-        given.append(f"hydra.searchpath=[{','.join(packages)}]")
     return given
 
 

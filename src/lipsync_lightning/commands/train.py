@@ -29,6 +29,7 @@ from lipsync_lightning.commands.resume import changed_settings, checkpoint_to_re
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.files import owned
 from lipsync_lightning.models.lora import BASE, plain_network
+from lipsync_lightning.modules.rebuilding import BUILT_OF
 from lipsync_lightning.modules.weights import RUN_CONFIG, require_weights
 
 _MEANT_SO = (  # what Lightning doubts
@@ -74,10 +75,17 @@ def build_trainer(config: DictConfig, *more: Callback) -> Trainer:
 
 
 class Begun(Callback):
-    """Tells whether training has begun: until then whatever fails leaves a run's record as it was."""
+    """Tells whether training has begun: until then whatever fails leaves a run's record as it was.
+
+    Each checkpoint gets the module's configuration, from which `load_from_checkpoint` builds it.
+    """
 
     def __init__(self, config: DictConfig) -> None:
         self.config, self.has = config, False
+        self.built_of = OmegaConf.to_container(config.module, resolve=True)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[BUILT_OF] = self.built_of
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.has = True

@@ -68,7 +68,9 @@ class FaceSamples:
     pictures: Sequence[str] = ("frames",)
     sounds: Sequence[str] = ()
 
-    def __init__(self, *, clip: ClipSpec, windows_per_clip: int, mask: str, augment: Augment | None = None) -> None:
+    def __init__(
+        self, *, clip: ClipSpec, windows_per_clip: int = 1, mask: str = "released", augment: Augment | None = None
+    ) -> None:
         """Args: mask: where reconstruction counts more for a mouth loss, one of `media.masks.REGIONS`."""
         self.augment = augment
         self.clip = clip
@@ -98,15 +100,17 @@ class SyncNetSamples:
         self,
         *,
         clip: ClipSpec,
-        windows_per_clip: int,
-        min_gap_frames: int,
-        sees: WholeFaces,
+        windows_per_clip: int = 4,
+        min_gap_frames: int = 8,
+        sees: WholeFaces | None = None,
         augment: Augment | None = None,
     ) -> None:
         """Args: min_gap_frames: windows of a clip start this far apart or more; closer would be false negatives.
+            sees: None: `Lips`.
 
         Raises: BadConfig, if latents that were made ahead of time are to be changed.
         """
+        sees = sees or Lips()
         if augment is not None and "mp4" not in sees.members:
             told = "data.samples.augment changes pictures, and data.samples.sees reads stored latents"
             raise BadConfig(f"{told}; give one of the two")
@@ -146,7 +150,13 @@ class HeldoutSyncNetSamples(SyncNetSamples):
     """
 
     def __init__(
-        self, *, clip: ClipSpec, windows_per_clip: int, min_gap_frames: int, sees: WholeFaces, max_offset_frames: int
+        self,
+        *,
+        clip: ClipSpec,
+        windows_per_clip: int = 4,
+        min_gap_frames: int = 8,
+        sees: WholeFaces | None = None,
+        max_offset_frames: int = 5,
     ) -> None:
         """Args: max_offset_frames: how many frames earlier and later sound is wanted, in steps of one."""
         super().__init__(clip=clip, windows_per_clip=windows_per_clip, min_gap_frames=min_gap_frames, sees=sees)
@@ -174,8 +184,8 @@ class UNetSamples:
         *,
         clip: ClipSpec,
         audio_encoder: AudioEncoder,
-        windows_per_clip: int,
-        mask: str,
+        windows_per_clip: int = 1,
+        mask: str = "released",
         every_nth_frame: int = 1,
         augment: Augment | None = None,
     ) -> None:

@@ -16,7 +16,7 @@ class ContrastiveObjective(nn.Module):
     Source: CLIP (arXiv 2103.00020), section 2.3.
     """
 
-    def __init__(self, *, initial_temperature: float, highest_scale: float = 100.0) -> None:
+    def __init__(self, *, initial_temperature: float = 0.07, highest_scale: float = 100.0) -> None:
         """Args: highest_scale: the bound of 1/temperature (CLIP: 100), without which the loss can run away."""
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(initial_temperature).reciprocal().log())

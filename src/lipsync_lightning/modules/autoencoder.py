@@ -3,7 +3,6 @@
 from typing import Any
 
 from einops import rearrange
-from lightning import LightningModule
 from torch import Tensor
 
 from lipsync_lightning import diffusion
@@ -13,10 +12,11 @@ from lipsync_lightning.losses.terms import StepOutput, WeightedLosses
 from lipsync_lightning.models.autoencoder import Autoencoder, LinearAutoencoder, PatchMoments
 from lipsync_lightning.models.weights_io import enable_checkpointing, frozen
 from lipsync_lightning.modules import hooks
+from lipsync_lightning.modules.rebuilding import RebuiltModule
 from lipsync_lightning.modules.rng import ClipRNG
 
 
-class AutoencoderModule(LightningModule):
+class AutoencoderModule(RebuiltModule):
     """Trains what only decodes, by any losses that compare frames. The encoder is frozen: latents stay what they are.
 
     Noise on the latents teaches the decoder to make clean frames of what few denoising steps leave.
@@ -83,7 +83,7 @@ class AutoencoderModule(LightningModule):
         raise BadConfig(f"init_from={path}: name the autoencoder to start from by module.autoencoder.path")
 
 
-class LinearAutoencoderModule(LightningModule):
+class LinearAutoencoderModule(RebuiltModule):
     """Adds up the moments of frames and solves for the principal components after every step. Logs `train/psnr`."""
 
     frozen_parts = ()

@@ -4,6 +4,7 @@ The functions of `self` become a module's hooks: `on_save_checkpoint = leave_out
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +32,9 @@ class FusedAdamW(AdamW):
         """Args: options: of `torch.optim.AdamW`."""
         super().__init__(params, fused=True, **options)
         self._step_supports_amp_scaling = False
+
+
+published_adamw = partial(FusedAdamW, lr=1e-5)
 
 
 def adamw_8bit(params: Iterable[nn.Parameter], **options: Any) -> Optimizer:

@@ -4,8 +4,8 @@ from functools import cached_property
 from typing import Any, cast
 
 import torch
+from diffusers.optimization import get_constant_schedule
 from einops import rearrange
-from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, distributed, nn
 from torchmetrics import CatMetric
@@ -14,16 +14,18 @@ from torchmetrics.functional.classification import binary_auroc
 from lipsync_lightning.clip import ClipSpec, WindowBatch, lower_half
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.losses import similarity
+from lipsync_lightning.losses.syncnet_objectives import ContrastiveObjective
 from lipsync_lightning.models.autoencoder import Autoencoder, drawn, encoder_fingerprint
 from lipsync_lightning.models.syncnet import SyncNet
 from lipsync_lightning.models.weights_io import enable_checkpointing, frozen, load_matching
 from lipsync_lightning.modules import hooks
+from lipsync_lightning.modules.rebuilding import RebuiltModule
 from lipsync_lightning.modules.rng import ClipRNG
 from lipsync_lightning.modules.unet_stage1 import require_made_by
 from lipsync_lightning.modules.weights import network_weights
 
 
-class SyncNetModule(LightningModule):
+class SyncNetModule(RebuiltModule):
     """Learns embeddings of lips and sound that agree where they belong together.
 
     Logs, of held-out windows with their own sound against the same windows with their neighbour's: `val/auc`,
@@ -41,18 +43,18 @@ class SyncNetModule(LightningModule):
     def __init__(
         self,
         *,
-        autoencoder: Autoencoder | None,
         syncnet: SyncNet,
-        objective: nn.Module,
-        optimizer: hooks.OptimizerFactory,
-        schedule: hooks.ScheduleFactory,
         clip: ClipSpec,
+        autoencoder: Autoencoder | None = None,
+        objective: nn.Module | None = None,
+        optimizer: hooks.OptimizerFactory = hooks.published_adamw,
+        schedule: hooks.ScheduleFactory = get_constant_schedule,
         gradient_checkpointing: bool = False,
     ) -> None:
         """Args:
         autoencoder: None for a SyncNet that sees the lower half of faces; else it sees the latents of whole faces, as
             that of LatentSync (arXiv 2412.09262), section 3.3, and supervision by it needs no decoding.
-        objective: (vision (B, D), audio (B, D)) of matching pairs -> scalar loss.
+        objective: (vision (B, D), audio (B, D)) of matching pairs -> scalar loss. None: the contrastive one.
         gradient_checkpointing: compute blocks again in backward instead of keeping what they compute.
         """
         super().__init__()
@@ -60,7 +62,7 @@ class SyncNetModule(LightningModule):
         self.syncnet = syncnet
         if gradient_checkpointing:
             enable_checkpointing(self.syncnet)
-        self.objective = objective
+        self.objective = objective or ContrastiveObjective()
         self.optimizer = optimizer
         self.schedule = schedule
         self.clip = clip

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from diffusers.optimization import get_constant_schedule
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from lightning import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
@@ -23,13 +23,15 @@ from lipsync_lightning.models.lora import SCALE, add_lora
 from lipsync_lightning.models.unet import LipSyncUNet, require_fitting_latents
 from lipsync_lightning.models.weights_io import enable_checkpointing, frozen, load_matching, store_in
 from lipsync_lightning.modules import hooks
+from lipsync_lightning.modules.rebuilding import RebuiltModule
 from lipsync_lightning.modules.rng import ClipRNG
 from lipsync_lightning.modules.weights import network_weights
 
 
-class UNetModule(LightningModule):
+class UNetModule(RebuiltModule):
     """Denoises clips given mask, masked frames, reference frames and audio tokens."""
 
+    published_parts: Sequence[str] = ("",)  # of parameter names, that learn
     frozen_parts = ("autoencoder", "losses")
     on_save_checkpoint = hooks.leave_out_frozen
     on_load_checkpoint = hooks.put_back_frozen
@@ -41,23 +43,24 @@ class UNetModule(LightningModule):
         autoencoder: Autoencoder,
         unet: LipSyncUNet,
         scheduler: DDIMScheduler,
-        optimizer: hooks.OptimizerFactory,
-        schedule: hooks.ScheduleFactory,
         clip: ClipSpec,
-        trainable: Sequence[str],
-        lora: Mapping[str, Any] | None,
-        timesteps: Any,
-        mixed_noise_alpha: float,
-        audio_dropout: float,
-        frozen_dtype: str,
-        gradient_checkpointing: bool,
-        offload_activations: bool,
-        compile: bool,
-        num_inference_steps: int,
-        guidance_scale: float,
+        optimizer: hooks.OptimizerFactory = hooks.published_adamw,
+        schedule: hooks.ScheduleFactory = get_constant_schedule,
+        trainable: Sequence[str] | None = None,
+        lora: Mapping[str, Any] | None = None,
+        timesteps: Any = "uniform",
+        mixed_noise_alpha: float = 1.0,
+        audio_dropout: float = 0.1,
+        frozen_dtype: str = "float32",
+        gradient_checkpointing: bool = False,
+        offload_activations: bool = False,
+        compile: bool = False,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 1.5,
     ) -> None:
         """Args:
         trainable: parts of parameter names; parameters that contain none of them are frozen. [""] trains all.
+            None: those of the published training.
         lora: arguments of `add_lora`, inside the trainable parts, whose other weights `load_weights` gives. None, or
             one without a rank: no LoRA.
         timesteps: those it is trained at, see `diffusion.timestep_density`.
@@ -70,6 +73,7 @@ class UNetModule(LightningModule):
         num_inference_steps, guidance_scale: of `generate`, for validation.
         """
         super().__init__()
+        trainable = self.published_parts if trainable is None else trainable
         require_fitting_latents(unet, autoencoder)
         self.losses = losses
         self.autoencoder = frozen(autoencoder)  # pyright: ignore[reportArgumentType]

@@ -18,6 +18,8 @@ from lipsync_lightning.modules.unet_base import UNetModule
 class UNetStage2Module(UNetModule):
     """Trains the published parameter groups, by any losses: they may read all of a `StepOutput`."""
 
+    published_parts = ("motion_modules.", "attentions.")
+
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         rng = ClipRNG(batch["seed"], self.device)
         with self.activations():

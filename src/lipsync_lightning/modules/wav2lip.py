@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from lightning import LightningModule
 from torch import Tensor
 
 from lipsync_lightning.clip import ClipBatch, ClipSpec
@@ -13,10 +12,11 @@ from lipsync_lightning.losses.terms import StepOutput, WeightedLosses
 from lipsync_lightning.models.wav2lip import Wav2LipGenerator
 from lipsync_lightning.models.weights_io import enable_checkpointing, load_matching
 from lipsync_lightning.modules import hooks
+from lipsync_lightning.modules.rebuilding import RebuiltModule
 from lipsync_lightning.modules.weights import network_weights
 
 
-class Wav2LipModule(LightningModule):
+class Wav2LipModule(RebuiltModule):
     """Generates the masked part of clips in one step, by losses that read frames and sound."""
 
     frozen_parts = ("losses",)
