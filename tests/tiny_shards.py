@@ -93,9 +93,17 @@ class Ids:
         ]
 
 
-def data_of(shards: Path | str, samples: Any = None, **changes: Any) -> ClipDataModule:
+def data_of(shards: Any, samples: Any = None, **changes: Any) -> ClipDataModule:
     settings: dict[str, Any] = {"batch_size": 2, "num_workers": 0, "seed": 1, "shuffle_buffer": 8, "max_bad_clips": 0}
-    return ClipDataModule(**{"shards": str(shards), "clip": CLIP, "samples": samples or Ids(), **settings, **changes})
+    return ClipDataModule(
+        **{
+            "shards": str(shards) if isinstance(shards, Path) else shards,
+            "clip": CLIP,
+            "samples": samples or Ids(),
+            **settings,
+            **changes,
+        }
+    )
 
 
 def find_shards(folder: str | Path, split: str, clip: ClipSpec) -> list[Sidecar]:

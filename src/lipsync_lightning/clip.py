@@ -72,6 +72,7 @@ class WindowBatch(TypedDict):
     id: list[str]  # shard id of the clip each row comes from
     first_frame: Tensor  # (B,), int64: where in that clip the target window starts
     seed: Tensor  # (B,), int64: of what is drawn for this window, another one each epoch
+    set: NotRequired[list[str]]  # name of the data set each row comes from, where there are several
     mel_around: NotRequired[Tensor]  # (B, 2K+1, 1, M, L): `mel` K frames earlier to K later; NaN beyond the clip
 
 
@@ -92,6 +93,7 @@ class LatentBatch(TypedDict):
     keep_mask: Tensor  # (B, 1, H, W), 1 = keep, 0 = to be generated
     audio: Tensor  # (B, T, A, D): audio tokens of each target frame
     id: list[str]  # shard id of the clip each row comes from
+    set: NotRequired[list[str]]  # name of the data set each row comes from, where there are several
     made_by: list[str]  # fingerprint of the autoencoder
     first_frame: Tensor  # (B,), int64: where in that clip the target window starts
     seed: Tensor  # (B,), int64: of what is drawn for this window, another one each epoch

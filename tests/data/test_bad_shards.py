@@ -12,7 +12,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from lipsync_lightning.data import datamodule
+from lipsync_lightning.data import sets
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.errors import BrokenShard, MissingShards
 from lipsync_lightning.shards.format import FinishedClip, sidecar_path, write_shard
@@ -68,7 +68,7 @@ UNREACHABLE = {"train/000002.tar": BrokenShard("flaky there", "unreachable")}
 def test_what_one_rank_lacks_or_has_otherwise_none_reads(
     shards: Path, monkeypatch: pytest.MonkeyPatch, theirs: Callable[..., Found], told: str
 ):
-    monkeypatch.setattr(datamodule, "on_all_ranks", lambda mine: [mine, theirs(*mine)])
+    monkeypatch.setattr(sets, "on_all_ranks", lambda mine: [mine, theirs(*mine)])
     with pytest.warns(UserWarning, match=rf"left out, {told}"):
         keys = keys_of_a_pass(data_of(shards, max_bad_shards=1), 8)
     assert {key[:3] for key in keys} == {"d/0", "d/1"}

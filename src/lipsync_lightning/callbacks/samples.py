@@ -73,6 +73,8 @@ class SampleWriter(Callback):
     ) -> None:
         if trainer.sanity_checking:
             return
+        if "set" in batch:  # ids of two sets may be equal
+            batch = {**batch, "id": ["/".join(names) for names in zip(batch["set"], batch["id"], strict=True)]}
         ids, known = batch["id"], {sample.id for sample in self.samples}
         first_of_clips = [row for row, id in enumerate(ids) if id not in known and id not in ids[:row]]
         rows = first_of_clips[: self.num_clips - len(self.samples)]

@@ -142,7 +142,9 @@ def _amount_of_training_data(trainer: Trainer) -> str:
         return ""
     if index is None:
         return ""
-    num_videos = len({key.rpartition("/")[0] for key in index.keys.tolist()})
+    sets = [shard.location.rsplit("/", 2)[0] for shard in index.shards]  # whose keys may be equal
+    clips = zip(index.shard_of.tolist(), index.keys.tolist(), strict=True)
+    num_videos = len({(sets[shard], key.rpartition("/")[0]) for shard, key in clips})
     return f": it has {num_videos} videos, {index.num_frames.sum() / data.clip.fps / 60:.1f} minutes of sound"
 
 
@@ -153,7 +155,7 @@ def faults_of(index: ClipIndex, clip: ClipSpec) -> tuple[list[str], int | None]:
         offset stands out: they must agree twice as well there as with other clips' sounds. None means nothing: on 30
         seconds of two real people in step none stood out.
     """
-    sounds: dict[str, np.ndarray] = {}
+    sounds: dict[int, np.ndarray] = {}  # by number of the clip
     lips: list[np.ndarray] = []  # motion of the mouth by frame, (T,)
     loudness: list[np.ndarray] = []  # (T,)
     for number in np.linspace(0, len(index) - 1, min(_NUM_CLIPS, len(index))).round().astype(int).tolist():
@@ -165,19 +167,20 @@ def faults_of(index: ClipIndex, clip: ClipSpec) -> tuple[list[str], int | None]:
             (lower_halves,) = decode_planes(members["mp4"], [0], num_frames, top=0.5)
         except (BadMedia, BrokenShard, ClipTooShort):
             continue
-        sounds[str(index.keys[number])] = sound
+        sounds[number] = sound
         if num_frames >= _FEWEST_FRAMES:
             lips.append(_mouth_motion(lower_halves))
             edges = [clip.num_samples(frame) for frame in range(num_frames + 1)]
             energy = np.add.reduceat(np.square(sound[: edges[-1]], dtype=np.float64), edges[:-1])
             loudness.append(np.sqrt(energy / np.diff(edges)))
     faults = []
-    silent = [key for key, sound in sounds.items() if np.square(sound).mean() < _SILENT_POWER]
+    silent = [number for number, sound in sounds.items() if np.square(sound).mean() < _SILENT_POWER]
     counts = Counter(sound.tobytes() for sound in sounds.values())
-    shared = [key for key, sound in sounds.items() if key not in silent and counts[sound.tobytes()] > 1]
+    shared = [number for number, sound in sounds.items() if number not in silent and counts[sound.tobytes()] > 1]
     if len(shared) + len(silent) > _TOLERATED_SHARE * len(sounds):
         found = f"of {len(sounds)} clips {len(shared)} hold the same sound as another and {len(silent)} are silent"
-        faults.append(f"{found}, such as {[*shared, *silent][0]}: compare it with the raw video, `prepare` again")
+        such_as = index.keys[(shared or silent)[0]]
+        faults.append(f"{found}, such as {such_as}: compare it with the raw video, `prepare` again")
     num_clips = len(lips)
     if num_clips < 4:
         return faults, None

@@ -41,6 +41,7 @@ _MEANT_SO = (  # what Lightning doubts
     ".*Checkpoint directory .* exists and is not empty.*",  # of a run that is resumed
     ".*number of training batches .* smaller than the logging interval.*",  # steps are counted across epochs
     ".*your dataloader is not resumable.*",  # the datamodule is
+    ".*Total length of `list` across ranks is zero.*",  # no held-out clips, as the datamodule says
 )
 
 

@@ -1,7 +1,7 @@
 """The one datamodule of all modules; which windows it serves is its `samples` argument."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
 from math import ceil
@@ -10,22 +10,22 @@ from typing import Any
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import distributed
 from torch.utils.data import DataLoader
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.order import Place, Visit, WindowOrder
 from lipsync_lightning.data.samples import Samples
+from lipsync_lightning.data.sets import DataSets, contents_of, on_all_ranks
 from lipsync_lightning.data.windows import ClipWindows, EpochBatches, EpochLoader, collate
 from lipsync_lightning.data.worker import prepare_worker
-from lipsync_lightning.errors import BadConfig, BrokenShard, ClipTooShort, MissingShards
+from lipsync_lightning.errors import BadConfig, ClipTooShort
 from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.shards.format import Sidecar
-from lipsync_lightning.shards.reader import ClipIndex, RemoteAccess, survey
+from lipsync_lightning.shards.reader import ClipIndex, RemoteAccess
 
 
 class ClipDataModule(LightningDataModule):
-    """Streams windows from a prepared data set: `train` shards once an epoch, `heldout` shards once a validation.
+    """Streams windows from prepared data sets: `train` shards once an epoch, `heldout` shards once a validation.
 
     An epoch has as many whole optimizer steps as the windows suffice for; what is left is left out, others each time.
     So no step sees two windows of one place, and an epoch has as many batches as Lightning says.
@@ -34,6 +34,9 @@ class ClipDataModule(LightningDataModule):
     ranks or workers. The state in a checkpoint is that, so a resumed run, on however many ranks, reads exactly what it
     had not read, and the names and contents of the shards, so it warns if they changed.
 
+    Several sets are read as one, or each has its share of every epoch, see `WindowOrder`. Then batches bring the names
+    of their windows' sets as `set`; those of held-out windows are of one set each.
+
     When an epoch ends, clips that could not be read are counted by reason in a warning, and as `data/bad_clips` in the
     trainer's loggers, if there were any.
     """
@@ -41,7 +44,7 @@ class ClipDataModule(LightningDataModule):
     def __init__(
         self,
         *,
-        shards: str,
+        shards: str | Sequence[str] | Mapping[str, float],
         clip: ClipSpec,
         samples: Samples,
         batch_size: int,
@@ -54,7 +57,7 @@ class ClipDataModule(LightningDataModule):
         heldout_samples: Samples | None = None,
     ) -> None:
         """Args:
-        shards: folder that `prepare` made, or its URL, of any filesystem that fsspec knows.
+        shards: folder that `prepare` made, or its URL, of any filesystem that fsspec knows; several; or their shares.
         batch_size: windows per batch and rank.
         shuffle_buffer: clips of shards that are mixed together; shards are shuffled as a whole.
         max_bad_clips: clips that one worker may find unreadable before training stops; until then others stand in.
@@ -66,7 +69,7 @@ class ClipDataModule(LightningDataModule):
         if batch_size < 1 or num_workers < 0:
             told = f"data.batch_size={batch_size} data.num_workers={num_workers}"
             raise BadConfig(f"{told}: give 1 or more windows, and 0 or more workers")
-        self.shards = shards
+        self.sets = DataSets(shards, clip=clip, max_bad_shards=max_bad_shards)
         self.clip = clip
         self.samples = samples
         self.heldout_samples = heldout_samples or samples
@@ -75,25 +78,19 @@ class ClipDataModule(LightningDataModule):
         self.seed = seed
         self.shuffle_buffer = shuffle_buffer
         self.max_bad_clips = max_bad_clips
-        self.max_bad_shards = max_bad_shards
         self.remote = remote
         self.resumed = (0, 0)  # epoch, and how many of its windows all ranks had read when training began again
         self.train_shards: dict[str, str] = {}  # content by name, as they were at the last checkpoint, then as they are
         self.bad_clips: set[tuple[str, str]] = set()  # keys and reasons, of this pass, on this rank
-        self._surveys: dict[str, Any] = {}  # by split, until it is read
         self._copies: dict[tuple[Any, torch.device], Any] = {}  # on devices
 
     def require_shards(self, split: str) -> None:
         """Raises: MissingShards, BrokenShard or ClipMismatch now, instead of when work has begun."""
-        good, bad = self._surveys[split] = self._survey(split)
-        self._require_few_bad(bad)
-        if not good:
-            nothing = MissingShards(f"{self.shards} holds no {split} clips; the ledger there tells why")
-            raise bad[min(bad)] if bad else nothing
+        self.sets.require(split, self._members(split))
 
     def clip_index(self, split: str, max_shards: int) -> ClipIndex:
         """Return the clips of at most so many good shards, evenly spread. Raises: MissingShards, ClipMismatch."""
-        shards = list(self._survey(split)[0].values())
+        shards = list(self.sets.survey(split, self._members(split))[0].values())
         return self._index(shards[:: ceil(len(shards) / max_shards) or 1], split)
 
     def train_dataloader(self) -> DataLoader:
@@ -126,16 +123,16 @@ class ClipDataModule(LightningDataModule):
             told = f"a step takes {trainer.world_size} times data.batch_size={self.batch_size} windows"
             told += f" times trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}"
             way_out = "give fewer, or raise data.samples.windows_per_clip"
-            raise BadConfig(f"{told}, and {self.shards} has {order.epoch_length} in all; {way_out}")
+            raise BadConfig(f"{told}, and {self.sets} has {order.epoch_length} in all; {way_out}")
         if taken and whole - left < self._limited(whole):
             return Place(epoch, taken, whole - left)
         return Place(epoch + bool(taken))
 
     @cached_property
     def _training_windows(self) -> tuple[ClipWindows, WindowOrder]:
-        shards = self._agreed_shards("train")
-        self._warn_if_shards_changed(shards)
-        return self._windows(shards, "train", self.shuffle_buffer)
+        shards = self.sets.agreed("train", self._members("train"))
+        self._warn_if_shards_changed(contents_of(shards))
+        return self._windows(list(shards.values()), "train", self.shuffle_buffer, self.sets.shares)
 
     def _whole_steps(self, num_windows: int) -> int:
         """Return the batches of each rank in as many optimizer steps as so many windows suffice for."""
@@ -148,12 +145,14 @@ class ClipDataModule(LightningDataModule):
         return min(num_batches, limit) if isinstance(limit, int) else int(num_batches * limit)
 
     def val_dataloader(self) -> DataLoader | list:
-        shards = self._agreed_shards("heldout")
+        shards = self.sets.agreed("heldout", self._members("heldout"))
         if not shards:
+            way_out = "hold some out by recipe.split.num_heldout= or recipe.heldout_end= of `prepare`"
+            rank_zero_warn(f"nothing is validated: {self.sets} holds no heldout clips; {way_out}")
             return []
         # Every rank reads all of it: were it divided, ranks with fewer batches would leave the others waiting.
-        windows, order = self._windows(shards, "heldout", shuffle_buffer=0)
-        return self._loader(DataLoader, windows, list(order.pieces(0, 0, self.batch_size)))
+        windows, order = self._windows(list(shards.values()), "heldout", shuffle_buffer=0)
+        return self._loader(DataLoader, windows, order.pieces_of_sets(self.batch_size))
 
     def transfer_batch_to_device(
         self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
@@ -216,57 +215,49 @@ class ClipDataModule(LightningDataModule):
     def _samples(self, split: str) -> Samples:
         return self.samples if split == "train" else self.heldout_samples
 
-    def _survey(self, split: str) -> tuple[dict[str, Sidecar], dict[str, BrokenShard]]:
+    def _members(self, split: str) -> list[str]:
         samples = self._samples(split)
-        return survey(self.shards, split, self.clip, [*samples.members, *samples.parts])
+        return [*samples.members, *samples.parts]
 
     def _index(self, shards: list[Sidecar], split: str) -> ClipIndex:
         samples = self._samples(split)
         return ClipIndex(shards, members=samples.members, parts=samples.parts, remote=self.remote)
 
-    def _agreed_shards(self, split: str) -> list[Sidecar]:
-        """Return the shards that all ranks have with the same content. Raises: as `require_shards`."""
-        good, bad = self._surveys.pop(split, None) or self._survey(split)
-        everyones = on_all_ranks((_contents(good.values()), bad))
-        bad = {name: error for _, theirs in reversed(everyones) for name, error in theirs.items()}
-        for name in sorted(set().union(*(theirs for theirs, _ in everyones)) - bad.keys()):
-            if len({theirs.get(name) for theirs, _ in everyones}) > 1:
-                bad[name] = BrokenShard(f"{name} differs between ranks; copy the same to all nodes", "not the same")
-        self._require_few_bad(bad)
-        for name, error in sorted(bad.items()):
-            rank_zero_warn(f"left out, {error.reason}: {name}: {error}")
-        return [shard for name, shard in good.items() if name not in bad]
-
-    def _require_few_bad(self, bad: dict[str, BrokenShard]) -> None:
-        if len(bad) > self.max_bad_shards:
-            first = bad[min(bad)]
-            told = f"{first} ({len(bad)} bad shards, data.max_bad_shards allows {self.max_bad_shards})"
-            raise BrokenShard(told, first.reason) from first
-
-    def _warn_if_shards_changed(self, shards: list[Sidecar]) -> None:
-        before, self.train_shards = self.train_shards, _contents(shards)
+    def _warn_if_shards_changed(self, contents: dict[str, str]) -> None:
+        before, self.train_shards = self.train_shards, contents
         differing = sorted(dict(before.items() ^ self.train_shards.items()))
         if before and differing:
             told = f"The shards changed since the checkpoint ({len(differing)} of them, such as {differing[0]})"
             rank_zero_warn(f"{told}: some windows may be repeated or skipped")
 
-    def _windows(self, shards: list[Sidecar], split: str, shuffle_buffer: int) -> tuple[ClipWindows, WindowOrder]:
+    def _windows(
+        self, shards: list[Sidecar], split: str, shuffle_buffer: int, shares: Sequence[float] | None = None
+    ) -> tuple[ClipWindows, WindowOrder]:
+        index = self._index(shards, split)
+        set_of = self.sets.numbers(shards)[index.shard_of]
         windows = ClipWindows(
-            index=self._index(shards, split),
+            index=index,
             samples=self._samples(split),
             seed=self.seed,
             max_bad_clips=self.max_bad_clips,
+            set_of=set_of,
+            set_names=self.sets.names if len(self.sets.names) > 1 else (),
         )
-        index, num_windows = windows.index, windows.num_windows
+        num_windows = windows.num_windows
         num_short = int((num_windows == 0).sum())
         if num_short == len(num_windows):
             longest, wanted = index.num_frames.max(initial=0), f"{self.clip.num_frames} (the U-Net stages need two)"
-            told = f"all {num_short} clips at {self.shards} are too short: the longest has {longest} frames"
+            told = f"all {num_short} clips at {self.sets} are too short: the longest has {longest} frames"
             raise ClipTooShort(f"{told}, windows have {wanted}; prepare longer clips")
         if num_short:
-            rank_zero_warn(f"left out, too short for a window: {num_short} of the clips at {self.shards}")
+            rank_zero_warn(f"left out, too short for a window: {num_short} of the clips at {self.sets}")
         return windows, WindowOrder(
-            num_windows=num_windows, shard_of=index.shard_of, seed=self.seed, shuffle_buffer=shuffle_buffer
+            num_windows=num_windows,
+            shard_of=index.shard_of,
+            seed=self.seed,
+            shuffle_buffer=shuffle_buffer,
+            set_of=set_of,
+            shares=shares,
         )
 
     def _loader(self, kind: type[DataLoader], windows: ClipWindows, batches: Iterable[list[Visit]]) -> DataLoader:
@@ -291,17 +282,3 @@ class ClipDataModule(LightningDataModule):
         rank_zero_warn(f"pass {number} over the data: others stood in for clips that cannot be read: {told}")
         for logger in self.trainer.loggers:
             logger.log_metrics({"data/bad_clips": float(len(bad))}, step=self.trainer.global_step)
-
-
-def _contents(shards: Iterable[Sidecar]) -> dict[str, str]:
-    """Return what tells the contents of shards apart, by name."""
-    return {shard.name: shard.sha256[:16] for shard in shards}
-
-
-def on_all_ranks(mine: Any) -> list[Any]:
-    """Return what every rank has, in their order; all must ask at the same time."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [mine]
-    everyones: list = [None] * distributed.get_world_size()
-    distributed.all_gather_object(everyones, mine)
-    return everyones

@@ -18,12 +18,27 @@ from lipsync_lightning.shards.reader import ClipIndex
 class ClipWindows(Dataset):
     """The windows of a visit. For each window of a clip that cannot be read, a certain one of another clip stands in.
 
-    The first window of what is returned then brings `bad`: the bad clip's key and the reason.
+    The first window of what is returned then brings `bad`: the bad clip's key and the reason. Of several data sets each
+    window brings its own one's name as `set`, and what stands in is of the same one.
     """
 
-    def __init__(self, *, index: ClipIndex, samples: Samples, seed: int, max_bad_clips: int) -> None:
-        """Args: max_bad_clips: after so many, in one worker, the next one is an error."""
+    def __init__(
+        self,
+        *,
+        index: ClipIndex,
+        samples: Samples,
+        seed: int,
+        max_bad_clips: int,
+        set_of: np.ndarray | None = None,
+        set_names: Sequence[str] = (),
+    ) -> None:
+        """Args:
+        max_bad_clips: after so many, in one worker, the next one is an error.
+        set_of: (clips,), which of several data sets each clip is of.
+        """
         self.index = index
+        self.set_of = np.zeros(len(index), np.int64) if set_of is None else set_of
+        self.set_names = set_names
         self.samples = samples
         lengths, which = np.unique(index.num_frames, return_inverse=True)
         per_length = np.array([samples.num_windows(int(length)) for length in lengths], np.int64)
@@ -37,23 +52,29 @@ class ClipWindows(Dataset):
         windows = self._read(visit)
         if windows is None:
             windows = [self._stand_in(visit.epoch, visit.clip, number) for number in range(visit.first, visit.last)]
-            windows[0]["bad"] = (str(self.index.keys[visit.clip]), self.bad_clips[visit.clip])
+            key = "/".join([*self._told_of_set(visit.clip).values(), str(self.index.keys[visit.clip])])
+            windows[0]["bad"] = (key, self.bad_clips[visit.clip])
         return windows
+
+    def _told_of_set(self, clip: int) -> dict[str, str]:
+        """Return the name of a clip's data set as `set`, and nothing if there is one."""
+        return {"set": self.set_names[int(self.set_of[clip])]} if self.set_names else {}
 
     def _stand_in(self, epoch: int, clip: int, number: int) -> Window:
         """Return a window instead of one: which, depends on nothing but that window, so any worker takes the same."""
-        able = np.flatnonzero(self.num_windows > number)
+        able = np.flatnonzero((self.num_windows > number) & (self.set_of == self.set_of[clip]))
         for other in np.random.default_rng([self.seed, epoch, clip, number]).permutation(able):
             windows = self._read(Visit(epoch, int(other), number, number + 1))
             if windows is not None:
                 return windows[0]
-        raise BrokenShard(f"none of {len(self.index)} clips can be read; run `prepare` again")
+        of_set = "".join(f" of {name}" for name in self._told_of_set(clip).values())
+        raise BrokenShard(f"none of {len(self.index)} clips{of_set} can be read; run `prepare` again")
 
     def _read(self, visit: Visit) -> list[Window] | None:
         if visit.clip in self.bad_clips:
             return None
         key = str(self.index.keys[visit.clip])
-        own = [self.seed, visit.epoch, crc32(key.encode())]
+        own = [self.seed, visit.epoch, crc32(key.encode(), int(self.set_of[visit.clip]))]  # sets may have equal keys
         try:
             sample = self.index.read(visit.clip)
             windows = self.samples(sample, np.random.default_rng(own), range(visit.first, visit.last))
@@ -65,7 +86,10 @@ class ClipWindows(Dataset):
                 raise BrokenShard(f"{message} (more than data.max_bad_clips allows)") from error
             warnings.warn(f"left out, another clip stands in: {message}", stacklevel=2)
             return None
-        return [window | {"seed": window_seed([*own, number])} for number, window in enumerate(windows, visit.first)]
+        more = self._told_of_set(visit.clip)
+        return [
+            window | more | {"seed": window_seed([*own, number])} for number, window in enumerate(windows, visit.first)
+        ]
 
 
 class EpochBatches(Sampler[list[Visit]]):

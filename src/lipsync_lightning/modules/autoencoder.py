@@ -59,12 +59,12 @@ class AutoencoderModule(RebuiltModule):
             enable_checkpointing(self.autoencoder, self.losses)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return hooks.log_losses(self, "train", self.losses(self.reconstruct(batch)), len(batch["seed"]))
+        return hooks.log_losses(self, "train", self.losses(self.reconstruct(batch)), batch)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         step = self.reconstruct(batch)  # the same draws at every validation
-        hooks.log_losses(self, "val", self.losses(step), len(batch["seed"]))
-        self.log("val/psnr", psnr(step.frames_pred, step.frames), batch_size=len(batch["seed"]))
+        hooks.log_losses(self, "val", self.losses(step), batch)
+        hooks.log_validation(self, {"val/psnr": psnr(step.frames_pred, step.frames)}, batch)
 
     def reconstruct(self, batch: Any) -> StepOutput:
         """Return the frames, and those of their latents with noise."""
@@ -105,7 +105,7 @@ class LinearAutoencoderModule(RebuiltModule):
 
     def validation_step(self, batch: WindowBatch, batch_idx: int) -> None:
         frames_NCHW = rearrange(batch["frames"], "b t c h w -> (b t) c h w")
-        self.log("val/psnr", psnr(self.autoencoder(frames_NCHW), frames_NCHW), batch_size=len(batch["frames"]))
+        hooks.log_validation(self, {"val/psnr": psnr(self.autoencoder(frames_NCHW), frames_NCHW)}, batch)
 
     def configure_optimizers(self) -> None:
         """There is nothing to descend."""

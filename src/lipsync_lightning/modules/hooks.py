@@ -3,7 +3,7 @@
 The functions of `self` become a module's hooks: `on_save_checkpoint = leave_out_frozen`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -70,7 +70,9 @@ def _is_open(settings: dict[str, Any]) -> bool:
     return settings.get("num_training_steps", 0) < 0
 
 
-def log_losses(module: LightningModule, split: str, losses: tuple[Tensor, dict[str, Tensor]], num_clips: int) -> Tensor:
+def log_losses(
+    module: LightningModule, split: str, losses: tuple[Tensor, dict[str, Tensor]], batch: Mapping[str, Any]
+) -> Tensor:
     """Log total and terms as `<split>/loss` and `<split>/loss_<term>`, averaged over ranks; return the total.
 
     In training ranks average when the trainer logs, all values in one reduction: between, none waits for another.
@@ -84,8 +86,18 @@ def log_losses(module: LightningModule, split: str, losses: tuple[Tensor, dict[s
             return total
         values = trainer.strategy.reduce(values, reduce_op="mean")
     logged = dict(zip(names, values.unbind(), strict=True))
-    module.log_dict(logged, batch_size=num_clips, sync_dist=split == "val")
+    if split == "val":
+        log_validation(module, logged, batch)
+    else:
+        module.log_dict(logged, batch_size=len(batch["seed"]))
     return total
+
+
+def log_validation(module: LightningModule, figures: Mapping[str, Tensor], batch: Mapping[str, Any]) -> None:
+    """Log figures of a validation batch, averaged over ranks, and again as `<name>/<set>` if there are several sets."""
+    num_clips = next(len(value) for value in batch.values())
+    of_set = {f"{name}/{batch['set'][0]}": value for name, value in figures.items() if "set" in batch}
+    module.log_dict({**figures, **of_set}, batch_size=num_clips, sync_dist=True)
 
 
 def leave_out_frozen(self: Any, checkpoint: dict[str, Any]) -> None:

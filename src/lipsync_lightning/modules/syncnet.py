@@ -32,7 +32,8 @@ class SyncNetModule(RebuiltModule):
     `val/accuracy` of each half at the threshold that the other half chooses (chance is 0.5 for both), and mean and
     spread of similarities. Of batches with `mel_around` also `val/offset_accuracy`, how often the sound within 5 frames
     that fits best lies at most 1 frame away (chance is 3/11), and `val/offset_frames`, by how many frames the sound
-    fits best when it comes early, the median.
+    fits best when it comes early, the median. Of several data sets loss, AUC and accuracy come again for each, as
+    `val/auc/<set>`.
 
     Every validation calibrates the network by all its pairs: training pairs would make it surer than it is. A run that
     ends between two validations, or is resumed there, keeps the calibration of the one before.
@@ -68,6 +69,7 @@ class SyncNetModule(RebuiltModule):
         self.clip = clip
         # Not gathered over ranks: each reads all held-out clips, so gathering would count every window once per rank.
         self.matching, self.foreign, self.offsets = (CatMetric(sync_on_compute=False) for _ in range(3))
+        self.sets: list[str] = []  # by pair that was seen, where there are several
         self.last_similarities: tuple[Tensor, Tensor] | None = None
 
     def forward(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
@@ -123,7 +125,8 @@ class SyncNetModule(RebuiltModule):
                 self.offsets.update(similarity.best_offsets(vision_BD[is_whole_B], torch.stack(around, dim=1)))
         if len(vision_BD) < 2:
             return  # a last batch of one has no neighbour to borrow foreign sound from
-        self.log("val/loss", self.objective(vision_BD, audio_BD), batch_size=len(vision_BD), sync_dist=True)
+        hooks.log_validation(self, {"val/loss": self.objective(vision_BD, audio_BD)}, batch)
+        self.sets += batch.get("set", [])
         matching_B, foreign_B = similarity.matching_and_foreign(vision_BD, audio_BD)
         self.matching.update(matching_B)
         self.foreign.update(foreign_B)
@@ -135,15 +138,19 @@ class SyncNetModule(RebuiltModule):
             self.offsets.reset()
             return
         matching, foreign = (torch.as_tensor(each.compute()).float() for each in (self.matching, self.foreign))
-        is_matching = torch.cat([torch.ones_like(matching), torch.zeros_like(foreign)]).long()
-        scores = {"val/auc": float(binary_auroc(torch.cat([matching, foreign]), is_matching))}
+        scores = told_apart(matching, foreign)
+        for name in sorted(set(self.sets)):
+            is_own = torch.tensor([each == name for each in self.sets], device=matching.device)
+            own = told_apart(matching[is_own], foreign[is_own])
+            scores |= {f"{figure}/{name}": value for figure, value in own.items()}
+        self.sets = []
         kinds = {"matching": matching, "foreign": foreign}
         for kind, values in kinds.items():
             scores[f"val/similarity_{kind}_mean"] = float(values.mean())
             scores[f"val/similarity_{kind}_std"] = float(values.std())
         calibration = similarity.calibrated(matching, foreign)
         self.syncnet.calibrate(*calibration)
-        scores["val/threshold"], scores["val/accuracy"] = calibration.threshold, similarity.accuracy(matching, foreign)
+        scores["val/threshold"] = calibration.threshold
         if self.offsets.update_called:
             offsets = torch.as_tensor(self.offsets.compute()).float()
             # One frame to either side cannot be told from lips and sound in step.
@@ -179,3 +186,10 @@ class SyncNetModule(RebuiltModule):
     def load_weights(self, path: str, which: str | int = "last") -> None:
         """Start from another run's SyncNet. Raises: MissingWeights, WrongWeights."""
         load_matching(self.syncnet, network_weights(path, "syncnet", which), allowed_missing=())
+
+
+def told_apart(matching: Tensor, foreign: Tensor) -> dict[str, float]:
+    """Return AUC and accuracy of similarities (P,) of as many matching and foreign pairs, in the order of clips."""
+    is_matching = torch.cat([torch.ones_like(matching), torch.zeros_like(foreign)]).long()
+    auc = float(binary_auroc(torch.cat([matching, foreign]), is_matching))
+    return {"val/auc": auc, "val/accuracy": similarity.accuracy(matching, foreign)}

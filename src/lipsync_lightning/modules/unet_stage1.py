@@ -28,12 +28,12 @@ class UNetStage1Module(UNetModule):
         rng = ClipRNG(batch["seed"], self.device)
         with self.activations():
             step = self.denoise(batch, rng.uniform() >= self.audio_dropout, rng)
-            return log_losses(self, "train", self.losses(step), len(batch["seed"]))
+            return log_losses(self, "train", self.losses(step), batch)
 
     def validation_step(self, batch: ClipBatch | LatentBatch, batch_idx: int) -> None:
         rng = ClipRNG(batch["seed"], self.device)  # the same draws at every validation
         step = self.denoise(batch, np.ones(len(batch["seed"]), dtype=bool), rng)
-        log_losses(self, "val", self.losses(step), len(batch["seed"]))
+        log_losses(self, "val", self.losses(step), batch)
 
     def denoise(self, batch: Any, has_audio: np.ndarray, rng: ClipRNG) -> StepOutput:
         """Noise the target frames, let the U-Net undo it, and return what the losses read.

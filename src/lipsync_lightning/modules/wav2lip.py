@@ -51,10 +51,10 @@ class Wav2LipModule(RebuiltModule):
         return kept_BTCHW + (1 - keep_B11HW) * generated_BTCHW.float()
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
-        return hooks.log_losses(self, "train", self.losses(self.step(batch)), len(batch["audio"]))
+        return hooks.log_losses(self, "train", self.losses(self.step(batch)), batch)
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        hooks.log_losses(self, "val", self.losses(self.step(batch)), len(batch["audio"]))
+        hooks.log_losses(self, "val", self.losses(self.step(batch)), batch)
 
     def configure_optimizers(self) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return hooks.optimizer_with_schedule(self, self.generator)

@@ -108,6 +108,11 @@ class ClipIndex:
         return sample
 
 
+def place_of(folder: str) -> str:
+    """Return a data set's path or URL as the locations of its shards begin."""
+    return str(Path(folder).expanduser()) if folder.startswith("~") else folder.rstrip("/")
+
+
 def survey(
     folder: str, split: str, clip: ClipSpec, members: Sequence[str]
 ) -> tuple[dict[str, Sidecar], dict[str, BrokenShard]]:
@@ -116,7 +121,7 @@ def survey(
     Only listings and sidecars are read, in a folder or behind a URL. Good ones hold clips with all of `members`.
     Raises: MissingShards, if there is no data set; ClipMismatch.
     """
-    folder = str(Path(folder).expanduser()) if folder.startswith("~") else folder.rstrip("/")
+    folder = place_of(folder)
     try:
         filesystem, root = url_to_fs(folder)
         filesystem.invalidate_cache()
