@@ -21,6 +21,7 @@ TWO = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.
 def test_two_processes_learn_in_pieces_what_one_learns_and_go_on_from_whole_checkpoints(tmp_path: Path):
     shards, one, two = small_shards(tmp_path), tmp_path / "one", tmp_path / "two"
     common = ("checkpoint_every=2", "module.gradient_checkpointing=true", "trainer.accumulate_grad_batches=2")
+    common += ("data.samples.windows_per_clip=4",)
     given = unet_arguments(shards, one, *common, "trainer.max_steps=3", "data.batch_size=2")
     TrainProcess(given, tmp_path / "one.txt").ends()
     for steps in (2, 3):
