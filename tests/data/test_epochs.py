@@ -121,6 +121,11 @@ def test_fewer_windows_than_a_step_are_refused(shards: Path):
         fitted(data_of(shards, batch_size=12), max_steps=1)
 
 
+def test_fewer_windows_than_a_batch_are_refused_without_a_trainer_too(shards: Path):
+    with pytest.raises(BadConfig, match=r"a step takes 1 times data\.batch_size=12 windows"):
+        data_of(shards, batch_size=12).train_dataloader()
+
+
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"num_workers": -1}])
 def test_sizes_that_mean_nothing_are_refused(shards: Path, wrong: dict[str, int]):
     with pytest.raises(BadConfig, match="give 1 or more windows, and 0 or more workers"):

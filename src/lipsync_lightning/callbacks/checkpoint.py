@@ -4,6 +4,7 @@ import json
 import os
 import warnings
 from importlib.metadata import version
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,8 @@ class StepCheckpoint(ModelCheckpoint):
         values = best_checkpoints(folder.parent)
         name = f"best_{trainer.global_step:08d}.ckpt"
         values[name] = float(trainer.callback_metrics[self.watched])
+        if isnan(values[name]):
+            return
         ranked = sorted(values.items(), key=lambda item: item[1], reverse=not self.is_lower_better)
         kept = dict(ranked[: self.num_best])
         if name not in kept:

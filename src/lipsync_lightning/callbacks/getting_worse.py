@@ -2,9 +2,12 @@
 
 import warnings
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+
+from lipsync_lightning.errors import BadConfig
 
 
 class GettingWorse(Callback):
@@ -17,7 +20,10 @@ class GettingWorse(Callback):
         """Args:
         watched: `min` or `max` by the name of a figure; one that is not logged is passed over.
         stops: whether the run ends when one of them gets no better.
+        Raises: BadConfig, for another word than `min` or `max`.
         """
+        if not {*watched.values()} <= {"min", "max"}:
+            raise BadConfig(f"callbacks.worse.watched={dict(watched)}: give min or max, whichever is better")
         self.watched, self.patience, self.stops = dict(watched), patience, stops
         self.best: dict[str, tuple[float, int]] = {}  # value and step
         self.waited = dict.fromkeys(self.watched, 0)
@@ -27,6 +33,8 @@ class GettingWorse(Callback):
             return
         for name in self.watched.keys() & trainer.callback_metrics.keys():
             value, sign = float(trainer.callback_metrics[name]), 1 if self.watched[name] == "max" else -1
+            if isnan(value):
+                continue
             if name not in self.best or sign * value > sign * self.best[name][0]:
                 self.best[name], self.waited[name] = (value, trainer.global_step), 0
                 continue

@@ -12,7 +12,7 @@ from lipsync_lightning.models.weights_io import read_file
 from lipsync_lightning.modules.weights import CHECKPOINTS, RUN_CONFIG, newest_checkpoint, newest_readable_checkpoint
 
 FIXED = (  # what weights and their moments were made for
-    *("module._target_", "module.unet", "module.syncnet", "module.generator", "module.discriminator", "networks"),
+    *("module._target_", "module.unet", "module.syncnet", "module.generator", "networks"),
     *("module.autoencoder", "module.scheduler", "module.trainable", "module.lora", "clip", "audio_encoder"),
     "module.optimizer._target_",
 )
@@ -87,7 +87,7 @@ def changed_settings(checkpoint: Path, config: DictConfig) -> list[str]:
     return list(told.values())
 
 
-def told(changes: list[str]) -> str:
+def in_a_line(changes: list[str]) -> str:
     """Return changes as a line."""
     more = f"; and {len(changes) - _MOST_TOLD} more" if len(changes) > _MOST_TOLD else ""
     return "; ".join(changes[:_MOST_TOLD]) + more

@@ -25,9 +25,9 @@ from lipsync_lightning.callbacks.stop_on_signal import StopOnSignal
 from lipsync_lightning.cli import build
 from lipsync_lightning.commands.dashboard import identify, identity
 from lipsync_lightning.commands.forecast import fit_to, require_fitting
-from lipsync_lightning.commands.resume import changed_settings, checkpoint_to_resume, is_finished, state_of, told
+from lipsync_lightning.commands.resume import changed_settings, checkpoint_to_resume, in_a_line, is_finished, state_of
 from lipsync_lightning.errors import BadConfig
-from lipsync_lightning.files import owned
+from lipsync_lightning.files import owned, whole_file
 from lipsync_lightning.models.lora import BASE, plain_network
 from lipsync_lightning.modules.rebuilding import BUILT_OF
 from lipsync_lightning.modules.weights import RUN_CONFIG, require_weights
@@ -109,15 +109,16 @@ def recorded(config: DictConfig, run_dir: Path) -> Iterator[Begun]:
 @rank_zero_only
 def _record(config: DictConfig, run_dir: Path) -> dict[Path, Path]:
     aside = {}
-    for path in (run_dir / RUN_CONFIG, run_dir / "metrics.csv"):  # Lightning's logger would delete the log
-        if path.is_file():
-            number = len(list(run_dir.glob(f"{path.stem}.*{path.suffix}")))
-            aside[path] = path.replace(path.with_suffix(f".{number:03d}{path.suffix}"))
     given: Any = OmegaConf.to_container(config)
     # `train --config-path <run_dir> --config-name config` runs it again.
     again = {"defaults": [{"override hydra/job_logging": "stdout"}, "_self_"]}
     where = {"hydra": {"run": {"dir": "${run_dir}"}, "output_subdir": None}}
-    OmegaConf.save(OmegaConf.create({**again, **given, **where}), run_dir / RUN_CONFIG)
+    with whole_file(run_dir / RUN_CONFIG) as part:
+        OmegaConf.save(OmegaConf.create({**again, **given, **where}), part)
+        for path in (run_dir / RUN_CONFIG, run_dir / "metrics.csv"):  # Lightning's logger would delete the log
+            if path.is_file():
+                number = len(list(run_dir.glob(f"{path.stem}.*{path.suffix}")))
+                aside[path] = path.replace(path.with_suffix(f".{number:03d}{path.suffix}"))
     return aside
 
 
@@ -164,7 +165,7 @@ def train(config: DictConfig, run_dir: Path) -> None:
             rank_zero_only(print)(reached)
             return
         if changes := changed_settings(checkpoint, config):
-            rank_zero_only(print)(f"{run_dir} goes on with other settings: {told(changes)}")
+            rank_zero_only(print)(f"{run_dir} goes on with other settings: {in_a_line(changes)}")
     identify(config, run_dir)
     if "profile" in config:
         rank_zero_only(print)(fit_to(config, config.profile))

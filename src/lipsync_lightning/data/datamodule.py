@@ -119,9 +119,9 @@ class ClipDataModule(LightningDataModule):
         _, order = self._training_windows
         whole, left = (self._whole_steps(number) for number in (order.epoch_length, order.epoch_length - taken))
         if not whole:
-            trainer: Any = self.trainer
-            told = f"a step takes {trainer.world_size} times data.batch_size={self.batch_size} windows"
-            told += f" times trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}"
+            ranks, batches = self._ranks_and_batches
+            told = f"a step takes {ranks} times data.batch_size={self.batch_size} windows"
+            told += f" times trainer.accumulate_grad_batches={batches}"
             way_out = "give fewer, or raise data.samples.windows_per_clip"
             raise BadConfig(f"{told}, and {self.sets} has {order.epoch_length} in all; {way_out}")
         if taken and whole - left < self._limited(whole):
@@ -134,9 +134,14 @@ class ClipDataModule(LightningDataModule):
         self._warn_if_shards_changed(contents_of(shards))
         return self._windows(list(shards.values()), "train", self.shuffle_buffer, self.sets.shares)
 
+    @property
+    def _ranks_and_batches(self) -> tuple[int, int]:
+        """How many processes and batches of each make up a step."""
+        return (self.trainer.world_size, self.trainer.accumulate_grad_batches) if self.trainer else (1, 1)
+
     def _whole_steps(self, num_windows: int) -> int:
         """Return the batches of each rank in as many optimizer steps as so many windows suffice for."""
-        ranks, batches = (self.trainer.world_size, self.trainer.accumulate_grad_batches) if self.trainer else (1, 1)
+        ranks, batches = self._ranks_and_batches
         return num_windows // (self.batch_size * ranks * batches) * batches
 
     def _limited(self, num_batches: int) -> int:

@@ -62,12 +62,9 @@ def optimizer_with_schedule(module: Any, network: nn.Module) -> dict[str, Any]:
     except ValueError as error:
         raise BadConfig(f"module.optimizer: {error}") from error
     given = getattr(module.schedule, "keywords", {})
-    steps = {"num_training_steps": module.trainer.estimated_stepping_batches} if _is_open(given) else {}
+    is_open = given.get("num_training_steps", 0) < 0
+    steps = {"num_training_steps": module.trainer.estimated_stepping_batches} if is_open else {}
     return {"optimizer": made, "lr_scheduler": {"scheduler": module.schedule(made, **steps), "interval": "step"}}
-
-
-def _is_open(settings: dict[str, Any]) -> bool:
-    return settings.get("num_training_steps", 0) < 0
 
 
 def log_losses(
