@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from lightning import Callback
 
 from lipsync_lightning.callbacks.checkpoint import AtomicCheckpointIO, StepCheckpoint
+from lipsync_lightning.errors import NoSpace
 from lipsync_lightning.modules.weights import newest_checkpoint
 from small_training import FailAt, Line, factors, fit
 
@@ -45,6 +47,21 @@ def test_a_run_that_goes_on_from_an_earlier_checkpoint_leaves_the_later_ones_asi
     with pytest.warns(UserWarning, match="goes on from step 6; 1 later checkpoints are set aside"):
         left = train(tmp_path, 8, ckpt_path=earlier)
     assert left == [earlier.name, "step_00000008.ckpt", "step_00000008.ckpt.later"]
+
+
+def test_a_full_disk_is_told_in_a_sentence_and_costs_no_former_checkpoint(tmp_path, monkeypatch):
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, tmp_path / "step_1.ckpt")
+
+    def save(checkpoint, file):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("[enforce fail at inline_container.cc] unexpected pos")  # noqa: B904, as torch does
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(NoSpace, match=r"has no room for step_2\.ckpt; make room and go on with ckpt_path=last"):
+        AtomicCheckpointIO().save_checkpoint({"step": 2}, tmp_path / "step_2.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["step_1.ckpt"]
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_former_and_no_half(tmp_path, monkeypatch):

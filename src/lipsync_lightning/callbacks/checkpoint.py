@@ -1,5 +1,6 @@
 """When a run's state is written, and how."""
 
+import errno
 import json
 import os
 import warnings
@@ -13,7 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lipsync_lightning.errors import BadConfig
+from lipsync_lightning.errors import BadConfig, NoSpace
 from lipsync_lightning.files import whole_file, write_atomically
 from lipsync_lightning.modules.weights import BEST, CHECKPOINTS, best_checkpoints
 
@@ -28,10 +29,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there once on the disk. Lightning's copies it in memory."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with whole_file(Path(path)) as part, part.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
+        """Raises: NoSpace, having left former checkpoints as they are."""
+        try:
+            with whole_file(Path(path)) as part, part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (RuntimeError, OSError) as error:  # torch tells of its own archive, not of the disk
+            causes = (error, error.__context__)
+            if not any(isinstance(each, OSError) and each.errno == errno.ENOSPC for each in causes):
+                raise
+            way_out = "make room and go on with ckpt_path=last"
+            raise NoSpace(f"{Path(path).parent} has no room for {Path(path).name}; {way_out}") from error
 
 
 class StepCheckpoint(ModelCheckpoint):
