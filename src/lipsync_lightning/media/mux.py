@@ -55,6 +55,7 @@ def video_writer(
     metadata: Mapping[str, str] | None = None,
     crf: int = 18,
     preset: str = "veryfast",
+    num_b_frames: int = 3,
     num_threads: int = 0,
 ) -> Iterator[Callable[..., None]]:
     """Yield `write(frame, time_s=None, duration_s=None)`, which appends (height, width, 3) uint8 RGB as H.264.
@@ -76,6 +77,7 @@ def video_writer(
             .mov (of 32-bit and float ones the upper 24 bits; more than 8 channels are mixed).
         pixel_aspect: width of a pixel by its height.
         metadata: such as title, comment, creation_time or timecode; mp4 and mov leave out names that they do not know.
+        crf, preset, num_b_frames: of x264.
         num_threads: of the encoder, whose pictures differ by it; 0 for one a core.
     Raises: MissingAudio, if `sound` has none; BadMedia, if it cannot be read, if no frame was written, or if what was
         written fits no such file; ValueError, if a frame has another shape or type; BadConfig, for another ending, a
@@ -84,11 +86,12 @@ def video_writer(
     path, rate, end_s = Path(path), exact(fps), Fraction(0)
     options = {"crf": str(crf), "preset": preset}
     _require_known(crf, preset)
-    with _told_of(path), whole_file(path) as part, _container(path, part, metadata or {}) as container:
+    with told_of(path), whole_file(path) as part, container_for(path, part, metadata or {}) as container:
         stream = add_h264(container, width=width + width % 2, height=height + height % 2, fps=rate, options=options)
         stream.codec_context.sample_aspect_ratio = pixel_aspect
         stream.codec_context.thread_count = num_threads
-        packets = iter(()) if sound is None else _sound_packets(sound, container, audio_track, keep=keep_sound)
+        stream.codec_context.max_b_frames = num_b_frames
+        packets = iter(()) if sound is None else sound_packets(sound, container, audio_track, keep=keep_sound)
         # The first packet is read now, because every stream must be known before anything is written.
         packets = chain(list(islice(packets, 1)), packets)
         picture = _Picture(stream, (height, width, 3), rate)
@@ -155,7 +158,7 @@ def _require_known(crf: float, preset: str) -> None:
 
 
 @contextmanager
-def _told_of(path: Path) -> Iterator[None]:
+def told_of(path: Path) -> Iterator[None]:
     """FFmpeg's own refusals to write become a sentence; those of the disk have one."""
     try:
         yield
@@ -166,7 +169,7 @@ def _told_of(path: Path) -> Iterator[None]:
         raise BadMedia(f"{told}; give a wav as the sound, or a name that ends in .mkv") from error
 
 
-def _container(path: Path, part: Path, metadata: Mapping[str, str]) -> OutputContainer:
+def container_for(path: Path, part: Path, metadata: Mapping[str, str]) -> OutputContainer:
     """Return an empty file `part`, of the kind that the name `path` says. Raises: BadConfig, if it says none."""
     kind = "mp4" if path.exists() and path.samefile(os.devnull) else _CONTAINERS.get(path.suffix.lower())
     if kind is None:
@@ -240,7 +243,7 @@ def _require_shape(frame: np.ndarray, expected: tuple[int, int, int], number: in
         raise ValueError(f"frame {number} is {frame.shape} {frame.dtype}, expected {expected} uint8")
 
 
-def _sound_packets(
+def sound_packets(
     path: Path | str, output: OutputContainer, audio_track: int | str | None, *, keep: bool
 ) -> Iterator[Packet]:
     if _is_taken(path, output.format.name, audio_track, _KEPT if keep else _PLAYABLE):

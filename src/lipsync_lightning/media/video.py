@@ -58,15 +58,6 @@ class TimedFrame:
     duration_s: Fraction
 
 
-@dataclass(frozen=True)
-class TimedFrame:
-    """A picture, when it is shown after the video's first one, and for how long."""
-
-    image: np.ndarray  # (H, W, 3) uint8 RGB
-    time_s: Fraction
-    duration_s: Fraction
-
-
 @contextmanager
 def open_media(path: Path | str) -> Iterator[InputContainer]:
     """Yield the opened file; what FFmpeg cannot read inside the `with` block becomes an error that names the file.

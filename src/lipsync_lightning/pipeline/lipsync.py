@@ -1,14 +1,15 @@
 """Video and speech to video: the face of the video says the speech."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
-from fractions import Fraction
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from math import ceil, inf, isfinite
+from math import inf, isfinite
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
@@ -20,29 +21,26 @@ from torch import Tensor, nn
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.diffusion import inpaint, require_trained
-from lipsync_lightning.errors import BadConfig, MissingWeights, NoFace, WouldOverwrite, WrongWeights
-from lipsync_lightning.files import sha256_of
-from lipsync_lightning.media.audio import read_audio
+from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite, WrongWeights
 from lipsync_lightning.media.frames import to_float, to_uint8
+from lipsync_lightning.media.joining import join
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.media.mux import join, video_writer
+from lipsync_lightning.media.mux import video_writer
 from lipsync_lightning.media.people import MeshPeople, People
 from lipsync_lightning.media.resampling import exact
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAudioEncoder
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, StableDiffusionAutoencoder
 from lipsync_lightning.models.compiling import compile_blocks
 from lipsync_lightning.models.unet import LipSyncUNet, require_fitting_latents
-from lipsync_lightning.pipeline.choice import choose
-from lipsync_lightning.pipeline.fitness import Fitness, LeftAlone
+from lipsync_lightning.pipeline.fitness import Thresholds
 from lipsync_lightning.pipeline.job import job_folder
+from lipsync_lightning.pipeline.plan import Plan, Scene, plan_of
 from lipsync_lightning.pipeline.reference import REFERENCES
-from lipsync_lightning.pipeline.script import Line, read_script
+from lipsync_lightning.pipeline.script import script_of
 from lipsync_lightning.pipeline.shortcuts import at_work, solver_of, tiny_decoder
-from lipsync_lightning.pipeline.shots import Shot, find_shots
-from lipsync_lightning.pipeline.sources import sound_file, video_of
-from lipsync_lightning.pipeline.timeline import timeline
-from lipsync_lightning.pipeline.turns import Voice, turns_of
-from lipsync_lightning.pipeline.windows import Batch, Painter, Window, batches, windows_of
+from lipsync_lightning.pipeline.sources import video_of
+from lipsync_lightning.pipeline.windows import Batch, Painter, batches, windows_of
+from lipsync_lightning.provenance import Facts, facts_of
 from lipsync_lightning.threads import ahead, behind
 
 
@@ -52,6 +50,7 @@ class LipSyncResult:
 
     path: Path | None
     plan: Plan  # with `left_alone` and `told`
+    facts: Facts | None = None  # by which model, of what
     frames: np.ndarray | None = None  # (F, H, W, 3) uint8, where no `out` was given
 
     @property
@@ -224,29 +223,52 @@ class LipSyncPipeline(DiffusionPipeline):
             seed, num_inference_steps, guidance_scale, solver, deep_features_every, generator, callback_on_step_end
         )
         _check_call(self.clip.num_frames, asked)
-        with TemporaryDirectory() as given, self.progress_bar() as bar:  # pyright: ignore[reportCallIssue]
-            source = video_of(video, fps, start, end)
+        source = video_of(video, fps, start, end)
+        expected = max(1, round(source.info.duration_s * float(source.info.fps)))
+        with TemporaryDirectory() as given, self.progress_bar(total=expected) as bar:  # pyright: ignore[reportCallIssue]
             script, heard = script_of(segments, audio, str(face), sound_offset, sample_rate, Path(given))
-            inputs = list(dict.fromkeys([Path(str(source)), heard, *(line.sound for line in script)]))
-            path = None if out is None else _free(Path(out), inputs)
+            inputs = {"video": Path(str(source)), "sound": heard}
+            inputs |= {f"sound {number}": line.sound for number, line in enumerate(script, 1) if segments}
+            path = None if out is None else _free(Path(out), list(inputs.values()))
             bar.set_description("looking")
             tracker = (faces or MeshPeople()).for_video(Path(str(source)), round(start * float(source.info.fps)))
             chosen = {name: asked[name] for name in ("fitness", "length", "extend", "speak_silence", "audio_track")}
             plan = plan_of(source, tracker, script, self.audio_encoder, self.clip, **chosen, seen=bar.update)
             bar.reset(plan.num_frames)
             bar.set_description("speaking" if path is None else path.name)
-            paint = partial(self._paint, bar, plan.timeline.images(plan.source), inpaint, asked)
+            images = plan.timeline.images(plan.source)
+            paint = partial(self._paint, bar, images, inpaint, asked)
             if path is None:
                 frames: list[np.ndarray] = []
                 for scene in plan.scenes:
                     paint(scene, frames.append)
-                return LipSyncResult(None, plan, np.stack(frames))
-            facts = facts_of(self, inputs)
-            with job_folder(path, asked | facts) as folder:
+                return LipSyncResult(None, plan, None, np.stack(frames))
+            facts = facts_of(self.identity(), {name: file for name, file in inputs.items() if file.is_file()})
+            with job_folder(path, asked | {"facts": facts}) as folder:
                 pieces = [folder / f"{number:06d}.mp4" for number in range(len(plan.scenes))]
                 for scene, piece in zip(plan.scenes, pieces, strict=True):
-                    ...
-            return LipSyncResult(path, plan)
+                    if piece.is_file():
+                        bar.update(deque(enumerate(islice(images, len(scene.frames)), 1), 1)[0][0])
+                        continue
+                    with _writer(piece, plan, asked) as write:
+                        paint(scene, write)
+                join(
+                    path,
+                    pieces,
+                    plan.timeline.times_s,
+                    sound=heard,
+                    sound_offset_s=exact(0 if segments else sound_offset),
+                    sound_end_s=plan.timeline.times_s[-1] if length == "shortest" else None,
+                    audio_track=audio_track,
+                    keep_sound=keep_sound,
+                    metadata=_marked(source.info.metadata, facts),
+                )
+            return LipSyncResult(path, plan, facts)
+
+    def identity(self) -> str:
+        """Return the export's name, and a number that changes with the U-Net's weights."""
+        total = sum(float(parameter.detach().float().abs().sum()) for parameter in self.unet.parameters())
+        return f"{Path(self.config.get('_name_or_path') or 'a pipeline').name} ({total:.6g})"
 
     def _paint(
         self,
@@ -259,9 +281,7 @@ class LipSyncPipeline(DiffusionPipeline):
     ) -> None:
         """Write the frames of the next scene, with new mouths."""
         mask = 1 - keep_mask(self.clip.resolution, self.config["mask"]).numpy()
-        windows = windows_of(
-            scene.turns, self.clip.num_frames, asked["overlap"], REFERENCES[self.config["reference"]]
-        )
+        windows = windows_of(scene.turns, self.clip.num_frames, asked["overlap"], REFERENCES[self.config["reference"]])
         at_a_time, num_frames = asked["windows_at_a_time"], len(scene.frames)
         read = ahead(batches(images, num_frames, windows, self.clip.resolution, at_a_time), 1)
         painter = Painter(write, mask if asked["pasting"] == "mask" else None)
@@ -291,7 +311,10 @@ class LipSyncPipeline(DiffusionPipeline):
         scheduler: Any = self.scheduler if solver is None else solver_of(self.scheduler, solver)
         require_trained(scheduler, steps, self.config["trained_timesteps"])
         # On the CPU, so that every device gets the same; in float32: a schedule has no room in half precision.
-        generator, side = generator or torch.Generator().manual_seed(seed), self.clip.resolution // self.autoencoder.downscale
+        generator, side = (
+            generator or torch.Generator().manual_seed(seed),
+            self.clip.resolution // self.autoencoder.downscale,
+        )
         shape = (1, 1, self.autoencoder.latent_channels, side, side)
         noise = torch.randn(shape, generator=generator, device=generator.device)
         mask, device = keep_mask(self.clip.resolution, self.config["mask"]), self._visited or self.unet.device
@@ -340,6 +363,18 @@ def load_pipeline(folder: str) -> LipSyncPipeline:
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise WrongWeights(f"{folder} is not a whole export: {reason}; export the run again") from error
+
+
+def _marked(metadata: Mapping[str, str], facts: Facts) -> dict[str, str]:
+    return {**metadata, "comment": "; ".join(filter(None, [metadata.get("comment"), str(facts)]))}
+
+
+def _writer(piece: Path, plan: Plan, asked: Mapping[str, Any]) -> AbstractContextManager[Callable[..., None]]:
+    info, encode = plan.source.info, {name: asked[name] for name in ("crf", "preset")}
+    size = {"width": info.width, "height": info.height, "pixel_aspect": info.pixel_aspect}
+    return video_writer(
+        piece, **size, fps=25, num_b_frames=0, **encode
+    )  # frames in the order they are shown: see `join`
 
 
 def _free(out: Path, inputs: Sequence[Path]) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import groupby
 from math import ceil, inf
 from typing import Any
@@ -22,7 +23,7 @@ from lipsync_lightning.media.resampling import exact
 from lipsync_lightning.media.video import TimedFrame
 from lipsync_lightning.models.audio_encoder import AudioEncoder
 from lipsync_lightning.pipeline.choice import SPEAKING, choose
-from lipsync_lightning.pipeline.fitness import Fitness, LeftAlone, faded
+from lipsync_lightning.pipeline.fitness import NOT_SEEN, Thresholds, faded, measure, reasons_of, records_of
 from lipsync_lightning.pipeline.script import Line
 from lipsync_lightning.pipeline.shots import Shot, find_shots
 from lipsync_lightning.pipeline.sources import VideoArray, VideoFile
@@ -68,9 +69,9 @@ class Plan:
 class Voice:
     """What a line of the script sounds like, and when."""
 
-    line: Line
+    start_s: Fraction
+    end_s: Fraction | float
     tokens: Callable[[Sequence[Fraction]], Tensor]  # (T, A, D) of times of the result
-    end_s: float
 
 
 def plan_of(
@@ -80,8 +81,8 @@ def plan_of(
     encoder: AudioEncoder,
     clip: ClipSpec,
     *,
-    fitness: Thresholds,
-    length: str,
+    fitness: Thresholds | None,
+    length: str | None,
     extend: str,
     speak_silence: bool,
     audio_track: int | str | None,
@@ -91,7 +92,8 @@ def plan_of(
 
     Raises: NoFace, if nobody can be given a mouth.
     """
-    info, rate_hz = source.info, clip.sample_rate_hz
+    info, rate_hz, fitness = source.info, clip.sample_rate_hz, fitness or Thresholds()
+    length = length or ("audio" if info.is_photo else "video")
     waveforms = [read_audio(line.sound, rate_hz, audio_track) for line in script]
     ends_s = [min(line.end_s, line.start_s + len(w) / rate_hz) for line, w in zip(script, waveforms, strict=True)]
     shots, frames = look_at(source, tracker, info.pixel_aspect, clip.resolution, seen)
@@ -107,17 +109,28 @@ def plan_of(
         shot, times_s = shots[number], shown_when.times_s[scene.start : scene.stop + 1]
         of_shot, turns = shown[scene.start : scene.stop] - shot.first_frame, []
         for choice, voice in zip(choices, voices, strict=True):
-            heard = np.array([voice.line.start_s <= time_s < voice.end_s for time_s in times_s[:-1]])
+            heard = np.array([voice.start_s <= time_s < voice.end_s for time_s in times_s[:-1]])
             track = shot.people.get(choice.people[number])
-            reasons = np.full(len(shot.times_s), NOT_SEEN) if track is None else reasons_of(track.measured, fitness)
+            reasons = (
+                np.full(len(shot.times_s), NOT_SEEN)
+                if track is None
+                else reasons_of(records_of(track.measured), fitness)
+            )
             left_alone += _stretches(np.where(heard, reasons[of_shot], ""), times_s)
             if track is not None and heard.any():
-                weights = np.minimum(faded(reasons != "", fitness)[of_shot], faded(~heard, fitness))
+                weights = np.minimum(
+                    faded(reasons == "", fitness.fade_frames)[of_shot], faded(heard, fitness.fade_frames)
+                )
                 turns += turns_of(track.points[of_shot], weights, times_s, voice, info.pixel_aspect, clip.resolution)
         scenes.append(Scene(scene, turns))
     if not any(scene.turns for scene in scenes):
-        why = "; ".join(dict.fromkeys(each.reason for each in left_alone)) or "the sound has ended before the video begins"
-        raise NoFace(f"{source}: nobody can be given a mouth ({why}); nothing was written: choose another face, or video")
+        why = (
+            "; ".join(dict.fromkeys(each.reason for each in left_alone))
+            or "the sound has ended before the video begins"
+        )
+        raise NoFace(
+            f"{source}: nobody can be given a mouth ({why}); nothing was written: choose another face, or video"
+        )
     told = [*info.told, *(choice.told for choice in choices if choice.told)]
     return Plan(source.until(frames[-1].time_s + frames[-1].duration_s), shown_when, scenes, left_alone, told)
 
@@ -144,11 +157,16 @@ def look_at(
                 seen()
                 yield frame
 
-        return list(find_shots(noted(), tracker, aspect, measure, resolution)), times
+        return list(find_shots(noted(), tracker, aspect, partial(measure, resolution=resolution), resolution)), times
 
 
 def voices_of(
-    script: Sequence[Line], waveforms: Sequence[np.ndarray], encoder: AudioEncoder, rate_hz: int, times_s: Sequence[Fraction], speak_silence: bool
+    script: Sequence[Line],
+    waveforms: Sequence[np.ndarray],
+    encoder: AudioEncoder,
+    rate_hz: int,
+    times_s: Sequence[Fraction],
+    speak_silence: bool,
 ) -> Iterator[Voice]:
     """Yield how each line is heard under frames that begin at `times_s`; behind its sound there is silence."""
     fps = 1 / sorted(np.diff(np.array(times_s)))[(len(times_s) - 1) // 2]  # of most frames
@@ -161,11 +179,17 @@ def voices_of(
         def tokens(shown_s: Sequence[Fraction], read: Any = read, start_s: Fraction = start_s) -> Tensor:
             return read([float((time_s - start_s) * fps) for time_s in shown_s])
 
-        yield Voice(line, tokens, min(line.end_s, inf if speak_silence else line.start_s + len(waveform) / rate_hz))
+        end_s = min(line.end_s, inf if speak_silence else line.start_s + len(waveform) / rate_hz)
+        yield Voice(start_s, inf if end_s == inf else exact(end_s), tokens)
 
 
 def turns_of(
-    points: np.ndarray, weights: np.ndarray, times_s: Sequence[Fraction], voice: Voice, aspect: Fraction, resolution: int
+    points: np.ndarray,
+    weights: np.ndarray,
+    times_s: Sequence[Fraction],
+    voice: Voice,
+    aspect: Fraction,
+    resolution: int,
 ) -> Iterator[Turn]:
     """Yield where one person says one line in a scene, each turn without a gap.
 
