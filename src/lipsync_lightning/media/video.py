@@ -113,7 +113,6 @@ def probe(path: Path | str) -> VideoInfo:
         else:
             duration_s = _measured_duration_s(path, fps)
         aspect = stream.sample_aspect_ratio or Fraction(1)
-        is_turned = (width, height) != (first.width, first.height) or bool(first.rotation % 180)
         is_photo = container.format.name == "image2" or container.format.name.endswith("_pipe")
         return VideoInfo(
             width,
@@ -121,7 +120,7 @@ def probe(path: Path | str) -> VideoInfo:
             fps,
             duration_s,
             has_audio=bool(container.streams.audio),
-            pixel_aspect=1 / aspect if is_turned else aspect,
+            pixel_aspect=1 / aspect if first.rotation % 180 else aspect,
             is_photo=is_photo,
             metadata=_metadata(container, stream),
             told=_told(first, stream, is_photo),
@@ -343,7 +342,10 @@ def _upright(frame: av.VideoFrame, rgb: np.ndarray) -> np.ndarray:
 
     It says x' = a x + c y, y' = b x + d y.
     """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18 stumbles over the EXIF data of photos, but knows the angle
+        return np.rot90(rgb, frame.rotation // 90)
     if matrix is None:
         return rgb
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5]
