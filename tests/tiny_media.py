@@ -60,7 +60,8 @@ def write_video(
     flac = path.with_name(".sound.flac")
     if sound is not None:
         flac.write_bytes(encode_flac(sound, RATE_HZ))
-    with video_writer(path, width=SIDE, height=SIDE, fps=fps, sound=flac if sound is not None else None) as write:
+    heard = flac if sound is not None else None
+    with video_writer(path, width=SIDE, height=SIDE, fps=fps, sound=heard, keep_sound=True) as write:
         for frame in numbered_frames(num_frames) if frames is None else frames:
             write(frame)
     flac.unlink(missing_ok=True)
