@@ -17,6 +17,7 @@ from lipsync_lightning.errors import WouldOverwrite
 
 _HERE = Path(__file__).resolve()
 CONF_DIR = next(parent / "conf" for parent in _HERE.parents if (parent / "conf").is_dir())  # of a wheel or a checkout
+VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".ts", ".mts", ".flv")  # in any case
 PLUGINS = "lipsync_lightning.conf"  # entry points of other packages, whose values are their packages of YAML
 _LOCK = ".lock"  # in a folder where a process works, or has worked: which
 _OWNED: set[Path] = set()  # locks that this process holds

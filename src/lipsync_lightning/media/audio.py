@@ -48,7 +48,7 @@ def read_audio(path: Path | str, sample_rate_hz: int = 16000, audio_track: int |
         BadConfig, if there is no such track.
     """
     # Averaged here: FFmpeg's own float stereo to mono adds 3 dB, a factor of 1.414.
-    heard = [samples.mean(axis=0) for samples in samples_in_place(path, sample_rate_hz, audio_track=audio_track)]
+    heard = [samples.mean(axis=1) for samples in samples_in_place(path, sample_rate_hz, audio_track=audio_track)]
     waveform = np.concatenate(heard)
     return np.clip(waveform, -1, 1, out=waveform)
 
@@ -149,13 +149,13 @@ def samples_in_place(
     path: Path | str,
     sample_rate_hz: int,
     *,
-    format: str = "fltp",
+    format: str = "flt",
     layout: str | None = None,
     audio_track: int | str | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield (channels, n) samples without a gap from the first video frame on, as `read_audio` says.
+    """Yield (n, channels) samples without a gap from the first video frame on, as `read_audio` says.
 
-    Args: format: a planar one of FFmpeg. layout: of channels; None for mono where it is so, else stereo.
+    Args: format: of FFmpeg, not planar. layout: of channels; None for mono where it is so, else stereo.
     Raises: as `read_audio` does.
     """
     zero_s, next_sample = zero_time(path, audio_track), 0
@@ -168,10 +168,10 @@ def samples_in_place(
             resampler = AudioResampler(format=format, layout=channels, rate=sample_rate_hz)
             for frame in chain((frame for _, frame in frames), [None]):
                 for made in filter(None, resampler.resample(frame)):
-                    samples = made.to_ndarray()
+                    samples = _samples(made)
                     for first in range(next_sample, place, sample_rate_hz):  # a hole, a second at a time
-                        yield np.zeros((len(samples), min(sample_rate_hz, place - first)), samples.dtype)
-                    yield samples[:, max(0, next_sample - place) :]
+                        yield np.zeros((min(sample_rate_hz, place - first), samples.shape[1]), samples.dtype)
+                    yield samples[max(0, next_sample - place) :]
                     place += made.samples
                     next_sample = max(next_sample, place)
     if next_sample == 0:
@@ -198,17 +198,30 @@ def _stretches(
 def _audible(frame: AudioFrame, path: Path | str) -> AudioFrame:
     """Return the frame with silence for samples that are no numbers, and with more than 8 channels as their mean."""
     is_float, num_channels = frame.format.name.startswith(("flt", "dbl")), frame.layout.nb_channels
-    if not is_float and num_channels <= MOST_CHANNELS:
+    of_planes = frame.format.is_planar and num_channels == MOST_CHANNELS  # of which PyAV makes no frame
+    if of_planes or not (is_float or num_channels > MOST_CHANNELS):
         return frame
-    samples, layout = frame.to_ndarray(), frame.layout
+    samples, layout = _samples(frame), frame.layout.name
     broken = ~(np.abs(samples) < _LOUDEST) if is_float else np.zeros(1, bool)
     if broken.any():
         warnings.warn(f"{path}: some of its samples are no finite numbers; they are made silent", stacklevel=2)
         samples = np.where(broken, 0, samples)
     if num_channels > MOST_CHANNELS:  # FFmpeg knows no way to mix them
-        planar = samples if frame.format.is_planar else samples.reshape(-1, num_channels).T
-        mean = np.stack([planar.mean(axis=0).astype(samples.dtype)] * 2)
-        samples, layout = mean if frame.format.is_planar else mean.T.reshape(1, -1), "stereo"
-    clean = AudioFrame.from_ndarray(np.ascontiguousarray(samples), format=frame.format.name, layout=layout)
+        mean = samples.mean(axis=1, keepdims=True).astype(samples.dtype)
+        samples, layout = np.repeat(mean, 2, axis=1), "stereo"
+    elif not broken.any():
+        return frame
+    array = np.ascontiguousarray(samples.T) if frame.format.is_planar else samples.reshape(1, -1)
+    clean = AudioFrame.from_ndarray(array, format=frame.format.name, layout=layout)
     clean.sample_rate = frame.sample_rate
     return clean
+
+
+def _samples(frame: AudioFrame) -> np.ndarray:
+    """Return (n, channels) samples; not by `to_ndarray`, which reads planes that are not there if there are 8."""
+    kind = "f" if frame.format.name.startswith(("flt", "dbl")) else "u" if frame.format.bytes == 1 else "i"
+    dtype, num_channels = np.dtype(f"{kind}{frame.format.bytes}"), frame.layout.nb_channels
+    planes: Any = frame.planes
+    if frame.format.is_planar:
+        return np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in planes[:num_channels]], axis=1)
+    return np.frombuffer(planes[0], dtype, frame.samples * num_channels).reshape(-1, num_channels)

@@ -291,20 +291,21 @@ def _encoded_packets(
         rate, layout, num_channels = context.sample_rate, context.layout.name, context.layout.nb_channels
         fits_16_bit = context.format.name in _FIT_16_BIT
     if keep:
-        codec, format = "alac" if output.format.name == "mov" else "flac", "s16p" if fits_16_bit else "s32p"
+        codec, format = "alac" if output.format.name == "mov" else "flac", "s16" if fits_16_bit else "s32"
+        layout = f"{num_channels}c" if layout.endswith("channels") else layout  # the usual one of so many
         layout = layout if num_channels <= MOST_CHANNELS else "stereo"
     else:
-        codec, format, layout = "aac", "fltp", {1: "mono", 6: "5.1"}.get(num_channels, "stereo")
+        codec, format, layout = "aac", "flt", {1: "mono", 6: "5.1"}.get(num_channels, "stereo")
         rate = rate if rate in (av.Codec("aac", "w").audio_rates or ()) else 48000
     written = output.add_stream(codec, rate=rate, layout=layout)
     if not keep:
         written.bit_rate = 128_000 * max(2, written.codec_context.channels)
-    written.codec_context.format = format.rstrip("p") if codec == "flac" else format
+    written.codec_context.format = format if codec == "flac" else f"{format}p"
     written.codec_context.time_base = Fraction(1, rate)
     next_sample = 0
     for samples in samples_in_place(path, rate, format=format, layout=layout, audio_track=audio_track):
         if samples.size:
-            frame = AudioFrame.from_ndarray(np.ascontiguousarray(samples), format=format, layout=layout)
+            frame = AudioFrame.from_ndarray(samples.reshape(1, -1), format=format, layout=layout)
             frame.sample_rate, frame.pts, frame.time_base = rate, next_sample, Fraction(1, rate)
             next_sample += frame.samples
             yield from written.encode(frame)
