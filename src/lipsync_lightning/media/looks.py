@@ -28,7 +28,7 @@ def looks_of(frame: np.ndarray, points: Points) -> np.ndarray:
     matrix[:, 2] += _MARGIN
     head = cv2.warpAffine(frame, matrix, (2 * _SIDE, 2 * _SIDE), borderMode=cv2.BORDER_REPLICATE)
     head = cv2.resize(head, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    edges = cv2.HOGDescriptor((_SIDE, _SIDE), (16, 16), (8, 8), (8, 8), 9).compute(head).ravel()
+    edges = np.array(cv2.HOGDescriptor((_SIDE, _SIDE), (16, 16), (8, 8), (8, 8), 9).compute(head)).ravel()
     bands = np.split(cv2.cvtColor(head, cv2.COLOR_RGB2LAB), _BANDS)
     colours = [cv2.calcHist([band], [0, 1, 2], None, _COLOUR_BINS, _COLOUR_RANGES).ravel() for band in bands]
     return _unit(np.concatenate([_unit(edges), _COLOUR_WEIGHT * _unit(np.sqrt(np.concatenate(colours)))]))

@@ -158,8 +158,9 @@ class _MeshTracker(PeopleTracker):
     def _newcomers(self, frame: np.ndarray, present: list[_Face]) -> list[_Face]:
         """Return faces besides those that are present, as many as may be followed, the surest first."""
         new: list[_Face] = []
-        for detection in self._finder.detections(frame):
-            if len(present) + len(new) >= self._settings.most_people:
+        room = self._settings.most_people - len(present)
+        for detection in self._finder.detections(frame) if room > 0 else ():
+            if len(new) == room:
                 break
             if any(face.is_at(detection.box) for face in present + new):
                 continue

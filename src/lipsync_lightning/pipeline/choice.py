@@ -11,8 +11,10 @@ from scipy.ndimage import gaussian_filter1d
 
 from lipsync_lightning.errors import BadConfig, NoFace
 from lipsync_lightning.media.face_mesh import Rectangle
+from lipsync_lightning.media.strips import stacked
 from lipsync_lightning.media.video import TimedFrame
-from lipsync_lightning.pipeline.shots import Shot, Track
+from lipsync_lightning.pipeline.shots import Shot
+from lipsync_lightning.synthetic.opening import correlation
 
 LARGEST, SPEAKING = "largest", "speaking"
 
@@ -20,7 +22,8 @@ _MOST_LAG = 3  # frames between lips and sound
 _HEARD_S = 0.06  # of sound that tell how loud it is when a frame is shown
 _SILENCE = 1e-5  # power relative to the loudest, and of sound at all
 
-_TILE, _LINE, _COLUMNS, _ROOM = 192, 44, 6, 1.6  # pixels of a crop and of the words below; crops in a row; room around
+_CROP, _WORDS, _ROOM = 128, 320, 1.6  # pixels of a crop and of the words beside it; room around a face
+_NUMBER = r"\s*(\d+(?:\.\d*)?)\s*"
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,7 @@ def choose(
         own_sound: (N,) float32 of the video from its first frame on; None without.
     Raises: NoFace, if there is nobody, or not the one who was asked for; BadConfig, if `face` is none of these.
     """
-    if not any(shot.people for shot in shots):
-        raise NoFace(f"no face on any of {sum(len(shot.times_s) for shot in shots)} frames; give another video")
+    numbers = _numbers(shots)
     if face == LARGEST:
         return Choice([_largest(shot) for shot in shots])
     if face == SPEAKING:
@@ -52,7 +54,9 @@ def choose(
             told = "face=speaking: the video has no sound of its own to tell by; the largest face of each shot speaks"
             return Choice([_largest(shot) for shot in shots], told)
         return Choice([_speaking(shot, own_sound, sample_rate_hz) for shot in shots])
-    person = _asked_for(shots, str(face))
+    person = int(face) if str(face).isdecimal() else _person_at(shots, face)
+    if person not in numbers:
+        raise NoFace(f"face={face}: the people of this video are {_listed(numbers)}; faces=list shows them")
     return Choice([person if person in shot.people else None for shot in shots])
 
 
@@ -89,42 +93,28 @@ def _fit(opening: np.ndarray, loudness: np.ndarray) -> float:
     ]
     end = len(mouth)
     sums = [
-        sum(_correlation(lips[max(0, lag) : end + lag], loud[max(0, -lag) : end - lag]) for lips, loud in pairs)
+        sum(correlation(lips[max(0, lag) : end + lag], loud[max(0, -lag) : end - lag]) for lips, loud in pairs)
         for lag in range(-_MOST_LAG, _MOST_LAG + 1)
     ]
     return max(0.0, *sums) * sqrt(end)
 
 
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    constant = min(np.ptp(first), np.ptp(second)) == 0
-    return 0.0 if constant else float(np.corrcoef(first, second)[0, 1])
-
-
-def _asked_for(shots: Sequence[Shot], face: str) -> int:
-    numbers = sorted({person for shot in shots for person in shot.people})
-    if face.isdecimal():
-        if int(face) not in numbers:
-            raise NoFace(f"face={face}: the people of this video are {_listed(numbers)}; faces=list shows them")
-        return int(face)
-    number = r"\s*(\d+(?:\.\d*)?)\s*"
-    if not (place := re.fullmatch(rf"{number},{number}(?:@{number})?", face)):
+def _person_at(shots: Sequence[Shot], face: str | int) -> int:
+    place = re.fullmatch(rf"{_NUMBER},{_NUMBER}(?:@{_NUMBER})?", str(face))
+    if not place:
         forms = "largest, speaking, a person's number, x,y in pixels or x,y@seconds"
         raise BadConfig(f"face={face!r} must be one of: {forms}; faces=list shows the numbers")
-    x, y, time_s = (nan if each is None else float(each) for each in place.groups())
-    return _person_at(shots, face, np.array([x, y]), time_s)
-
-
-def _person_at(shots: Sequence[Shot], face: str, place: np.ndarray, time_s: float) -> int:
+    *asked, time_s = (nan if each is None else float(each) for each in place.groups())
     times_s = np.concatenate([shot.times_s for shot in shots])
     if time_s > times_s[-1] + 1:
         raise BadConfig(f"face={face}: the video lasts {times_s[-1]:.1f} s; give a time within it")
     someone = [np.any([np.isnan(shot.times_s), *(track.seen for track in shot.people.values())], 0) for shot in shots]
-    is_first = isnan(time_s)
-    frame = int(np.concatenate(someone).argmax() if is_first else max(0, np.searchsorted(times_s, time_s, "right") - 1))
+    first, then = np.concatenate(someone).argmax(), np.searchsorted(times_s, time_s, "right") - 1
+    frame = int(first if isnan(time_s) else max(0, then))
     shot = next(shot for shot in reversed(shots) if shot.first_frame <= frame)
     there = {person: track for person, track in shot.people.items() if track.seen[frame - shot.first_frame]}
     middles = {person: track.points[frame - shot.first_frame].mean(axis=0) for person, track in there.items()}
-    distances = {person: float(np.linalg.norm(middle - place)) for person, middle in middles.items()}
+    distances = {person: float(np.linalg.norm(middle - asked)) for person, middle in middles.items()}
     nearest = min(distances, key=lambda person: distances[person], default=None)
     if nearest is None or distances[nearest] > there[nearest].side[frame - shot.first_frame]:
         places = _listed([f"{person} at {x:.0f},{y:.0f}" for person, (x, y) in middles.items()]) or "nobody"
@@ -134,44 +124,39 @@ def _person_at(shots: Sequence[Shot], face: str, place: np.ndarray, time_s: floa
     return nearest
 
 
-def _listed(words: Sequence[object]) -> str:
-    return ", ".join(map(str, words))
-
-
 def contact_sheet(frames: Iterable[TimedFrame], shots: Sequence[Shot]) -> np.ndarray:
-    """Return a picture (H, W, 3) uint8 RGB of everyone where largest, with number, first time and share of the frames.
+    """Return a picture (H, W, 3) uint8 RGB: a row for everyone, where largest, with first time and share of the frames.
 
     Args: frames: of the same video again; read up to the last one needed. Raises: NoFace, if there is nobody.
     """
-    tracks: dict[int, list[tuple[Shot, Track]]] = {}
-    for shot in shots:
-        for person, track in shot.people.items():
-            tracks.setdefault(person, []).append((shot, track))
-    if not tracks:
-        raise NoFace("no face on any frame; give another video")
     num_frames = sum(len(shot.times_s) for shot in shots)
-    wanted: dict[int, list[tuple[int, Rectangle, list[str]]]] = {}
-    for person, parts in sorted(tracks.items()):
+    best: dict[int, tuple[int, Rectangle, str]] = {}
+    for person in _numbers(shots):
+        parts = [(shot, shot.people[person]) for shot in shots if person in shot.people]
         shot, track = max(parts, key=lambda part: np.nanmax(part[1].side))
-        best = int(np.nanargmax(track.side))
-        x, y = map(float, track.points[best].mean(axis=0))
+        frame = int(np.nanargmax(track.side))
+        x, y = map(float, track.points[frame].mean(axis=0))
+        square = Rectangle(x=x, y=y, side=_ROOM * float(track.side[frame]), angle=0.0)
         since_s = parts[0][0].times_s[parts[0][1].seen.argmax()]
         share = sum(int(track.seen.sum()) for _, track in parts) / num_frames
-        words = [f"face={person}", f"from {since_s:.1f} s, {share:.0%}"]
-        square = Rectangle(x=x, y=y, side=_ROOM * float(track.side[best]), angle=0.0)
-        wanted.setdefault(shot.first_frame + best, []).append((person, square, words))
-    tiles: dict[int, np.ndarray] = {}
-    for number, frame in zip(range(max(wanted) + 1), frames, strict=False):
-        for person, square, words in wanted.get(number, []):
-            tiles[person] = _tile(square.crop(frame.image, _TILE), words)
-    in_order = [tiles[person] for person in sorted(tiles)]
-    columns = min(_COLUMNS, len(in_order))
-    in_order += [np.zeros_like(in_order[0])] * (-len(in_order) % columns)
-    return np.vstack([np.hstack(in_order[first : first + columns]) for first in range(0, len(in_order), columns)])
+        best[person] = shot.first_frame + frame, square, f"face={person}: from {since_s:.1f} s, {share:.0%}"
+    rows: dict[int, np.ndarray] = {}
+    for number, frame in zip(range(max(number for number, *_ in best.values()) + 1), frames, strict=False):
+        for person, (when, square, words) in best.items():
+            if when == number:
+                rows[person] = np.pad(square.crop(frame.image, _CROP), [(0, 0), (0, _WORDS), (0, 0)])
+                place, white = (_CROP + 8, _CROP // 2), (255, 255, 255)
+                cv2.putText(rows[person], words, place, cv2.FONT_HERSHEY_SIMPLEX, 0.6, white, 1, cv2.LINE_AA)
+    return stacked([rows[person] for person in sorted(rows)])
 
 
-def _tile(picture: np.ndarray, words: Sequence[str]) -> np.ndarray:
-    tile = np.pad(picture, [(0, _LINE), (0, 0), (0, 0)])
-    for line, text in enumerate(words):
-        cv2.putText(tile, text, (4, _TILE + 16 + 20 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,) * 3, 1, cv2.LINE_AA)
-    return tile
+def _numbers(shots: Sequence[Shot]) -> list[int]:
+    """Return everyone. Raises: NoFace, if there is nobody."""
+    numbers = sorted({person for shot in shots for person in shot.people})
+    if not numbers:
+        raise NoFace(f"no face on any of {sum(len(shot.times_s) for shot in shots)} frames; give another video")
+    return numbers
+
+
+def _listed(words: Sequence[object]) -> str:
+    return ", ".join(map(str, words))

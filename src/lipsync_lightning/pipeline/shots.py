@@ -17,12 +17,10 @@ from lipsync_lightning.media.video import TimedFrame
 
 # PySceneDetect's defaults, but a shot may be as short as 5 frames: times are uneven, so frames are counted as seconds.
 _CUTS = AdaptiveShots(threshold=3.0, min_content=15.0, window=2, min_shot_seconds=5)
-_BLACK, _LIGHT = (
-    12,
-    24,
-)  # mean level of a picture: below, a fade has reached black (PySceneDetect's); above, one can begin
+# Mean levels of a picture: below, a fade has reached black (PySceneDetect's threshold); above, one can begin.
+_BLACK, _LIGHT = 12, 24
 
-# What of a face is to be kept: frame (H, W, 3) with square pixels, mesh (468, 2) or None, matrix (2, 3) of its alignment.
+# What to keep of a face: frame (H, W, 3) with square pixels, mesh (468, 2) or None, matrix (2, 3) of its alignment.
 Measure = Callable[[np.ndarray, np.ndarray | None, np.ndarray], Any]
 
 
@@ -126,7 +124,7 @@ class _GrowingShot:
         values = {person: np.full((num_frames, 8), np.nan, np.float32) for person in sorted(who.values())}
         measured: dict[int, list[Any]] = {person: [None] * num_frames for person in values}
         for number, track in sorted(self._tracks.items()):
-            values[who[number]][track.numbers] = np.reshape(track.values, (-1, 8))
+            values[who[number]][np.array(track.numbers)] = np.array(track.values).reshape(-1, 8)
             for frame, each in zip(track.numbers, track.measured, strict=True):
                 measured[who[number]][frame] = each
         people = {}
