@@ -13,13 +13,15 @@ _NOSE, _SIDES = 1, [234, 454]
 # How far the tip of the nose stands before the line between the sides, in halves of that line: MediaPipe's canonical face.
 _NOSE_LENGTH = 1.29
 _LIPS = [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185]  # their outline
+_EYES = ([70, 63, 105, 66, 107, 33, 133, 145], [336, 296, 334, 293, 300, 263, 362, 374])  # with their brows
 _LIPS_WIDTH = 20  # pixels at which lips are looked at
-# Measured on speaking faces and covered ones (benchmarks/README.md): a bare mouth has more contrast, and its colour
-# against the skin changes less.
-_LEAST_CONTRAST = 9.0
-_MOST_CHANGE = 6.0
+# Measured on speaking faces and covered ones (benchmarks/README.md). A bare mouth has more contrast than the first, in
+# deviations of lightness about the eyes, which is dim where the picture is; more than the second of what it has in most
+# frames; and its colour against the skin changes by less than the third, in the deviations of the first.
+_CONTRAST, _OWN_CONTRAST, _CHANGE = 0.75, 0.55, 0.65
+_COLOURS = np.array([0.5, 1.0, 1.0])  # L counts for less: shadows and teeth change it
 NOT_SEEN = "the face is not seen"
-_UNKNOWN = [float("nan")] * 5
+_UNKNOWN = [float("nan")] * 6
 _BRIDGED = 5  # frames of the median: what lasts one or two is passed over
 
 
@@ -47,23 +49,24 @@ class Records:
 
     side: np.ndarray  # (F,) pixels; NaN: no face was seen
     turn: np.ndarray  # (F,) degrees, positive to the picture's right
-    mouth: np.ndarray  # (F, 4): L, a, b of the lips less those of the skin around them; deviation of L in the lips
+    mouth: (
+        np.ndarray
+    )  # (F, 5): L, a, b of the lips less those of the skin around; deviation of L in lips and about eyes
 
     @property
     def covered(self) -> np.ndarray:
         """Return, (F,), how little a mouth looks like one, or like this person's in most of the frames; over 1: covered.
 
-        A hand, a cloth, a mask show no lips. A microphone, food, a cup have their own colour against the skin: the
-        change from the median is told by hue, since shadows and teeth change lightness.
+        Before a hand, a cloth or a mask no lips are seen; a microphone, food or a cup has its own colour.
         """
-        contrast = np.linalg.norm(self.mouth[:, :3], axis=1) + self.mouth[:, 3]
-        if np.isnan(contrast).all():
-            return contrast
-        change = np.linalg.norm(_HUES * (self.mouth[:, :3] - np.nanmedian(self.mouth[:, :3], axis=0)), axis=1)
-        return np.maximum(_LEAST_CONTRAST / np.maximum(contrast, 1e-6), change / _MOST_CHANGE)
-
-
-_HUES = np.array([0.0, 1.0, 0.0])
+        lips, known = self.mouth[:, :3], ~np.isnan(self.mouth[:, 0])
+        if not known.any():
+            return self.mouth[:, 0]
+        contrast = np.linalg.norm(lips, axis=1) + self.mouth[:, 3]
+        eyes = np.maximum(np.median(self.mouth[known, 4]), 1e-3)
+        change = np.linalg.norm((lips - np.median(lips[known], axis=0)) * _COLOURS, axis=1)
+        least = np.maximum(_CONTRAST * eyes, _OWN_CONTRAST * np.median(contrast[known]))
+        return np.maximum(least / np.maximum(contrast, 1e-3), change / (_CHANGE * eyes))
 
 
 def measure(frame: np.ndarray, mesh: np.ndarray | None, matrix: np.ndarray, resolution: int) -> list[float]:
@@ -80,7 +83,7 @@ def measure(frame: np.ndarray, mesh: np.ndarray | None, matrix: np.ndarray, reso
 
 def records_of(rows: Sequence[list[float] | None]) -> Records:
     """Return the records of what `measure` returned, frame after frame; None where the face was not seen."""
-    values = np.array([[np.nan, *_UNKNOWN] if row is None else row for row in rows], np.float32).reshape(-1, 6)
+    values = np.array([[np.nan, *_UNKNOWN] if row is None else row for row in rows], np.float32).reshape(-1, 7)
     return Records(side=values[:, 0], turn=values[:, 1], mouth=values[:, 2:])
 
 
@@ -93,24 +96,31 @@ def turn_of(mesh: np.ndarray) -> float:
 
 
 def mouth_of(frame: np.ndarray, mesh: np.ndarray) -> list[float]:
-    """Return the four numbers of `Records.mouth` for a frame (H, W, 3) and a mesh (468, 2); NaN, if out of the frame."""
-    lips = mesh[_LIPS]
-    width = float(np.linalg.norm(np.ptp(lips, axis=0)))
-    low = np.maximum(np.floor(lips.min(axis=0) - width / 3).astype(int), 0)
-    high = np.ceil(lips.max(axis=0) + width / 3).astype(int)
-    seen = frame[low[1] : max(high[1], 0), low[0] : max(high[0], 0)]
+    """Return the five numbers of `Records.mouth` for a frame (H, W, 3) and a mesh (468, 2); NaN, if out of the frame."""
+    scale = _LIPS_WIDTH / float(np.linalg.norm(np.ptp(mesh[_LIPS], axis=0)))
+    lips, around = _colours(frame, [mesh[_LIPS]], scale)
+    eyes, _ = _colours(frame, [cv2.convexHull(mesh[side].astype(np.float32))[:, 0] for side in _EYES], scale)
+    if not (len(lips) and len(around) and len(eyes)):
+        return _UNKNOWN[1:]
+    return [*(lips.mean(axis=0) - around.mean(axis=0)).tolist(), float(lips[:, 0].std()), float(eyes[:, 0].std())]
+
+
+def _colours(frame: np.ndarray, outlines: list[np.ndarray], scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the colours (n, 3), L, a, b, inside outlines (points, 2) and close around them, of the frame scaled."""
+    points, room = np.concatenate(outlines), 6 / scale
+    low = np.maximum(np.floor(points.min(axis=0) - room).astype(int), 0)
+    high = np.maximum(np.ceil(points.max(axis=0) + room).astype(int), 0)
+    seen = frame[low[1] : high[1], low[0] : high[0]]
     if not seen.size:
-        return [float("nan")] * 4
-    size = np.maximum(np.rint(np.array(seen.shape[1::-1]) * (_LIPS_WIDTH / width)).astype(int), 1)
+        return np.empty((0, 3)), np.empty((0, 3))
+    size = np.maximum(np.rint(np.array(seen.shape[1::-1]) * scale).astype(int), 1)
     seen = cv2.resize(seen, size.tolist(), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     lab = cv2.cvtColor(cv2.GaussianBlur(seen, (3, 3), 0), cv2.COLOR_RGB2LAB)
-    outline = np.rint((lips - low) * (_LIPS_WIDTH / width) * 16).astype(np.int32)
-    inside = cv2.fillPoly(np.zeros(lab.shape[:2], np.uint8), [outline], 1, shift=4)
+    inside = np.zeros(lab.shape[:2], np.uint8)
+    for outline in outlines:
+        cv2.fillPoly(inside, [np.rint((outline - low) * scale * 16).astype(np.int32)], 1, shift=4)
     around = cv2.dilate(inside, np.ones((9, 9))) - cv2.dilate(inside, np.ones((3, 3)))
-    if not (inside.any() and around.any()):
-        return [float("nan")] * 4
-    lips_lab = lab[inside > 0]
-    return [*(lips_lab.mean(axis=0) - lab[around > 0].mean(axis=0)).tolist(), float(lips_lab[:, 0].std())]
+    return lab[inside > 0], lab[around > 0]
 
 
 def faded(painted: np.ndarray, fade_frames: int) -> np.ndarray:
