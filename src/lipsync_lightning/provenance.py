@@ -65,9 +65,8 @@ def sign(path: Path, certificate: Path | str, key: Path | str, facts: Facts) -> 
             builder.sign_file(path, part, signer)
     except (c2pa.C2paError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise BadConfig(
-            f"{path} cannot be signed with {certificate} and {key}: {reason}; see docs/python.md"
-        ) from error
+        need = "an mp4 or mov, a chain for C2PA and its key without a password, both PEM, are needed"
+        raise BadConfig(f"{path} cannot be signed with {certificate} and {key}: {reason}; {need}") from error
 
 
 def _actions(facts: Facts) -> list[dict[str, object]]:

@@ -1,0 +1,206 @@
+"""`python -m lipsync_lightning.app model=<export>`: a page in the browser that lip-syncs a video."""
+
+import html
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from omegaconf import DictConfig
+
+from lipsync_lightning.cli import one_sentence
+from lipsync_lightning.commands.infer import device_and_dtype
+from lipsync_lightning.errors import BadConfig, BadMedia, LipSyncError
+from lipsync_lightning.media.strips import film_strip
+from lipsync_lightning.media.video import open_media, probe, timed_frames
+from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, LipSyncResult, load_pipeline
+
+os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # nothing is told to anybody
+try:
+    import gradio as gr
+except ImportError as error:
+    raise BadConfig("the page needs gradio; pip install 'lipsync-lightning[app]'") from error
+
+_KEPT_S, _SWEPT_EVERY_S = 3600, 600  # uploads and results
+_COLUMNS = 8  # of the film strip
+
+
+def run(config: DictConfig) -> None:
+    device, dtype = device_and_dtype(config.device, config.dtype)
+    pipeline = load_pipeline(config.model)
+    pipeline.place(device, dtype, **{name: config[name] for name in ("decoder", "compile", "offload")})
+    with TemporaryDirectory(prefix="lipsync_app_") as folder:
+        launch(pipeline, config, Path(folder))
+
+
+def launch(pipeline: LipSyncPipeline, config: DictConfig, folder: Path, **options: Any) -> Any:
+    """Serve the page until the process ends. Args: folder: of uploads and results; options: Gradio's own."""
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none are fetched
+    shown = page(Jobs(pipeline, config)).queue(max_size=config.max_waiting, default_concurrency_limit=1)
+    network = {"server_name": config.host, "server_port": config.port, "share": False, "footer_links": []}
+    return shown.launch(
+        **network, max_file_size=f"{config.max_mb}mb", allowed_paths=[], run_history=False, theme=theme, **options
+    )
+
+
+class Cancelled(LipSyncError):
+    """What ends a job that its user no longer wants."""
+
+
+class Jobs:
+    """What the page does, for anyone who has it open."""
+
+    def __init__(self, pipeline: LipSyncPipeline, config: DictConfig) -> None:
+        self.pipeline, self.config = pipeline, config
+        self.unwanted: set[str | None] = set()  # sessions whose job is to end
+
+    def want(self, request: gr.Request) -> None:
+        self.unwanted.discard(request.session_hash)
+
+    def cancel(self, request: gr.Request) -> None:
+        self.unwanted.add(request.session_hash)
+
+    def frame(self, video: str | None, seconds: float) -> np.ndarray | None:
+        """Return the frame on which a person is chosen."""
+        if video is None:
+            return None
+        with told_on_the_page(video):
+            self._require_bearable(video)
+            return next(iter(timed_frames(video, start_s=seconds or 0.0))).image
+
+    def click(self, video: str, seconds: float, place: gr.SelectData) -> tuple[str, np.ndarray]:
+        """Return `face` for the person at a pixel, and the frame with a ring there."""
+        (x, y), image = place.index, np.ascontiguousarray(self.frame(video, seconds))
+        return f"{x},{y}@{seconds:g}", cv2.circle(image, (x, y), max(4, len(image) // 40), (255, 0, 80), 3)
+
+    def lipsync(
+        self, video: str | None, audio: str | None, *settings: Any, request: gr.Request, progress: gr.Progress
+    ) -> Iterator[tuple[str, np.ndarray, str]]:
+        """Yield the result, its film strip, and what is to be said of it."""
+
+        def go_on(pipeline: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            if request.session_hash in self.unwanted:
+                raise Cancelled("cancelled; nothing was written")
+            return tensors
+
+        with TemporaryDirectory(dir=os.environ["GRADIO_TEMP_DIR"]) as folder, told_on_the_page(video, audio):
+            if video is None or audio is None:
+                raise BadMedia("a video and a sound are needed; upload or record both")
+            options = dict(zip(CONTROLS, settings, strict=True))
+            self._require_bearable(video)
+            self._require_bearable(audio)
+            go_on(None, 0, None, {})
+            self.pipeline.set_progress_bar_config(file=Told(progress), bar_format=Told.FORMAT, mininterval=0.5)
+            result = self.pipeline(
+                video, audio, out=Path(folder) / "result.mp4", callback_on_step_end=go_on, **options
+            )
+            yield str(result.path), _strip(Path(video), Path(result.path), options["start"]), _told(result)
+
+    def _require_bearable(self, path: str) -> None:
+        """Raises: BadMedia, if it is no media, or more than this page takes."""
+        with open_media(path) as container:
+            seconds = max([0, *(float(s.duration * s.time_base) for s in container.streams if s.duration)])
+            seconds = max(seconds, (container.duration or 0) / av.time_base)
+            pixels = max([0, *(s.width * s.height for s in container.streams.video)])
+        if seconds > self.config.max_seconds or pixels > self.config.max_pixels:
+            most = f"{self.config.max_seconds} s and {self.config.max_pixels / 1e6:g} million pixels"
+            raise BadMedia(f"{path}: {seconds:.0f} s of {pixels / 1e6:.1f} million pixels; this page takes {most}")
+
+
+class Told(io.StringIO):
+    """Where tqdm writes to: the page's own bar."""
+
+    FORMAT = "{percentage} {remaining} {desc}"
+
+    def __init__(self, progress: gr.Progress) -> None:
+        super().__init__()
+        self.progress = progress
+
+    def write(self, text: str) -> int:
+        percent, _, told = text.strip().partition(" ")
+        if percent:
+            left, _, what = told.partition(" ")
+            self.progress(float(percent) / 100, desc=f"{what.strip(': ')}, {left} left")
+        return len(text)
+
+
+@contextmanager
+def told_on_the_page(*uploads: str | None) -> Iterator[None]:
+    """Show errors as one sentence, in which uploads have the names their user gave them."""
+    try:
+        yield
+    except (LipSyncError, OSError) as error:
+        sentence = one_sentence(error)
+        for path in filter(None, uploads):
+            sentence = sentence.replace(path, Path(path).name)
+        raise gr.Error(html.escape(sentence), print_exception=False) from None
+
+
+def _strip(source: Path, result: Path, start_s: float) -> np.ndarray:
+    """Return the same moments of source and result, as far as both go."""
+    seconds = min(probe(source).duration_s - start_s, probe(result).duration_s)
+    moments = np.linspace(0, max(0.0, seconds - 0.1), _COLUMNS)
+    rows = [
+        np.stack([next(iter(timed_frames(path, start_s=first_s + moment))).image for moment in moments])
+        for path, first_s in ((source, start_s), (result, 0.0))
+    ]
+    return film_strip(rows, _COLUMNS)
+
+
+def _told(result: LipSyncResult) -> str:
+    lines = [f"{result.num_synced} of {result.num_frames} frames lip-synced, {result.seconds:.2f} s", *result.told]
+    return "\n".join([*lines, *(f"{each.start_s:.2f}-{each.end_s:.2f} s: {each.reason}" for each in result.left_alone)])
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+CONTROLS: dict[str, Callable[[], Any]] = {  # as the command line names them
+    "face": lambda: gr.Textbox("largest", label="face", info="largest, speaking, or click on the person"),
+    "length": lambda: gr.Dropdown(["video", "audio", "shortest"], value="video", label="length"),
+    "extend": lambda: gr.Dropdown(["pingpong", "loop", "freeze"], value="pingpong", label="extend"),
+    "start": lambda: gr.Number(0, label="start", info="seconds"),
+    "end": lambda: gr.Number(None, label="end", info="seconds; empty: the whole video"),
+    "seed": lambda: gr.Number(0, label="seed", precision=0),
+    "num_inference_steps": lambda: gr.Number(None, label="num_inference_steps", precision=0, info="empty: the model's"),
+    "guidance_scale": lambda: gr.Number(None, label="guidance_scale", info="empty: the model's"),
+    "speak_silence": lambda: gr.Checkbox(False, label="speak_silence"),
+    "crf": lambda: gr.Slider(0, 51, 18, step=1, label="crf", info="less is better, and larger"),
+}
+
+
+def page(jobs: Jobs) -> gr.Blocks:
+    with gr.Blocks(title="Lip sync", delete_cache=(_SWEPT_EVERY_S, _KEPT_S), analytics_enabled=False) as blocks:
+        gr.Markdown("# Lip sync\nA video, and the sound it is to say. Files are deleted after an hour.")
+        with gr.Row():
+            video = gr.Video(label="video", sources=["upload", "webcam"], webcam_options=gr.WebcamOptions(mirror=False))
+            result = gr.Video(label="result", interactive=False)
+        with gr.Row():
+            audio = gr.Audio(label="sound", sources=["upload", "microphone"], type="filepath")
+            with gr.Column():
+                go, stop = gr.Button("Lip-sync", variant="primary"), gr.Button("Cancel", variant="stop")
+                told = gr.Textbox(label="said of it", lines=2)
+        with gr.Accordion("Who speaks: click on a face", open=True):
+            seconds = gr.Number(0, label="frame at", info="seconds")
+            picture = gr.Image(label="frame", interactive=False)
+        with gr.Accordion("Settings", open=True), gr.Row():
+            controls = [make() for make in CONTROLS.values()]
+        strip = gr.Image(label="source and result", interactive=False)
+
+        def lipsync(*given: Any, request: gr.Request, progress: Any = gr.Progress()) -> Iterator[Any]:  # noqa: B008
+            yield from jobs.lipsync(*given, request=request, progress=progress)
+
+        gr.on([video.change, seconds.change], jobs.frame, [video, seconds], picture, show_progress="hidden")
+        picture.select(jobs.click, [video, seconds], [controls[0], picture], show_progress="hidden")
+        go.click(jobs.want, queue=False).then(lipsync, [video, audio, *controls], [result, strip, told])
+        stop.click(jobs.cancel, queue=False)
+        blocks.unload(jobs.cancel)
+    return blocks
