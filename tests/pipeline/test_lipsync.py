@@ -20,7 +20,7 @@ from lipsync_lightning.media.audio import encode_flac, read_audio
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.media.video import TimedFrame, probe, read_frames, timed_frames
-from lipsync_lightning.pipeline import lipsync, plan, sources, windows
+from lipsync_lightning.pipeline import painting, plan, sources, windows
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
 from patch_region import patch_region
 from tiny_media import POINTS, SIDE, sound_of, write_video
@@ -263,9 +263,9 @@ def test_threads_change_no_byte(pipeline, call, out: Path, monkeypatch: pytest.M
     pipeline(**call)
     threaded = out.read_bytes()
 
-    for module in (lipsync, plan):
+    for module in (painting, plan):
         monkeypatch.setattr(module, "ahead", lambda pieces, num_ahead: pieces)
-    monkeypatch.setattr(lipsync, "behind", lambda work, num_behind: nullcontext(work))
+    monkeypatch.setattr(painting, "behind", lambda work, num_behind: nullcontext(work))
     pipeline(**call)
     assert out.read_bytes() == threaded
 
@@ -275,7 +275,7 @@ def test_what_fails_in_a_thread_is_told_as_it_is_and_leaves_nothing(pipeline, ca
     num_threads, error = threading.active_count(), errors.BadMedia("it breaks off; copy it again")
     error = KeyboardInterrupt("it breaks off") if breaking == "Ctrl-C" else error
     name = {"reading": "align", "model": "to_uint8", "writing": "paste_back", "Ctrl-C": "to_uint8"}[breaking]
-    place = lipsync if name == "to_uint8" else windows
+    place = windows if name == "align" else painting
     real, calls = getattr(place, name), iter(range(99))
 
     def broken(*arguments: Any) -> Any:

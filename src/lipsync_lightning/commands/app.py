@@ -98,9 +98,7 @@ class Jobs:
             self._require_bearable(audio)
             go_on(None, 0, None, {})
             self.pipeline.set_progress_bar_config(file=Told(progress), bar_format=Told.FORMAT, mininterval=0.5)
-            result = self.pipeline(
-                video, audio, out=Path(folder) / "result.mp4", callback_on_step_end=go_on, **options
-            )
+            result = self.pipeline(video, audio, out=Path(folder) / "result.mp4", callback_on_step_end=go_on, **options)
             yield str(result.path), _strip(Path(video), Path(result.path), options["start"]), _told(result)
 
     def _require_bearable(self, path: str) -> None:

@@ -70,7 +70,7 @@ def scores_of_system(
             continue
         said, own = test.speech[condition], test.speech[OWN]
         video = out / "evaluation" / f"{name}_{condition.split()[0]}_{test.path.stem}.mp4"
-        pipeline(video=test.path, audio=said.sound, out=video, faces=faces, seed=config.seed)
+        pipeline(test.path, said.sound, out=video, faces=faces, seed=config.seed, speak_silence=True)
         made, real = (aligned_faces(path, test.path, faces, judge.clip) for path in (video, test.path))
         scores = judge.following(made, said, own)
         if condition == OWN:  # there is no real video of other words to compare with

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isnan, nan, sqrt
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,9 +12,10 @@ from scipy.ndimage import gaussian_filter1d
 
 from lipsync_lightning.errors import BadConfig, NoFace
 from lipsync_lightning.media.face_mesh import Rectangle
+from lipsync_lightning.media.people import MeshPeople
 from lipsync_lightning.media.strips import stacked
-from lipsync_lightning.media.video import TimedFrame
-from lipsync_lightning.pipeline.shots import Shot
+from lipsync_lightning.media.video import TimedFrame, probe, timed_frames
+from lipsync_lightning.pipeline.shots import Shot, find_shots
 from lipsync_lightning.synthetic.opening import correlation
 
 LARGEST, SPEAKING = "largest", "speaking"
@@ -122,6 +124,16 @@ def _person_at(shots: Sequence[Shot], face: str | int) -> int:
             f"face={face}: no face there; at {times_s[frame]:.2f} s there is {places}; faces=list shows everyone"
         )
     return nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class EveryoneListed(MeshPeople):
+    """People who are to be shown, and not to speak."""
+
+    def sheet(self, video: Path) -> np.ndarray:
+        """Return the contact sheet of a video."""
+        aspect = probe(video).pixel_aspect
+        return contact_sheet(timed_frames(video), list(find_shots(timed_frames(video), self.for_video(video), aspect)))
 
 
 def contact_sheet(frames: Iterable[TimedFrame], shots: Sequence[Shot]) -> np.ndarray:

@@ -1,13 +1,9 @@
 """Video and speech to video: the face of the video says the speech."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
-from math import inf, isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -21,46 +17,25 @@ from torch import Tensor, nn
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.diffusion import inpaint, require_trained
-from lipsync_lightning.errors import BadConfig, MissingWeights, WouldOverwrite, WrongWeights
-from lipsync_lightning.media.frames import to_float, to_uint8
+from lipsync_lightning.errors import BadConfig, MissingWeights, WrongWeights
 from lipsync_lightning.media.joining import join
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.media.mux import video_writer
 from lipsync_lightning.media.people import MeshPeople, People
 from lipsync_lightning.media.resampling import exact
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAudioEncoder
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, StableDiffusionAutoencoder
 from lipsync_lightning.models.compiling import compile_blocks
 from lipsync_lightning.models.unet import LipSyncUNet, require_fitting_latents
-from lipsync_lightning.pipeline.fitness import Thresholds
+from lipsync_lightning.pipeline.checks import check_call, check_counts, check_sampling, free_path
+from lipsync_lightning.pipeline.fitness import Occluder, Thresholds
 from lipsync_lightning.pipeline.job import job_folder
-from lipsync_lightning.pipeline.plan import Plan, Scene, plan_of
+from lipsync_lightning.pipeline.plan import plan_of
+from lipsync_lightning.pipeline.provenance import facts_of
 from lipsync_lightning.pipeline.reference import REFERENCES
+from lipsync_lightning.pipeline.result import marked, piece_writer, result_of
 from lipsync_lightning.pipeline.script import script_of
 from lipsync_lightning.pipeline.shortcuts import at_work, solver_of, tiny_decoder
 from lipsync_lightning.pipeline.sources import video_of
-from lipsync_lightning.pipeline.windows import Batch, Painter, batches, windows_of
-from lipsync_lightning.provenance import Facts, facts_of
-from lipsync_lightning.threads import ahead, behind
-
-
-@dataclass(frozen=True)
-class LipSyncResult:
-    """What was made, and what of it was planned."""
-
-    path: Path | None
-    plan: Plan  # with `left_alone` and `told`
-    facts: Facts | None = None  # by which model, of what
-    frames: np.ndarray | None = None  # (F, H, W, 3) uint8, where no `out` was given
-
-    @property
-    def num_frames(self) -> int:
-        return self.plan.num_frames
-
-    @property
-    def num_synced(self) -> int:
-        """Frames with a new mouth; the others are the video's."""
-        return sum(len({frame for turn in scene.turns for frame in turn.frames}) for scene in self.plan.scenes)
 
 
 class LipSyncPipeline(DiffusionPipeline):
@@ -106,7 +81,7 @@ class LipSyncPipeline(DiffusionPipeline):
             trained_timesteps=trained_timesteps,
         )
         self.clip = ClipSpec.from_dict(clip or {}, "the export's model_index.json")
-        _check_sampling(num_inference_steps, guidance_scale, scheduler)
+        check_sampling(num_inference_steps, guidance_scale, scheduler)
         require_trained(scheduler, num_inference_steps, trained_timesteps)
         keep_mask(self.clip.resolution, mask)
         if reference not in REFERENCES:
@@ -161,6 +136,7 @@ class LipSyncPipeline(DiffusionPipeline):
         faces: People | None = None,
         face: str | int = "largest",
         fitness: Thresholds | None = None,
+        occluder: Occluder | None = None,
         length: str | None = None,
         extend: str = "pingpong",
         start: float = 0.0,
@@ -198,6 +174,7 @@ class LipSyncPipeline(DiffusionPipeline):
             segments: csv of person,start,end,sound: who says what (`pipeline.script`).
             faces: where people are; None for `MeshPeople`. face: who speaks: see `pipeline.choice.choose`.
             fitness: which frames are left alone; None for `pipeline.fitness.Thresholds()`.
+            occluder: sees what lies before a face and is to stay there.
             length, extend: see `pipeline.timeline.timeline`; None for "video", and "audio" for a photo.
             start, end: part of the video, in seconds. sound_offset: when the sound begins, in seconds of the result.
             speak_silence: paint a closed mouth where the sound has ended; else the video is left as it was.
@@ -222,14 +199,14 @@ class LipSyncPipeline(DiffusionPipeline):
         inpaint = self.inpainter(
             seed, num_inference_steps, guidance_scale, solver, deep_features_every, generator, callback_on_step_end
         )
-        _check_call(self.clip.num_frames, asked)
+        check_call(self.clip.num_frames, asked)
         source = video_of(video, fps, start, end)
         expected = max(1, round(source.info.duration_s * float(source.info.fps)))
         with TemporaryDirectory() as given, self.progress_bar(total=expected) as bar:  # pyright: ignore[reportCallIssue]
             script, heard = script_of(segments, audio, str(face), sound_offset, sample_rate, Path(given))
             inputs = {"video": Path(str(source)), "sound": heard}
             inputs |= {f"sound {number}": line.sound for number, line in enumerate(script, 1) if segments}
-            path = None if out is None else _free(Path(out), list(inputs.values()))
+            path = None if out is None else free_path(Path(out), list(inputs.values()))
             bar.set_description("looking")
             tracker = (faces or MeshPeople()).for_video(Path(str(source)), round(start * float(source.info.fps)))
             chosen = {name: asked[name] for name in ("fitness", "length", "extend", "speak_silence", "audio_track")}
@@ -237,58 +214,48 @@ class LipSyncPipeline(DiffusionPipeline):
             bar.reset(plan.num_frames)
             bar.set_description("speaking" if path is None else path.name)
             images = plan.timeline.images(plan.source)
-            paint = partial(self._paint, bar, images, inpaint, asked)
+            paint = SceneSpeaker(
+                inpaint=inpaint,
+                device=self._visited or self.unet.device,
+                clip=self.clip,
+                reference=REFERENCES[self.config["reference"]],
+                mask=1 - keep_mask(self.clip.resolution, self.config["mask"]).numpy() if pasting == "mask" else None,
+                occluder=occluder,
+                overlap=overlap,
+                at_a_time=windows_at_a_time,
+                done=bar.update,
+            )
             if path is None:
                 frames: list[np.ndarray] = []
                 for scene in plan.scenes:
-                    paint(scene, frames.append)
-                return LipSyncResult(None, plan, None, np.stack(frames))
+                    paint(scene, images, frames.append)
+                return result_of(None, plan, frames=np.stack(frames))
             facts = facts_of(self.identity(), {name: file for name, file in inputs.items() if file.is_file()})
             with job_folder(path, asked | {"facts": facts}) as folder:
                 pieces = [folder / f"{number:06d}.mp4" for number in range(len(plan.scenes))]
                 for scene, piece in zip(plan.scenes, pieces, strict=True):
                     if piece.is_file():
-                        bar.update(deque(enumerate(islice(images, len(scene.frames)), 1), 1)[0][0])
+                        bar.update(sum(1 for _ in islice(images, len(scene.frames))))
                         continue
-                    with _writer(piece, plan, asked) as write:
-                        paint(scene, write)
+                    with piece_writer(piece, plan, asked) as write:
+                        paint(scene, images, write)
                 join(
                     path,
                     pieces,
                     plan.timeline.times_s,
                     sound=heard,
-                    sound_offset_s=exact(0 if segments else sound_offset),
+                    sound_offset_s=exact(0 if audio is None else sound_offset),
                     sound_end_s=plan.timeline.times_s[-1] if length == "shortest" else None,
                     audio_track=audio_track,
                     keep_sound=keep_sound,
-                    metadata=_marked(source.info.metadata, facts),
+                    metadata=marked(source.info.metadata, facts),
                 )
-            return LipSyncResult(path, plan, facts)
+            return result_of(path, plan, facts=facts)
 
     def identity(self) -> str:
         """Return the export's name, and a number that changes with the U-Net's weights."""
         total = sum(float(parameter.detach().float().abs().sum()) for parameter in self.unet.parameters())
         return f"{Path(self.config.get('_name_or_path') or 'a pipeline').name} ({total:.6g})"
-
-    def _paint(
-        self,
-        bar: Any,
-        images: Iterator[np.ndarray],
-        inpaint: Callable[..., Tensor],
-        asked: Mapping[str, Any],
-        scene: Scene,
-        write: Callable[[np.ndarray], Any],
-    ) -> None:
-        """Write the frames of the next scene, with new mouths."""
-        mask = 1 - keep_mask(self.clip.resolution, self.config["mask"]).numpy()
-        windows = windows_of(scene.turns, self.clip.num_frames, asked["overlap"], REFERENCES[self.config["reference"]])
-        at_a_time, num_frames = asked["windows_at_a_time"], len(scene.frames)
-        read = ahead(batches(images, num_frames, windows, self.clip.resolution, at_a_time), 1)
-        painter = Painter(write, mask if asked["pasting"] == "mask" else None)
-        with closing(read) as made, behind(painter, 1) as put:
-            for batch in made:
-                put((batch, self._new_faces(batch, inpaint)))
-                bar.update(len(batch.images))
 
     def inpainter(
         self,
@@ -306,8 +273,8 @@ class LipSyncPipeline(DiffusionPipeline):
         """
         steps = self.config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
         scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
-        _check_sampling(steps, scale, self.scheduler)
-        _check_counts(deep_features_every=deep_features_every)
+        check_sampling(steps, scale, self.scheduler)
+        check_counts(deep_features_every=deep_features_every)
         scheduler: Any = self.scheduler if solver is None else solver_of(self.scheduler, solver)
         require_trained(scheduler, steps, self.config["trained_timesteps"])
         # On the CPU, so that every device gets the same; in float32: a schedule has no room in half precision.
@@ -334,19 +301,6 @@ class LipSyncPipeline(DiffusionPipeline):
             and (lambda step, time, latents: callback_on_step_end(self, step, time, {"latents": latents})),
         )
 
-    def _new_faces(self, batch: Batch, inpaint: Callable[..., Tensor]) -> list[np.ndarray]:
-        """Return what the faces of each window are to become, (T, R, R, 3), uint8."""
-        if not batch.windows:
-            return []
-        device = self._visited or self.unet.device
-        frames_BTCHW, reference_BTCHW = (
-            rearrange(to_float(torch.from_numpy(np.stack(faces)).to(device)), "b t h w c -> b t c h w")
-            for faces in (batch.faces, batch.references)
-        )
-        audio = torch.stack([window.turn.audio(window.frames) for window in batch.windows])
-        made_BTCHW = inpaint(frames=frames_BTCHW, reference=reference_BTCHW, audio=audio.to(frames_BTCHW))
-        return list(rearrange(to_uint8(made_BTCHW), "b t c h w -> b t h w c").cpu().numpy())
-
 
 def load_pipeline(folder: str) -> LipSyncPipeline:
     """Return the pipeline of an export folder.
@@ -363,54 +317,3 @@ def load_pipeline(folder: str) -> LipSyncPipeline:
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise WrongWeights(f"{folder} is not a whole export: {reason}; export the run again") from error
-
-
-def _marked(metadata: Mapping[str, str], facts: Facts) -> dict[str, str]:
-    return {**metadata, "comment": "; ".join(filter(None, [metadata.get("comment"), str(facts)]))}
-
-
-def _writer(piece: Path, plan: Plan, asked: Mapping[str, Any]) -> AbstractContextManager[Callable[..., None]]:
-    info, encode = plan.source.info, {name: asked[name] for name in ("crf", "preset")}
-    size = {"width": info.width, "height": info.height, "pixel_aspect": info.pixel_aspect}
-    return video_writer(
-        piece, **size, fps=25, num_b_frames=0, **encode
-    )  # frames in the order they are shown: see `join`
-
-
-def _free(out: Path, inputs: Sequence[Path]) -> Path:
-    """Return `out`, where a result may be written. Raises: WouldOverwrite, if it is a folder or an input."""
-    if out.is_dir():
-        raise WouldOverwrite(f"out={out} is a folder; give the name of a file that ends in .mp4")
-    if out.resolve() in [path.resolve() for path in inputs]:
-        raise WouldOverwrite(f"out={out} is also an input; choose another name")
-    return out
-
-
-def _check_call(num_frames: int, asked: Mapping[str, Any]) -> None:
-    """Raises: BadConfig, for values that mean nothing."""
-    _check_counts(windows_at_a_time=asked["windows_at_a_time"])
-    if asked["pasting"] not in ("mask", "published"):
-        raise BadConfig(f"pasting={asked['pasting']!r} is none of mask, published; choose one of them")
-    if asked["overlap"] not in range(num_frames):
-        raise BadConfig(f"overlap={asked['overlap']!r} must be less than the {num_frames} frames of a window")
-    for name in ("start", "end", "sound_offset", "fps"):
-        value = asked[name]
-        if not (value is None and name == "end") and not (isinstance(value, int | float) and isfinite(value)):
-            raise BadConfig(f"{name}={value!r} must be a number")
-    if asked["start"] < 0 or (asked["end"] is not None and asked["end"] <= asked["start"]):
-        raise BadConfig(f"start={asked['start']} end={asked['end']}: give seconds, the start before the end")
-
-
-def _check_sampling(num_inference_steps: Any, guidance_scale: Any, scheduler: Any) -> None:
-    _check_counts(num_inference_steps=num_inference_steps)
-    most = scheduler.config["num_train_timesteps"]
-    if num_inference_steps > most:
-        raise BadConfig(f"num_inference_steps={num_inference_steps}: the schedule has {most}; give as many at most")
-    if not (isinstance(guidance_scale, int | float) and 0 <= guidance_scale < inf):
-        raise BadConfig(f"guidance_scale={guidance_scale!r} must be a number, 0 or more")
-
-
-def _check_counts(**counts: Any) -> None:
-    for name, count in counts.items():
-        if not (isinstance(count, int) and count >= 1):
-            raise BadConfig(f"{name}={count!r} must be a whole number, 1 or more")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class VideoFile:
     def __str__(self) -> str:
         return str(self.path)
 
-    @property
+    @cached_property
     def info(self) -> VideoInfo:
         return probe(self.path)
 
@@ -54,7 +55,7 @@ class VideoArray:
     def __str__(self) -> str:
         return f"the given {len(self.frames)} frames"
 
-    @property
+    @cached_property
     def info(self) -> VideoInfo:
         num, height, width = self.frames.shape[:3]
         return VideoInfo(width, height, exact(self.fps), num / self.fps, has_audio=False)

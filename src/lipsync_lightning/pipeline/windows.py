@@ -1,6 +1,5 @@
-"""A scene in windows of the length that the U-Net has seen: aligned faces out of the frames, and new ones into them."""
+"""A scene in windows of the length that the U-Net has seen, and the aligned faces out of its frames."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -8,7 +7,7 @@ from itertools import islice, pairwise
 import numpy as np
 from torch import Tensor
 
-from lipsync_lightning.media.alignment import align, paste_back
+from lipsync_lightning.media.alignment import align
 from lipsync_lightning.pipeline.reference import Reference
 
 
@@ -91,31 +90,3 @@ def batches(
         yield Batch(group, faces, shown, found, following[0].frames[0] if following else num_frames)
         needed = following[0].frames[0] - size if following else num_frames
         aligned = {key: face for key, face in aligned.items() if key[1] >= needed}
-
-
-class Painter:
-    """Blends what windows made of each frame, and pastes it in; a frame is written when no window changes it any more."""
-
-    def __init__(self, write: Callable[[np.ndarray], None], mask: np.ndarray | None) -> None:
-        """Args: mask: (R, R), 1 where a face is generated; None for the published pasting."""
-        self._write, self._mask = write, mask
-        self._made: dict[tuple[Turn, int], tuple[np.ndarray, float]] = {}
-        self._images: deque[np.ndarray] = deque()
-        self._written = 0
-
-    def __call__(self, made: tuple[Batch, Sequence[np.ndarray]]) -> None:
-        """Take a batch, and a new face (T, R, R, 3), uint8, for each frame of its windows."""
-        batch, new = made
-        for window, faces in zip(batch.windows, new, strict=True):
-            for frame, face, share in zip(window.frames, faces, window.shares, strict=True):
-                before, shares = self._made.get((window.turn, frame), (0.0, 0.0))
-                self._made[window.turn, frame] = before + face * np.float32(share), shares + share
-        self._images += batch.images
-        while self._images and self._written < batch.finished:
-            image = self._images.popleft()
-            for turn, frame in [key for key in self._made if key[1] == self._written]:
-                face, shares = self._made.pop((turn, frame))
-                face, weight = np.rint(face / shares).astype(np.uint8), float(turn.weights[frame - turn.frames.start])
-                image = paste_back(image, face, turn.matrix(frame), self._mask, weight)
-            self._write(image)
-            self._written += 1
