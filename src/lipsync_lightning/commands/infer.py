@@ -17,7 +17,8 @@ from lipsync_lightning.errors import BadConfig, LipSyncError, StepFailed
 from lipsync_lightning.files import write_atomically
 from lipsync_lightning.media.strips import save_png
 from lipsync_lightning.pipeline.choice import EveryoneListed
-from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, LipSyncResult, load_pipeline
+from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
+from lipsync_lightning.pipeline.result import LipSyncResult
 from lipsync_lightning.pipeline.provenance import sign
 
 OF_A_CALL = ("video", "audio", "out", "segments", "face", "length", "extend", "start", "end", "sound_offset")

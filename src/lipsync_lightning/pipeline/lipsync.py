@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -18,21 +17,19 @@ from torch import Tensor, nn
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.diffusion import inpaint, require_trained
 from lipsync_lightning.errors import BadConfig, MissingWeights, WrongWeights
-from lipsync_lightning.media.joining import join
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.people import MeshPeople, People
-from lipsync_lightning.media.resampling import exact
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAudioEncoder
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, StableDiffusionAutoencoder
 from lipsync_lightning.models.compiling import compile_blocks
 from lipsync_lightning.models.unet import LipSyncUNet, require_fitting_latents
 from lipsync_lightning.pipeline.checks import check_call, check_counts, check_sampling, free_path
 from lipsync_lightning.pipeline.fitness import Occluder, Thresholds
-from lipsync_lightning.pipeline.job import job_folder
+from lipsync_lightning.pipeline.painting import SceneSpeaker
 from lipsync_lightning.pipeline.plan import plan_of
-from lipsync_lightning.pipeline.provenance import facts_of
+from lipsync_lightning.pipeline.provenance import facts_of, identity
 from lipsync_lightning.pipeline.reference import REFERENCES
-from lipsync_lightning.pipeline.result import marked, piece_writer, result_of
+from lipsync_lightning.pipeline.result import result_of, write_result
 from lipsync_lightning.pipeline.script import script_of
 from lipsync_lightning.pipeline.shortcuts import at_work, solver_of, tiny_decoder
 from lipsync_lightning.pipeline.sources import video_of
@@ -230,32 +227,10 @@ class LipSyncPipeline(DiffusionPipeline):
                 for scene in plan.scenes:
                     paint(scene, images, frames.append)
                 return result_of(None, plan, frames=np.stack(frames))
-            facts = facts_of(self.identity(), {name: file for name, file in inputs.items() if file.is_file()})
-            with job_folder(path, asked | {"facts": facts}) as folder:
-                pieces = [folder / f"{number:06d}.mp4" for number in range(len(plan.scenes))]
-                for scene, piece in zip(plan.scenes, pieces, strict=True):
-                    if piece.is_file():
-                        bar.update(sum(1 for _ in islice(images, len(scene.frames))))
-                        continue
-                    with piece_writer(piece, plan, asked) as write:
-                        paint(scene, images, write)
-                join(
-                    path,
-                    pieces,
-                    plan.timeline.times_s,
-                    sound=heard,
-                    sound_offset_s=exact(0 if audio is None else sound_offset),
-                    sound_end_s=plan.timeline.times_s[-1] if length == "shortest" else None,
-                    audio_track=audio_track,
-                    keep_sound=keep_sound,
-                    metadata=marked(source.info.metadata, facts),
-                )
-            return result_of(path, plan, facts=facts)
-
-    def identity(self) -> str:
-        """Return the export's name, and a number that changes with the U-Net's weights."""
-        total = sum(float(parameter.detach().float().abs().sum()) for parameter in self.unet.parameters())
-        return f"{Path(self.config.get('_name_or_path') or 'a pipeline').name} ({total:.6g})"
+            files = {name: file for name, file in inputs.items() if file.is_file()}
+            facts = facts_of(identity(self.unet, self.config.get("_name_or_path")), files)
+            begins_s = 0.0 if audio is None else sound_offset
+            return write_result(path, plan, paint, images, heard=heard, begins_s=begins_s, facts=facts, asked=asked)
 
     def inpainter(
         self,
