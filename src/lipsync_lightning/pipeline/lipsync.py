@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
+import diffusers
 import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -121,6 +122,11 @@ class LipSyncPipeline(DiffusionPipeline):
         if compile:
             compile_blocks(self.unet, self.autoencoder, device=device.type)
         return self
+
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: torch.device | str = "cuda") -> None:
+        """Keep U-Net and autoencoder in the CPU's memory whenever the other one works, as `place` does."""
+        place = torch.device(device)
+        self.place(place if gpu_id is None else torch.device(place.type, gpu_id), self.unet.dtype, offload=True)
 
     @torch.no_grad()
     def __call__(
@@ -272,9 +278,14 @@ class LipSyncPipeline(DiffusionPipeline):
             generators=[torch.Generator(device).manual_seed(seed)],
             decoder=self._decoder,
             visit=partial(at_work, device=self._visited, deep_features_every=deep_features_every),
-            on_step_end=callback_on_step_end
-            and (lambda step, time, latents: callback_on_step_end(self, step, time, {"latents": latents})),
+            on_step_end=callback_on_step_end and partial(self._step_ended, callback_on_step_end),
         )
+
+    def _step_ended(self, callback: Callable[..., Any], step: int, timestep: float, latents: Tensor) -> Tensor:
+        return (callback(self, step, timestep, {"latents": latents}) or {}).get("latents", latents)
+
+
+diffusers.LipSyncPipeline = LipSyncPipeline  # where `DiffusionPipeline.from_pretrained` looks for an export's class
 
 
 def load_pipeline(folder: str) -> LipSyncPipeline:

@@ -32,6 +32,7 @@ from lipsync_lightning.pipeline.windows import Turn
 from lipsync_lightning.threads import ahead
 
 _FRAMES_AHEAD = 4
+_SAME_LENGTH_S = 0.1  # picture and sound that differ by less end together
 _NO_IMAGE = np.empty(0, np.uint8)
 
 
@@ -132,6 +133,8 @@ def plan_of(
             f"{source}: nobody can be given a mouth ({why}); nothing was written: choose another face, or video"
         )
     told = [*info.told, *(choice.told for choice in choices if choice.told)]
+    if abs(max(ends_s) - shown_when.times_s[-1]) > _SAME_LENGTH_S:
+        told.append(f"the sound ends at {max(ends_s):.2f} s, the picture at {float(shown_when.times_s[-1]):.2f} s")
     return Plan(source.until(frames[-1].time_s + frames[-1].duration_s), shown_when, scenes, left_alone, told)
 
 
