@@ -137,7 +137,8 @@ def _told(first: av.VideoFrame, stream: VideoStream, is_photo: bool) -> tuple[st
     if first.interlaced_frame:
         told.append("interlaced: deinterlaced")
     has_alpha = any(component.is_alpha for component in first.format.components)
-    if has_alpha or stream.metadata.get("alpha_mode") == "1":
+    is_clear = has_alpha and first.to_ndarray(format="rgba")[..., 3].min() < 255
+    if is_clear or stream.metadata.get("alpha_mode") == "1":
         told.append("transparency is lost")
     return tuple(told)
 
