@@ -5,7 +5,6 @@ video's time zero is its first shown frame, and all its frames have the size of 
 """
 
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,11 +24,12 @@ from av.video.stream import VideoStream
 
 from lipsync_lightning.errors import BadMedia, ClipTooShort
 from lipsync_lightning.media.colour import rgb_planes, told_conversions
-from lipsync_lightning.media.resampling import Shown, exact, shown_frames
+from lipsync_lightning.media.resampling import exact, shown_frames
 
 _USUAL_FPS = Fraction(25)
 # Tags that describe the file and not what is in it.
-_TECHNICAL = ("brand", "encoder", "handler_name", "vendor_id", "language", "duration", "minor_version", "alpha_mode")
+_TECHNICAL = ("brand", "encoder", "handler_name", "vendor_id", "language", "minor_version", "alpha_mode", "duration")
+_TECHNICAL += ("bps", "number_of_", "statistics")
 # As long as a part that is kept in memory to be shown backwards.
 _REVERSED_S = 1
 
@@ -137,7 +137,8 @@ def _told(first: av.VideoFrame, stream: VideoStream, is_photo: bool) -> tuple[st
     if first.interlaced_frame:
         told.append("interlaced: deinterlaced")
     has_alpha = any(component.is_alpha for component in first.format.components)
-    if has_alpha or stream.metadata.get("alpha_mode") == "1":
+    is_clear = has_alpha and first.to_ndarray(format="rgba")[..., 3].min() < 255
+    if is_clear or stream.metadata.get("alpha_mode") == "1":
         told.append("transparency is lost")
     return tuple(told)
 
@@ -203,7 +204,7 @@ def _frames(
                 size = _upright_size(first)
                 frames = chain([first], frames)
                 shown = shown_frames(container, stream, frames, fps=fps, start_s=start_s, stop_s=stop_s)
-                for frame, begin, end in _deinterlaced(shown):
+                for frame, begin, end in shown:
                     yield TimedFrame(_letterboxed(to_rgb(frame), *size), begin, end - begin)
                     num_read += 1
             require_whole(container, path)
@@ -214,40 +215,6 @@ def _frames(
     if num_read == 0 and not may_be_empty:
         until = "its end" if stop_s is None else f"{stop_s} s"
         raise BadMedia(f"{path}: no frame between {start_s} s and {until}; convert the file, or ask for another part")
-
-
-def _deinterlaced(shown: Iterator[Shown]) -> Iterator[Shown]:
-    """Every frame with all its lines, from the first interlaced one on; frames that are not interlaced stay as are."""
-    graph, kind = None, None
-    waiting: deque[Shown] = deque()
-    for each in chain(shown, [None]):
-        frame = each[0] if each is not None else None
-        if graph is not None and (frame is None or kind != (frame.width, frame.height, frame.format.name)):
-            graph.vpush(None)  # the filter holds the last frame back, to look one ahead
-            while waiting:
-                yield graph.vpull(), *waiting.popleft()[1:]
-            graph = None
-        if each is None or frame is None:
-            return
-        if graph is None and frame.interlaced_frame:
-            kind = (frame.width, frame.height, frame.format.name)
-            graph = _deinterlacer(frame)
-        if graph is None:
-            yield each
-            continue
-        graph.vpush(frame)
-        waiting.append(each)
-        while len(waiting) > 1:
-            yield graph.vpull(), *waiting.popleft()[1:]
-
-
-def _deinterlacer(frame: av.VideoFrame) -> Graph:
-    size = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base={frame.time_base}"
-    graph = Graph()
-    source = graph.add("buffer", f"{size}:colorspace={frame.colorspace}:range={frame.color_range}")
-    lines = graph.add("bwdif", "mode=send_frame:deint=interlaced")
-    graph.link_nodes(source, lines, graph.add("buffersink")).configure()
-    return graph
 
 
 def _letterboxed(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
