@@ -38,6 +38,13 @@ def speech(tmp_path: Path) -> Path:
     return write_speech(tmp_path / "ä speech.flac", NUM_FRAMES)
 
 
+def assert_same_sound(made: Path, given: Path) -> None:
+    """As AAC keeps it: whole, in place, and alike."""
+    said, meant = read_audio(made), read_audio(given)
+    assert 0 <= len(said) - len(meant) <= 1024
+    assert np.corrcoef(said[: len(meant)], meant)[0, 1] > 0.95
+
+
 def write_speech(path: Path, num_frames: float, seed: int = 0) -> Path:
     noise = np.random.default_rng(seed).normal(0, 0.1, round(num_frames * 640)).astype(np.float32)
     path.write_bytes(encode_flac(noise, 16000))
@@ -73,7 +80,7 @@ def test_the_result_has_the_videos_frames_and_all_the_sound(pipeline, video, spe
     assert (made.width, made.height, made.fps) == (SIDE, SIDE, 25)
     assert len(list(read_frames(out))) == NUM_FRAMES
     assert result == LipSyncResult(out, num_frames=NUM_FRAMES, num_synced=NUM_FRAMES, sound_seconds=0.4)
-    np.testing.assert_array_equal(read_audio(out, 16000), read_audio(speech, 16000))
+    assert_same_sound(out, speech)
     assert not list(out.parent.glob("*.part"))
 
 
@@ -149,7 +156,7 @@ def test_sound_of_another_length_is_warned_of_and_kept_whole(pipeline, video, tm
     speech = write_speech(tmp_path / "speech.flac", num_heard)
     with pytest.warns(UserWarning, match=words):
         assert len(synced(pipeline, video, speech, out)) == NUM_FRAMES
-    np.testing.assert_array_equal(read_audio(out, 16000), read_audio(speech, 16000))
+    assert_same_sound(out, speech)
 
 
 def test_bad_inputs_are_told_apart_and_nothing_is_overwritten(
