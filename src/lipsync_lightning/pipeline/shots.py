@@ -116,6 +116,6 @@ class _GrowingShot:
             values[frames] = rows[faces, 2:]
             for frame, face in zip(frames, faces, strict=True):
                 measured[frame] = self._measured[face]
-            points = values[:, :6].reshape(-1, 3, 2) / np.float32([pixel_aspect, 1])
+            points = values[:, :6].reshape(-1, 3, 2) / np.array([pixel_aspect, 1], np.float32)
             people[person] = Track(points=points, side=values[:, 6], opening=values[:, 7], measured=measured)
         return Shot(first_frame=self.first_frame, times_s=np.array(self.times_s), people=people)
