@@ -24,10 +24,10 @@ from lipsync_lightning.media.alignment import Aligner, align
 from lipsync_lightning.media.audio import encode_flac, read_audio
 from lipsync_lightning.media.mux import encode_clip, video_writer
 from lipsync_lightning.media.people import MeshPeople
+from lipsync_lightning.media.shots import AdaptiveShots
 from lipsync_lightning.media.video import open_media, probe, read_frames, video_stream
 from lipsync_lightning.preparation.clips import clips_of_source
 from lipsync_lightning.preparation.filters.check import Check
-from lipsync_lightning.preparation.filters.shots import AdaptiveShots
 from lipsync_lightning.preparation.recipe import Recipe
 from lipsync_lightning.preparation.sources import Source
 from lipsync_lightning.preparation.sources.folder import FolderSources
@@ -54,7 +54,7 @@ def our_steps(video: Path) -> dict[str, float]:
     """Return CPU seconds by step, and of the whole road in one go."""
     frames = list(read_frames(video, fps=CLIP.fps))
     tracker = PEOPLE.for_video(video)
-    points = [tracker.people(frame)[0] for frame in frames]
+    points = [tracker.people(frame)[0].points for frame in frames]
     aligner = Aligner(resolution=CLIP.resolution)
     matrices = [aligner.matrix(each) for each in points]
     faces = [align(frame, matrix, CLIP.resolution) for frame, matrix in zip(frames, matrices, strict=True)]
@@ -124,7 +124,7 @@ def published_steps(video: Path, ffmpeg: str, folder: Path) -> dict[str, float]:
     def align_whole_frames() -> None:
         tracker, aligner = PEOPLE.for_video(resampled), Aligner(resolution=CLIP.resolution)
         frames = list(opencv_frames(resampled))
-        matrices = [aligner.matrix(tracker.people(frame)[0]) for frame in frames]
+        matrices = [aligner.matrix(tracker.people(frame)[0].points) for frame in frames]
         steps["alignment: reading"] = cpu_seconds(lambda: list(opencv_frames(resampled)))
         steps["alignment: warping whole frames"] = cpu_seconds(
             lambda: [warped(f, m) for f, m in zip(frames, matrices, strict=True)]

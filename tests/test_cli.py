@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
 
 from lipsync_lightning.cli import build, one_sentence
 from lipsync_lightning.composing import hydra_arguments, quoted
@@ -35,10 +36,70 @@ def test_a_workers_traceback_is_left_out():
     assert one_sentence(error) == "d/0: no mp4 in it; run prepare"
 
 
-@pytest.mark.parametrize("path", ["runs/Gespräch 1 – ä.mp4", "a & b#1.mp4", "плёнка.mp4", "~/x;y.mp4"])
-def test_paths_with_any_letters_reach_the_configuration_as_they_are(path: str):
-    (override,) = OverridesParser.create().parse_overrides([quoted(f"video={path}")])
+PATHS = ["runs/Gespräch 1 – ä.mp4", "a & b#1.mp4", "плёнка.mp4", "~/x;y.mp4", "take (1).mp4", "Müller, take [2].mp4"]
+PATHS += ["a=b.mp4", r"\\server\share\a.mp4", "it's.mp4", '2" film.mp4', "'a' b.mp4", "$HOME {1}.mp4", " a.mp4 ", "a\\"]
+PATHS += [
+    "[a]",
+    "{a: 1}",
+    "a,b",
+    "1",
+    "007",
+    "1e3",
+    "true",
+    "glob(*)",
+    "range(1,3)",
+    "-1",
+    "%@!?*|<>^`.mp4",
+    "a\nb.mp4",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("key", ["video", "out", "recipe.source", "+models.mine", "--run_dir"])
+def test_paths_with_any_letters_reach_the_configuration_as_they_are(path: str, key: str):
+    (argument,) = hydra_arguments([f"{key}={path}"])
+    assert hydra_arguments([argument]) == [argument]  # as processes get it that a process starts
+    (override,) = OverridesParser.create().parse_overrides([argument])
     assert override.value() == path
+
+
+@pytest.mark.parametrize("name", ["null", "'a'", "${video}.mp4", "[a,b]", "a,b"])
+def test_a_file_that_is_there_is_meant_whatever_else_its_name_could_mean(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+    for key, flags in (("data.shards", []), ("video", []), ("video", ["-m"])):
+        argument = hydra_arguments([*flags, f"{key}={name}"])[-1]
+        (override,) = OverridesParser.create().parse_overrides([argument])
+        config = OmegaConf.create({"video": override.value()})
+        assert config.video == name
+
+
+MEANT = [
+    "init_from=null",
+    "out=${name}_1",
+    "ckpt_path=last",
+    "data.shards=[a,b]",
+    "data.shards={a: 0.7, b: 0.3}",
+    "out=",
+]
+MEANT += ["video='a b, c.mp4'", 'video="a (1).mp4"', "~run", "shards=hf://datasets/me/faces"]
+
+
+@pytest.mark.parametrize("argument", MEANT)
+def test_what_a_path_can_be_besides_a_name_stays_what_it_is(argument: str):
+    assert quoted(argument) == argument
+
+
+def test_commas_of_paths_sweep_where_that_is_asked_for_and_others_always():
+    assert hydra_arguments(["-m", "video=a.mp4,b.mp4", "seed=1,2"]) == ["-m", "video=a.mp4,b.mp4", "seed=1,2"]
+    assert hydra_arguments(["-m", "video=a (1).mp4"]) == ["-m", 'video="a (1).mp4"']
+    assert hydra_arguments(["video=a.mp4,b.mp4", "seed=1,2"]) == ['video="a.mp4,b.mp4"', "seed=1,2"]
+
+
+@pytest.mark.parametrize("value", ["Gespräch", "a & b", "x;y"])
+def test_other_values_may_have_any_letters(value: str):
+    (override,) = OverridesParser.create().parse_overrides([quoted(f"name={value}")])
+    assert override.value() == value
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,17 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    UniPCMultistepScheduler,
+)
 from safetensors.torch import load_file
 from torch import nn
 
@@ -177,3 +185,23 @@ def test_inpainting_keeps_what_the_mask_keeps_and_sees_nothing_of_the_rest(inpai
     assert torch.equal(of_other_mouths, made)
     kept = (clip_batch["keep_mask"] == 1)[:, None].expand_as(made)
     assert torch.equal(made[kept], clip_batch["frames"][kept])
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    "solver",
+    [EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, UniPCMultistepScheduler, LCMScheduler, DDPMScheduler],
+)
+def test_any_schedulers_solver_comes_to_what_a_perfect_prediction_says(solver: Any, prediction_type: str):
+    ddim: Any = DDIMScheduler(clip_sample=False, prediction_type=prediction_type, timestep_spacing="trailing")
+    clean, noise, told = torch.full((1, 2, 4, 3, 3), 0.7), torch.randn(1, 2, 4, 3, 3), []
+
+    def predict_at(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        alpha_bar = ddim.alphas_cumprod[timestep.long()]
+        noise = (latents - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
+        is_noise = prediction_type == "epsilon"
+        return noise if is_noise else alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
+
+    made = diffusion.sample(predict_at, noise, solver.from_config(ddim.config), 8, lambda *step: told.append(step[0]))
+    torch.testing.assert_close(made, clean, atol=1e-4, rtol=0)
+    assert told == list(range(8))

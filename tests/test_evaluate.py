@@ -31,8 +31,16 @@ def test_videos_are_spread_evenly_and_too_few_are_refused(tmp_path: Path):
         (tmp_path / f"{index}.mp4").touch()
     assert [path.stem for path in chosen_videos(tmp_path, 3)] == ["0", "2", "4"]
     assert len(chosen_videos(tmp_path, 6)) == 6
-    with pytest.raises(BadMedia, match="7 mp4 files wanted, 6 there"):
+    with pytest.raises(BadMedia, match=r"7 videos \(\.mp4, .*\) wanted, 6 there"):
         chosen_videos(tmp_path, 7)
+
+
+def test_videos_of_any_usual_kind_are_seen_in_any_case(tmp_path: Path):
+    for name in ("a.MP4", "b.mov", "c.Mkv", "d.webm", "e.json", "f.wav", "._a.mp4", "g"):
+        (tmp_path / name).touch()
+    assert [path.name for path in chosen_videos(tmp_path, 4)] == ["a.MP4", "b.mov", "c.Mkv", "d.webm"]
+    with pytest.raises(BadMedia, match="5 videos"):
+        chosen_videos(tmp_path, 5)
 
 
 def test_an_export_and_its_run_are_judged_alike_beside_the_real_videos(settings, run: Path, command_line: CommandLine):
@@ -59,7 +67,7 @@ def test_what_cannot_be_judged_is_refused_before_any_work(settings, run: Path, c
     mine = f"+models.mine={run}"
     assert "name at least one export or run" in command_line.refusal(main, *settings)
     assert "no export at nowhere" in command_line.refusal(main, "+models.mine=nowhere", *settings)
-    assert "9 mp4 files wanted, 2 there" in command_line.refusal(main, mine, *settings, "num_videos=9")
+    assert "wanted, 2 there" in command_line.refusal(main, mine, *settings, "num_videos=9")
     assert "no shards at elsewhere" in command_line.refusal(main, mine, *settings, "data.shards=elsewhere")
     assert "resolution 32 against 64" in command_line.refusal(main, mine, *settings, "clip.resolution=64")
     assert not Path("judged").exists()

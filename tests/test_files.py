@@ -1,9 +1,12 @@
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
+from lipsync_lightning import files
 from lipsync_lightning.errors import WouldOverwrite
-from lipsync_lightning.files import whole_file, whole_folder
+from lipsync_lightning.files import weights_dir, whole_file, whole_folder, write_atomically
 
 CONTENT = "config.json"
 
@@ -114,3 +117,79 @@ def test_a_file_appears_when_it_is_whole_and_a_failure_leaves_what_was_there(tmp
     with pytest.raises(RuntimeError), whole_file(tmp_path / "a.pt") as part:
         fail_writing(part)
     assert (tmp_path / "a.pt").read_text() == "whole"
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "old").write_text("old")
+    for name in ("old", "new"):
+        (tmp_path / name).symlink_to(Path("disk") / name)
+        write_atomically(tmp_path / name, b"written")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "disk" / name).read_text() == "written"
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["new", "old"]
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name, told in (
+        ("pipe", "a device or a pipe, which is never replaced"),
+        ("link", "a device"),
+        (".", "a folder"),
+    ):
+        with pytest.raises(WouldOverwrite, match=told), whole_file(tmp_path / name):
+            pytest.fail("the block ran")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+def test_what_is_written_to_the_null_device_is_thrown_away(tmp_path):
+    before = Path(os.devnull).stat()
+    (tmp_path / "link").symlink_to(os.devnull)
+    for path in (Path(os.devnull), tmp_path / "link"):
+        with whole_file(path) as part:
+            part.write_text("much")
+        assert not part.exists()
+    assert Path(os.devnull).stat().st_ino == before.st_ino
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+
+
+def test_two_writers_of_one_file_and_somebody_s_part_do_not_meet(tmp_path):
+    (tmp_path / "a.part").write_text("half a download")
+    with whole_file(tmp_path / "a") as one, whole_file(tmp_path / "a") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "a").read_text() == "one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.part"]
+    assert (tmp_path / "a.part").read_text() == "half a download"
+
+
+def test_a_file_has_the_mode_that_any_new_one_has_and_keeps_what_it_had(tmp_path):
+    (tmp_path / "other").touch()
+    write_atomically(tmp_path / "a", b"")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "other").stat().st_mode
+    (tmp_path / "a").chmod(0o640)
+    write_atomically(tmp_path / "a", b"")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_names_as_long_as_the_system_takes_are_written(tmp_path):
+    for name in ("a" * 255, "漢" * 85):
+        write_atomically(tmp_path / name, b"")
+        assert (tmp_path / name).is_file()
+
+
+def test_weights_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LIPSYNC_WEIGHTS", "given")
+    assert weights_dir() == Path("given")
+    monkeypatch.delenv("LIPSYNC_WEIGHTS")
+    (tmp_path / "checkout").mkdir()
+    monkeypatch.setattr(files, "CONF_DIR", tmp_path / "checkout" / "conf")
+    assert weights_dir() == tmp_path / "home" / ".cache" / "lipsync_lightning" / "weights"
+    (tmp_path / "checkout" / "pyproject.toml").touch()
+    assert weights_dir() == tmp_path / "checkout" / "weights"
+    (tmp_path / "weights").mkdir()
+    assert weights_dir() == Path("weights")

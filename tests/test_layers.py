@@ -8,7 +8,7 @@ import pytest
 PACKAGE = "lipsync_lightning"
 ROOT = Path(__file__).parents[1] / "src" / PACKAGE
 ENTRY_POINTS = {
-    *("train", "prepare", "latents", "infer", "evaluate", "export", "synthesize", "report", "demo"),
+    *("train", "prepare", "latents", "infer", "evaluate", "export", "synthesize", "report", "demo", "app"),
     *("cli", "composing", "checks", "commands"),
 }
 LAYERS: tuple[set[str], ...] = (

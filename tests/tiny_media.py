@@ -1,6 +1,7 @@
 """Videos whose frames tell their number by their brightness, and whose face is where a json beside them says."""
 
 import json
+import struct
 import wave
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -9,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from lipsync_lightning.media.audio import encode_flac
 from lipsync_lightning.media.mux import video_writer
@@ -58,7 +60,8 @@ def write_video(
     flac = path.with_name(".sound.flac")
     if sound is not None:
         flac.write_bytes(encode_flac(sound, RATE_HZ))
-    with video_writer(path, width=SIDE, height=SIDE, fps=fps, sound=flac if sound is not None else None) as write:
+    heard = flac if sound is not None else None
+    with video_writer(path, width=SIDE, height=SIDE, fps=fps, sound=heard, keep_sound=True) as write:
         for frame in numbered_frames(num_frames) if frames is None else frames:
             write(frame)
     flac.unlink(missing_ok=True)
@@ -98,6 +101,30 @@ def write_wav(path: Path, levels: np.ndarray, sample_rate_hz: int) -> Path:
         file.setsampwidth(2)
         file.setframerate(sample_rate_hz)
         file.writeframes(levels.astype("<i2").tobytes())
+    return path
+
+
+def write_float_wav(path: Path, samples: np.ndarray) -> Path:
+    """Write (N,) float32 samples at 16 kHz, whatever they are."""
+    data = samples.astype("<f4").tobytes()
+    kind = struct.pack("<HHIIHH", 3, 1, RATE_HZ, 4 * RATE_HZ, 4, 32)
+    content = b"WAVEfmt " + struct.pack("<I", len(kind)) + kind + b"data" + struct.pack("<I", len(data)) + data
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(content)) + content)
+    return path
+
+
+def write_tracks(path: Path, tracks: Sequence[tuple[str, float, bool]]) -> Path:
+    """Write a second of constant sound for each (language, level, whether it is the default)."""
+    with av.open(str(path), "w") as container:
+        streams: list[Any] = [container.add_stream("pcm_s16le", rate=RATE_HZ, layout="mono") for _ in tracks]
+        for stream, (language, _, is_default) in zip(streams, tracks, strict=True):
+            stream.metadata["language"] = language
+            stream.disposition = Disposition.default if is_default else Disposition(0)
+        for stream, (_, level, _) in zip(streams, tracks, strict=True):
+            levels = np.full((1, RATE_HZ), round(32767 * level), np.int16)
+            frame = av.AudioFrame.from_ndarray(levels, format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = RATE_HZ, 0, Fraction(1, RATE_HZ)
+            container.mux(stream.encode(frame))
     return path
 
 

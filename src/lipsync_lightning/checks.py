@@ -50,6 +50,17 @@ def given(*keys: str) -> Callable[[DictConfig], None]:
     return check
 
 
+def require_job(config: DictConfig) -> None:
+    """Raises: BadConfig, if it does not say what is lip-synced, or listed, or whereto."""
+    is_listing = config.faces["_target_"].endswith("EveryoneListed")
+    needed = ["video", "out"] if is_listing else ["model"] if config.batch else ["model", "video", "out"]
+    missing = [f"{key}=" for key in needed if OmegaConf.is_missing(config, key) or config[key] is None]
+    if not (is_listing or config.batch or config.segments or config.audio):
+        missing.append("audio=")
+    if missing:
+        raise BadConfig(f"give {' '.join(missing)}; --help says what they mean")
+
+
 def require_models(config: DictConfig) -> None:
     """Raises: BadConfig, if nothing is to be judged, or nowhere."""
     if not config.models:

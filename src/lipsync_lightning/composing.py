@@ -1,5 +1,6 @@
 """From a command line to a configuration in which nothing is left of a part that was exchanged."""
 
+import os
 import re
 import sys
 from importlib.metadata import entry_points
@@ -10,13 +11,18 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lipsync_lightning.files import PLUGINS
 
+# The last names of keys whose values are paths; `shards` may be a list or a mapping of them.
+_PATHS = {"video", "audio", "videos", "out", "model", "run", "source", "inspect", "decoder", "model_config", "path"}
+_PATHS |= {"shards", "run_dir", "demo_dir", "runs_dir", "cache_dir", "init_from", "ckpt_path", "root", "lists"}
 _UNKNOWN_TO_HYDRA = re.compile(r"[^\w\s/\-+.$%*@:?|=,()\[\]{}'\"\\]|[^\x00-\x7f]")
 _LIKE_A_FLAG = re.compile(r"--(?!cfg=|info=|package=)([\w.@/]+=.*)", re.DOTALL)  # as wandb's agent gives keys
 
@@ -36,9 +42,10 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
     """Return a command line's arguments as Hydra takes them.
 
     `--key=value` becomes `key=value`, a folder after `--config-path` or `--config-dir` is found from the working
-    directory, and values are quoted where needed.
+    directory, and values are quoted where needed: paths are taken as they are, but for commas where commas sweep.
     """
     given: list[str] = []
+    sweeps = bool({"-m", "--multirun"} & set(arguments))
     for argument in arguments:
         before = given[-1] if given else ""
         flag, equals, folder = argument.rpartition("=")
@@ -47,20 +54,44 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
         elif flag in ("--config-path", "--config-dir") and Path(folder).is_dir():
             argument = f"{flag}{equals}{Path(folder).resolve()}"
         elif not before.startswith("-c") and not before.startswith("--config"):
-            argument = quoted(_LIKE_A_FLAG.sub(r"\1", argument))
+            argument = quoted(_LIKE_A_FLAG.sub(r"\1", argument), sweeps=sweeps)
         given.append(argument)
     return given
 
 
-def quoted(argument: str) -> str:
-    """Return an override with its value in quotes where Hydra's grammar does not know its letters, such as ä or &.
+def quoted(argument: str, *, sweeps: bool = False) -> str:
+    """Return an override with its value in quotes where Hydra would take it for something else.
 
-    Values that are already quoted, lists and mappings are left as they are, and so is what has a meaning: commas sweep.
+    A path is quoted unless it means itself; values that are quoted, `null`, `${...}`, and lists of shards stay what
+    they are, if no file is called so. Of other values those are quoted whose letters Hydra's grammar does not know,
+    such as ä or &, but no lists or mappings.
     """
     key, equals, value = argument.partition("=")
-    if not equals or value.startswith(("'", '"', "[", "{")) or not _UNKNOWN_TO_HYDRA.search(value):
+    parents, _, name = key.lstrip("+").rpartition(".")
+    if not equals or key.startswith("~"):
         return argument
-    return '{}="{}"'.format(key, value.replace('"', '\\"'))
+    if name in _PATHS or parents == "models":
+        literal = value.replace("${", r"\${") if os.path.lexists(value) else value
+        as_it_is = literal == value and _means(argument, value, sweeps=sweeps, may_be_many=name == "shards")
+    else:
+        literal = value
+        as_it_is = value.startswith(("'", '"', "[", "{")) or not _UNKNOWN_TO_HYDRA.search(value)
+    return argument if as_it_is else f"{key}={QuotedString(literal, Quote.double).with_quotes()}"
+
+
+def _means(argument: str, value: str, *, sweeps: bool, may_be_many: bool) -> bool:
+    """Return whether Hydra understands a path as it is meant: as the name of a file, or as what else it may be."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    understood = None if override.is_sweep_override() else override.value()
+    if understood == value or os.path.lexists(value):
+        return understood == value
+    if override.is_sweep_override():
+        return sweeps
+    is_quoted = isinstance(understood, str) and value.startswith(("'", '"'))
+    return is_quoted or value in ("", "null") or "${" in value or (may_be_many and isinstance(understood, list | dict))
 
 
 def without_leftovers(config: DictConfig) -> DictConfig:

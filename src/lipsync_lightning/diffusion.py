@@ -6,6 +6,7 @@ Latents are (B, T, C, h, w). Schedules are diffusers' `DDIMScheduler`, so predic
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -166,21 +167,34 @@ def predict_clean(scheduler: DDIMScheduler, prediction: Tensor, noisy: Tensor, t
 
 @torch.no_grad()
 def sample(
-    predict_at: Callable[[Tensor, Tensor], Tensor], noise: Tensor, scheduler: SchedulerMixin, num_steps: int
+    predict_at: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    scheduler: SchedulerMixin,
+    num_steps: int,
+    on_step_end: Callable[[int, float, Tensor], Any] | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return clean latents, from `noise` by a scheduler's own solver; nothing in it waits for the device.
 
     Args:
         predict_at: (latents (B, T, C, h, w), timestep ()) -> prediction of the latents' shape.
         num_steps: denoising steps, 20 in the released models.
+        on_step_end: is told step, timestep and latents.
+        generator: of the noise that some solvers add at every step.
     """
+    names = ("generator",) if "generator" in signature(scheduler.step).parameters else ()  # pyright: ignore
+    draws = dict.fromkeys(names, generator)
     steps: Any = deepcopy(scheduler)
     steps.set_timesteps(num_steps)
     if hasattr(steps, "set_begin_index"):
         steps.set_begin_index(0)  # or it would look for the first timestep among all
     latents = noise * steps.init_noise_sigma
-    for timestep, on_device in zip(steps.timesteps.tolist(), steps.timesteps.to(noise.device), strict=True):
-        latents = steps.step(predict_at(latents, on_device), timestep, latents, return_dict=False)[0]
+    on_device = steps.timesteps.to(noise.device)
+    for step, timestep in enumerate(steps.timesteps.tolist()):
+        prediction = predict_at(steps.scale_model_input(latents, timestep), on_device[step])
+        latents = steps.step(prediction, timestep, latents, return_dict=False, **draws)[0]
+        if on_step_end is not None:
+            on_step_end(step, timestep, latents)
     return latents
 
 
@@ -200,6 +214,7 @@ def inpaint(
     generators: Sequence[torch.Generator] | None = None,
     decoder: Any = None,
     visit: Any = nullcontext,
+    on_step_end: Callable[[int, float, Tensor], Any] | None = None,
 ) -> Tensor:
     """Return the frames with new mouths, (B, T, 3, H, W) in [-1, 1]; what the mask keeps is the input's.
 
@@ -214,7 +229,7 @@ def inpaint(
         generators: see `encode`; a clip draws all that it needs before the next one does, as if it were alone.
         guidance_scale: 1 or less needs no second pass without sound.
         decoder: decodes in place of the autoencoder.
-        visit: (network) -> context manager, within which that network works.
+        visit: (network) -> context manager, within which that network works. on_step_end: see `sample`.
     Source: classifier-free guidance (arXiv 2207.12598).
     """
     keep = rearrange(keep_mask, "b 1 h w -> b 1 1 h w").to(frames)
@@ -238,7 +253,8 @@ def inpaint(
         return silent + guidance_scale * (spoken - silent)
 
     with visit(unet):
-        latents = sample(predict_at, noise.expand_as(masked), scheduler, num_inference_steps)
+        start, generator = noise.expand_as(masked), None if generators is None else generators[0]
+        latents = sample(predict_at, start, scheduler, num_inference_steps, on_step_end, generator)
     with visit(decoder or autoencoder):
         generated = decode(decoder or autoencoder, latents).float().clamp(-1, 1)
     return frames * keep + generated * (1 - keep)

@@ -10,11 +10,14 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
+from tempfile import TemporaryDirectory
 
 from lipsync_lightning.errors import WouldOverwrite
 
 _HERE = Path(__file__).resolve()
 CONF_DIR = next(parent / "conf" for parent in _HERE.parents if (parent / "conf").is_dir())  # of a wheel or a checkout
+VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".ts", ".mts", ".flv")  # in any case
 PLUGINS = "lipsync_lightning.conf"  # entry points of other packages, whose values are their packages of YAML
 _LOCK = ".lock"  # in a folder where a process works, or has worked: which
 _OWNED: set[Path] = set()  # locks that this process holds
@@ -22,8 +25,18 @@ _WRITTEN_HERE = ".lipsync_lightning.json"  # in a folder that this library wrote
 
 
 def weights_dir() -> Path:
-    """Return the folder of downloaded weights: `$LIPSYNC_WEIGHTS`, or `weights` in the working directory."""
-    return Path(os.environ.get("LIPSYNC_WEIGHTS", "weights"))
+    """Return the folder of downloaded weights.
+
+    `$LIPSYNC_WEIGHTS`, else `weights` in the working directory, if it is there, else `weights` of the checkout that
+    this is, else, of an installed package, a folder of the user's cache.
+    """
+    if given := os.environ.get("LIPSYNC_WEIGHTS"):
+        return Path(given)
+    if Path("weights").is_dir():
+        return Path("weights")
+    if (CONF_DIR.parent / "pyproject.toml").is_file():
+        return CONF_DIR.parent / "weights"
+    return Path.home() / ".cache" / "lipsync_lightning" / "weights"
 
 
 def sha256_of(path: Path) -> str:
@@ -34,10 +47,25 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path whose file becomes `path` when the block ends; after an exception a former one is as it was."""
+    """Yield an empty file that becomes `path` when the block ends; after an exception a former one is as it was.
+
+    Links stay: what they lead to is replaced. What is written to `/dev/null` is thrown away.
+    Raises: WouldOverwrite, before the block, if `path` is a folder, a device or a pipe.
+    """
+    if path.exists() and not path.is_file():
+        if not path.samefile(os.devnull):
+            kind = "a folder" if path.is_dir() else "a device or a pipe, which is never replaced"
+            raise WouldOverwrite(f"{path} is {kind}; give the name of a file")
+        with TemporaryDirectory() as folder:
+            yield Path(folder, "thrown_away")
+        return
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f".{path.name[:40]}.{token_hex(4)}.part")
     try:
+        part.touch(exist_ok=False)
+        if path.exists():
+            shutil.copymode(path, part)
         yield part
         part.replace(path)
     finally:

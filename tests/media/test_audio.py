@@ -4,9 +4,9 @@ import av
 import numpy as np
 import pytest
 
-from lipsync_lightning.errors import BadMedia
+from lipsync_lightning.errors import BadConfig, BadMedia
 from lipsync_lightning.media.audio import decode_flac, encode_flac, read_audio
-from tiny_media import write_compressed, write_wav
+from tiny_media import write_compressed, write_float_wav, write_tracks, write_wav
 
 CLICK_S = 0.5
 
@@ -57,6 +57,48 @@ def test_a_hole_in_the_sound_becomes_silence(tmp_path):
     assert len(waveform) == 12000
     assert not waveform[4100:7900].any()
     assert waveform[[100, 3900, 8100, 11900]].all()
+
+
+def test_a_clock_that_steps_back_goes_on_where_it_ended_and_a_leap_is_none(tmp_path):
+    parts = []
+    for at_s in (0, 0, 3600):
+        write_compressed(tmp_path / "one.ts", "mp2", click(), sound_at_s=at_s, video_at_s=at_s)
+        parts.append((tmp_path / "one.ts").read_bytes())
+    (tmp_path / "joined.ts").write_bytes(b"".join(parts))
+    waveform = read_audio(tmp_path / "joined.ts")
+    assert len(waveform) == pytest.approx(3 * 16000, abs=2500)
+    clicks = [int(np.argmax(part)) for part in np.array_split(waveform, 3)]
+    assert clicks == pytest.approx([8000] * 3, abs=1500)
+    assert all(part.max() > 0.3 for part in np.array_split(waveform, 3))
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf, 1e30])
+def test_samples_that_are_no_numbers_are_silence_and_it_is_said(tmp_path, broken):
+    samples = np.full(16000, 0.25, np.float32)
+    samples[8000:8005] = broken
+    with pytest.warns(UserWarning, match=r"a\.wav: some of its samples are no finite numbers; they are made silent"):
+        waveform = read_audio(write_float_wav(tmp_path / "a.wav", samples))
+    assert not waveform[8000:8005].any()
+    np.testing.assert_allclose(np.delete(waveform, slice(8000, 8005)), 0.25)
+
+
+@pytest.mark.parametrize("num_channels", [9, 16])
+def test_more_channels_than_ffmpeg_can_mix_are_averaged(tmp_path, num_channels):
+    levels = tone(16000, num_channels)
+    levels[:, 1:] = 0
+    waveform = read_audio(write_wav(tmp_path / "a.wav", levels, 16000))
+    np.testing.assert_allclose(waveform, levels[:, 0] / num_channels / 32768, atol=1e-4)
+
+
+def test_the_default_track_speaks_or_the_one_that_is_asked_for(tmp_path):
+    film = write_tracks(tmp_path / "film.mkv", [("eng", 0.25, False), ("ger", 0.5, True), ("ger", 0.75, False)])
+    asked = {None: 0.5, 0: 0.25, 1: 0.5, 2: 0.75, "2": 0.75, "eng": 0.25, "ger": 0.5}
+    assert {track: read_audio(film, audio_track=track).max() for track in asked} == pytest.approx(asked, abs=1e-3)
+    for wrong in (3, "fre", -1):
+        with pytest.raises(BadConfig, match=rf"film\.mkv .* audio_track={wrong}; there are 0 \(eng\), 1 \(ger\), 2 "):
+            read_audio(film, audio_track=wrong)
+    alike = write_tracks(tmp_path / "none.mkv", [("eng", 0.25, False), ("ger", 0.5, False)])
+    assert read_audio(alike).max() == pytest.approx(0.25, abs=1e-3)
 
 
 @pytest.mark.parametrize(("sample_rate_hz", "num_channels"), [(16000, 1), (44100, 2)])

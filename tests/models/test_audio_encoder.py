@@ -106,21 +106,32 @@ def test_whisper_reads_sixty_five_seconds_in_windows_of_thirty():
 
 @pytest.mark.parametrize("build", ENCODERS)
 @pytest.mark.parametrize("window", [1, 7, 80])
-def test_token_windows_put_together_are_exactly_the_tokens(build: Callable[[], AudioEncoder], window: int):
+def test_tokens_read_piece_by_piece_and_again_are_exactly_the_tokens(build: Callable[[], AudioEncoder], window: int):
     encoder, waveform = build(), speechlike(3.4)
-    windows = list(encoder.token_windows(waveform, 85, 25.0, window))
-    assert [len(piece) for piece in windows[:-1]] == [window] * (len(windows) - 1)
-    assert torch.equal(torch.cat(windows), encoder.tokens(waveform, 85))
+    read, tokens = encoder.token_reader(waveform, 85, 25.0), encoder.tokens(waveform, 85)
+    for first in (*range(0, 85, window), 40):
+        frames = range(first, min(first + window, 85))
+        assert torch.equal(read(frames), tokens[first : first + window])
+
+
+@pytest.mark.parametrize("build", ENCODERS)
+def test_a_frame_shown_late_hears_what_is_heard_then(build: Callable[[], AudioEncoder]):
+    """Half a frame of 25 a second is a whole one of 50: one row of Whisper, 1.6 columns of log-mel."""
+    encoder, waveform = build(), speechlike(3.4)
+    late = encoder.token_reader(waveform, 85, 25.0)([10, 10.5, 11])
+    assert not torch.equal(late[0], late[1])
+    assert not torch.equal(late[1], late[2])
 
 
 def test_a_chunk_of_whisper_is_computed_once_and_only_when_a_frame_needs_it(monkeypatch):
     encoder, computed = whisper(50), []
     original = encoder.layer_states
     monkeypatch.setattr(encoder, "layer_states", lambda mel: computed.append(1) or original(mel))
-    windows = encoder.token_windows(speechlike(5.0), 125, 25.0, 5)
-    next(windows)
+    read = encoder.token_reader(speechlike(5.0), 125, 25.0)
+    read(range(5))
     assert len(computed) == 1
-    list(windows)
+    for first in range(5, 125, 5):
+        read(range(first, first + 5))
     assert len(computed) == 5
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from lipsync_lightning import diffusion, errors
 from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.models.autoencoder import StableDiffusionAutoencoder
-from lipsync_lightning.pipeline import lipsync
+from lipsync_lightning.pipeline import painting
 from lipsync_lightning.pipeline.shortcuts import at_work, solver_of
 from tiny_media import sound_of, write_video
 
@@ -22,8 +22,8 @@ def made(pipeline, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch):
     """A function of a call's options: the faces it makes, (B, T, 3, H, W), before they are rounded."""
     video = write_video(tmp_path / "raw" / "v.mp4", 22, sound_of(22, loud=range(22)), without_face=range(6, 14))
     batches: list[Tensor] = []
-    real = lipsync.to_uint8
-    monkeypatch.setattr(lipsync, "to_uint8", lambda faces: real(batches.append(faces) or faces))
+    real = painting.to_uint8
+    monkeypatch.setattr(painting, "to_uint8", lambda faces: real(batches.append(faces) or faces))
 
     def make(**options: Any) -> Tensor:
         batches.clear()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from lipsync_lightning.media.people import PeopleTracker
+from lipsync_lightning.media.people import PeopleTracker, SeenFace
 from lipsync_lightning.preparation.segments import Stretch, aligned_stretches
 from tiny_media import POINTS, number_of, numbered_frames
 
@@ -17,12 +17,15 @@ class ScriptedPeople(PeopleTracker):
         self.frame = -1
         self.cuts: list[int] = []  # before which frames
 
-    def cut(self) -> None:
+    def cut(self) -> dict[int, int]:
         self.cuts.append(self.frame + 1)
+        return {}
 
-    def people(self, frame: np.ndarray) -> dict[int, np.ndarray]:
+    def people(self, frame: np.ndarray) -> dict[int, SeenFace]:
         self.frame += 1
-        return {person: POINTS for person, frames in reversed(self.seen_on.items()) if self.frame in frames}
+        return {
+            person: SeenFace(POINTS, None) for person, frames in reversed(self.seen_on.items()) if self.frame in frames
+        }
 
 
 def shown(num_frames: int, cuts: tuple[int, ...] = ()) -> Iterator[tuple[np.ndarray, bool]]:
@@ -87,9 +90,9 @@ def test_a_new_stay_starts_a_new_smoothing():
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
     class Nodding(ScriptedPeople):
-        def people(self, frame: np.ndarray) -> dict[int, np.ndarray]:
-            nose_moves = np.array([[0, 0], [0, 0], [self.frame, 0]])
-            return {person: points + nose_moves for person, points in super().people(frame).items()}
+        def people(self, frame: np.ndarray) -> dict[int, SeenFace]:
+            seen, nose_moves = super().people(frame), np.array([[0, 0], [0, 0], [self.frame, 0]])
+            return {person: SeenFace(face.points + nose_moves, None) for person, face in seen.items()}
 
     def last_face(seen: set[int]) -> np.ndarray:
         return list(aligned_stretches([(picture, False)] * 4, Nodding({0: seen}), 32, 20, 2))[-1].faces[-1]

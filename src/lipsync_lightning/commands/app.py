@@ -19,7 +19,8 @@ from lipsync_lightning.commands.infer import device_and_dtype
 from lipsync_lightning.errors import BadConfig, BadMedia, LipSyncError
 from lipsync_lightning.media.strips import film_strip
 from lipsync_lightning.media.video import open_media, probe, timed_frames
-from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, LipSyncResult, load_pipeline
+from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
+from lipsync_lightning.pipeline.result import LipSyncResult
 
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # nothing is told to anybody
 try:

@@ -20,7 +20,7 @@ from lipsync_lightning.evaluation import suite
 from lipsync_lightning.evaluation.metrics import REAL, comparison
 from lipsync_lightning.evaluation.suite import CONDITIONS, OWN, SHUFFLED, Row, aligned_faces
 from lipsync_lightning.evaluation.sync import OwnSyncScorer, pair_accuracy
-from lipsync_lightning.files import write_atomically
+from lipsync_lightning.files import VIDEO_ENDINGS, write_atomically
 from lipsync_lightning.media.alignment import FacePoints
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.strips import film_strip, save_png
@@ -30,9 +30,9 @@ from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
 
 def chosen_videos(folder: Path, num_videos: int) -> list[Path]:
     """Return `num_videos` videos of a folder, evenly spread over their sorted names. Raises: BadMedia."""
-    videos = sorted(folder.glob("*.mp4"))
+    videos = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in VIDEO_ENDINGS)
     if len(videos) < num_videos:
-        found = f"{num_videos} mp4 files wanted, {len(videos)} there"
+        found = f"{num_videos} videos ({', '.join(VIDEO_ENDINGS)}) wanted, {len(videos)} there"
         raise BadMedia(f"videos={folder}: {found}; give another folder or num_videos=")
     return [videos[int(place)] for place in np.linspace(0, len(videos), num_videos, endpoint=False)]
 
@@ -70,7 +70,7 @@ def scores_of_system(
             continue
         said, own = test.speech[condition], test.speech[OWN]
         video = out / "evaluation" / f"{name}_{condition.split()[0]}_{test.path.stem}.mp4"
-        pipeline(video=test.path, audio=said.sound, out=video, faces=faces, seed=config.seed)
+        pipeline(test.path, said.sound, out=video, faces=faces, seed=config.seed, speak_silence=True)
         made, real = (aligned_faces(path, test.path, faces, judge.clip) for path in (video, test.path))
         scores = judge.following(made, said, own)
         if condition == OWN:  # there is no real video of other words to compare with

@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from lipsync_lightning.media.face_mesh import FaceFinder, Rectangle
+from lipsync_lightning.media.face_mesh import FaceFinder, Rectangle, mouth_opening
 
-_INNER_LIPS = (13, 14)  # points of MediaPipe's mesh: middle of the upper and of the lower lip, where they meet
-_EYE_CORNERS = (33, 263)  # outer ones
 _AROUND = 1.25  # the mesh looks for a face in a square that leaves some room around an aligned one
 
 
@@ -20,6 +18,5 @@ def mesh_opening(faces: np.ndarray) -> np.ndarray:
     for number, face in enumerate(faces):
         mesh = finder.mesh(face, square)
         if mesh is not None:
-            gap, eyes = (np.linalg.norm(mesh[one] - mesh[other]) for one, other in (_INNER_LIPS, _EYE_CORNERS))
-            openings[number] = gap / eyes
+            openings[number] = mouth_opening(mesh)
     return openings

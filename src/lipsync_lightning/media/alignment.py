@@ -24,6 +24,9 @@ _OUTSIDE_FACE = 255 * (127 / 2 + 0.5)
 # Area is in frame pixels; the feather is a twentieth of the face's side.
 _SIDES_PER_FEATHER = 20
 _MARGIN = 3  # pixels of the frame around the canvas
+# The fade at a mask's edge: a part of the face's side, in pixels at least and at most.
+_SIDES_PER_EDGE, _EDGE = 80, (2.0, 8.0)
+_SHRUNK = 0.7  # pixels of the frame for one of the face, below which it is averaged before it is placed
 
 # Left brow, right brow and nose centre of one face, (3, 2) float64 x, y in pixels; left and right as in the picture.
 Points = np.ndarray
@@ -96,14 +99,51 @@ def align(frame: np.ndarray, matrix: np.ndarray, resolution: int) -> np.ndarray:
     return cv2.resize(canvas.astype(np.uint8), (resolution, resolution), interpolation=cv2.INTER_LANCZOS4)
 
 
-def paste_back(frame: np.ndarray, face: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Return the frame with a new face blended in where the old one was cut out.
+def paste_back(
+    frame: np.ndarray, face: np.ndarray, matrix: np.ndarray, mask: np.ndarray | None = None, weight: float = 1.0
+) -> np.ndarray:
+    """Return the frame with a new face where the old one was cut out.
 
     Args:
         frame: (H, W, 3) uint8; left as it is.
         face: (res, res, 3) uint8, upright.
         matrix: (2, 3), the one that `align` was given, at resolution `res`.
-    Returns: (H, W, 3) uint8; pixels outside the canvas are those of `frame`.
+        mask: (res, res) float32, more than a half where the face is generated: only those pixels are replaced, and the
+            new ones fade in over a few pixels inside its edge. None: the whole canvas, as published.
+        weight: in [0, 1], how much of the new face is seen.
+    Returns: (H, W, 3) uint8; every pixel outside the mask, or outside the canvas, is that of `frame`.
+    """
+    if mask is None:
+        return _paste_canvas(frame, face, matrix, weight)
+    pasted = frame.copy()
+    inside = mask > 0.5
+    if not (weight > 0 and inside.any()):
+        return pasted
+    to_frame = _square_to_frame(matrix, face.shape[0])
+    (left, right), (top, bottom) = (np.flatnonzero(inside.any(axis=axis))[[0, -1]] for axis in (0, 1))
+    rows, columns = _box(to_frame, (left, top, right, bottom), frame.shape)
+    lengths = np.linalg.norm(to_frame[:, :2], axis=0)  # of a pixel of the face in the frame, across and down
+    feather = float(np.clip(lengths.mean() * face.shape[0] / _SIDES_PER_EDGE, *_EDGE))
+
+    mask = mask.astype(np.float32)
+    if lengths.min() < _SHRUNK:  # else pixels would be skipped
+        size = np.maximum(1, np.rint(np.minimum(1, lengths / _SHRUNK) * face.shape[0])).astype(int)
+        face, mask = (cv2.resize(each, size.tolist(), interpolation=cv2.INTER_AREA) for each in (face, mask))
+        to_frame = _resized(to_frame, inside.shape[0] / size)
+    to_frame[:, 2] -= columns.start, rows.start
+    behind = frame[rows, columns]
+    size = (behind.shape[1], behind.shape[0])
+    replaced = (cv2.warpAffine(mask, to_frame, size) > 0.5).astype(np.uint8)
+    depth = cv2.distanceTransform(replaced, cv2.DIST_L2, 3)
+    new = np.minimum(depth * (weight / (feather + 1)), weight, dtype=np.float32)
+    placed = cv2.warpAffine(face, to_frame, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    pasted[rows, columns] = cv2.blendLinear(placed, behind, new, 1 - new)
+    return pasted
+
+
+def _paste_canvas(frame: np.ndarray, face: np.ndarray, matrix: np.ndarray, opacity: float) -> np.ndarray:
+    """Paste the whole canvas, as published.
+
     Source: LatentSync (arXiv 2412.09262), public code: warp by the inverse, erode, feather with a Gaussian whose size
         follows the face's area, blend, cut the fraction off.
     """
@@ -127,7 +167,7 @@ def paste_back(frame: np.ndarray, face: np.ndarray, matrix: np.ndarray) -> np.nd
     np.minimum(placed, 255, out=placed)
     placed *= cv2.merge([covered] * 3)
     placed -= behind
-    placed *= cv2.merge([weight] * 3)
+    placed *= cv2.merge([weight * opacity] * 3)
     placed += behind
     pasted = frame.copy()
     pasted[rows, columns] = placed
@@ -141,12 +181,28 @@ def _canvas_size(resolution: int) -> tuple[int, int]:
 
 def _window(matrix: np.ndarray, resolution: int, shape: tuple[int, ...]) -> tuple[slice, slice, np.ndarray]:
     """Return the rows and columns of a frame around the canvas, and the matrix for pixels counted from there."""
-    width, height = _canvas_size(resolution)
-    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]], dtype=np.float64)
-    placed = corners @ cv2.invertAffineTransform(matrix).T
+    rows, columns = _box(cv2.invertAffineTransform(matrix), (0, 0, *_canvas_size(resolution)), shape)
+    moved = matrix.copy()
+    moved[:, 2] += matrix[:, :2] @ [columns.start, rows.start]
+    return rows, columns, moved
+
+
+def _box(to_frame: np.ndarray, box: tuple[int, int, int, int], shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Return the rows and columns of a frame that hold a box (left, top, right, bottom) and a margin, at least one."""
+    left, top, right, bottom = box
+    corners = np.array([[left, top, 1], [right, top, 1], [left, bottom, 1], [right, bottom, 1]], dtype=np.float64)
+    placed = corners @ to_frame.T
     limit = np.array([shape[1], shape[0]])
     low = np.clip(np.floor(placed.min(axis=0)).astype(int) - _MARGIN, 0, limit - 1)
     high = np.clip(np.ceil(placed.max(axis=0)).astype(int) + _MARGIN + 1, low + 1, limit)
-    moved = matrix.copy()
-    moved[:, 2] += matrix[:, :2] @ low
-    return slice(low[1], high[1]), slice(low[0], high[0]), moved
+    return slice(low[1], high[1]), slice(low[0], high[0])
+
+
+def _square_to_frame(matrix: np.ndarray, resolution: int) -> np.ndarray:
+    """Return the map (2, 3) from the pixels of the aligned square to the frame's: `align` backwards."""
+    return _resized(cv2.invertAffineTransform(matrix), np.array(_canvas_size(resolution)) / resolution)
+
+
+def _resized(to_frame: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return a map (2, 3) for a picture whose pixels are `scale` (across, down) as large; (0, 0) is a pixel's middle."""
+    return np.column_stack([to_frame[:, :2] * scale, to_frame[:, 2] + to_frame[:, :2] @ (scale / 2 - 0.5)])

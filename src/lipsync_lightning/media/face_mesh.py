@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -16,10 +16,12 @@ _ALIGNMENT_POINTS = ([70, 63, 105, 66, 107], [336, 296, 334, 293, 300], [5, 129,
 
 # MediaPipe's published graphs (Apache-2.0): sizes, strides, thresholds and the rectangle around a face.
 _MESH_SIDE = 192
-_EYE_CORNERS = [33, 263]
+_EYE_CORNERS = [33, 263]  # outer ones
+_INNER_LIPS = [13, 14]  # middle of the upper and of the lower lip, where they meet
 _RECTANGLE_SCALE = 1.5
 _SMALLEST_SCORE = 0.5
 SAME_FACE_OVERLAP = 0.3
+_FACING_SIDE, _FACING_SCALE = 128, 1.25  # of the picture in which a face is seen to be upright, and the room around it
 # How far the mesh may end from the square it was looked for in, as a part of the side.
 _LARGEST_DIFFERENCE = 0.05
 
@@ -180,6 +182,19 @@ class FaceFinder:
         found = [detection for detector in self._detectors for detection in detector.detect(frame)]
         return sorted(found, key=lambda detection: -detection.score)
 
+    def upright(self, frame: np.ndarray, square: Rectangle) -> Rectangle:
+        """Return the square, turned half about if the face in it is upside down.
+
+        Detectors and mesh see an upright face in one that is not, its chin being the forehead; but less surely.
+        """
+        wide = replace(square, side=_FACING_SCALE * square.side)
+        turned = replace(wide, angle=wide.angle + math.pi)
+        as_is, about = (
+            max((found.score for found in self._detectors[0].detect(each.crop(frame, _FACING_SIDE))), default=0.0)
+            for each in (wide, turned)
+        )
+        return replace(square, angle=turned.angle) if about > as_is else square
+
     def mesh(self, frame: np.ndarray, square: Rectangle) -> np.ndarray | None:
         """Return the points of the face in or near a square, (468, 2) float64 in pixels of the frame; None without one.
 
@@ -202,3 +217,9 @@ class FaceFinder:
 def alignment_points(mesh: np.ndarray) -> np.ndarray:
     """Return left brow, right brow and nose centre, (3, 2), of a mesh (468, 2)."""
     return np.stack([mesh[indices].mean(axis=0) for indices in _ALIGNMENT_POINTS])
+
+
+def mouth_opening(mesh: np.ndarray) -> float:
+    """Return the gap between the inner lips of a mesh (468, 2) as a share of the distance of the outer eye corners."""
+    gap, eyes = (float(np.linalg.norm(np.subtract(*mesh[pair]))) for pair in (_INNER_LIPS, _EYE_CORNERS))
+    return gap / eyes

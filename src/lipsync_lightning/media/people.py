@@ -3,6 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,25 +20,40 @@ from lipsync_lightning.media.face_mesh import (
     overlap,
     rectangle_of_mesh,
 )
+from lipsync_lightning.media.looks import OTHER_PERSON, SAME_PERSON, difference, looks_of
+
+_MISSED_FRAMES = 50  # for so many, whoever was lost is looked for on every one
+
+
+@dataclass(frozen=True)
+class SeenFace:
+    """A face in one frame."""
+
+    points: Points
+    mesh: np.ndarray | None  # (468, 2) float64, pixels; None of a face that others have found
 
 
 class PeopleTracker(ABC):
     """Follows the faces of one video. Called with each frame in turn it follows a single face, as `FacePoints` says."""
 
     @abstractmethod
-    def people(self, frame: np.ndarray) -> dict[int, Points]:
-        """Return the points of everyone in the next frame, (H, W, 3) uint8 RGB, by ascending number.
+    def people(self, frame: np.ndarray) -> dict[int, SeenFace]:
+        """Return the faces of everyone in the next frame, (H, W, 3) uint8 RGB, by ascending number.
 
         Numbers count up from 0 in the order in which people appear; nobody is given a number that was someone else's.
         """
 
     @abstractmethod
-    def cut(self) -> None:
-        """The next frame begins a new shot: forget everyone; whoever is seen then is somebody new."""
+    def cut(self) -> dict[int, int]:
+        """The next frame begins a new shot: whoever is seen then gets a new number.
+
+        Return who those of the shot that ends are, each number's person among all of the video so far, from 0: the one
+        of a former shot who looks alike, else somebody new. Two numbers may be one person.
+        """
 
     def __call__(self, frame: np.ndarray) -> Points | None:
         """Return the points of whoever appeared first of those in the next frame; None if there is nobody."""
-        return next(iter(self.people(frame).values()), None)
+        return next((face.points for face in self.people(frame).values()), None)
 
 
 class People(Protocol):
@@ -50,13 +66,13 @@ class People(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class MeshPeople:
-    """People found by MediaPipe's detectors and followed by its mesh, on one core; by default one of any size.
+    """People found by MediaPipe's detectors, followed by its mesh and told apart by their looks, on one core.
 
     Of several newcomers those are followed that the detectors are surest of.
     """
 
     search_every: int = 5  # frames, for newcomers; besides, where someone is lost or nobody in sight
-    most_people: int = 1  # at a time
+    most_people: int = 8  # at a time
     min_side: float = 0  # pixels of the square around a face, 1.5 times its side; smaller ones are passed over
 
     def for_video(self, path: Path, first_frame: int = 0) -> PeopleTracker:
@@ -65,10 +81,11 @@ class MeshPeople:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Face:
+class _Face(SeenFace):
     """One person's face as last seen."""
 
-    mesh: np.ndarray  # (468, 2) float64, pixels
+    mesh: np.ndarray
+    looks: np.ndarray
     moved: float  # since the frame before, or from where the detector saw it, as a part of the face's side
 
     def is_at(self, box: np.ndarray) -> bool:
@@ -80,61 +97,106 @@ class _MeshTracker(PeopleTracker):
         self._finder = FaceFinder()
         self._settings = settings
         self._num_people = 0
-        self.cut()
+        self._known: list[np.ndarray] = []  # looks of the people of the video, each the sum of all that were seen
+        self._begin_shot()
 
-    def cut(self) -> None:
+    def _begin_shot(self) -> None:
         self._seen: dict[int, _Face] = {}
         self._lost: dict[int, _Face] = {}
-        self._since_search = 0
+        self._looks: dict[int, np.ndarray] = {}  # sums, as above, of everyone of this shot
+        self._together: set[frozenset[int]] = set()  # pairs that were in one frame
+        self._since_search = self._since_loss = 0
 
-    def people(self, frame: np.ndarray) -> dict[int, Points]:
-        followed = {person: self._face(frame, rectangle_of_mesh(face.mesh)) for person, face in self._seen.items()}
-        found = _without_twins({person: face for person, face in followed.items() if face is not None})
-        just_lost = {person: face for person, face in self._seen.items() if person not in found}
+    def cut(self) -> dict[int, int]:
+        who: dict[int, int] = {}
+        while waiting := sorted(self._looks.keys() - who.keys()):
+            pairs = [
+                (difference(self._looks[number], looks), number, person)
+                for number in waiting
+                for person, looks in enumerate(self._known)
+                if not any(frozenset((number, other)) in self._together for other in who if who[other] == person)
+            ]
+            apart, number, person = min(pairs, default=(1.0, 0, 0))
+            if apart >= SAME_PERSON:
+                number, person = waiting[0], len(self._known)
+                self._known.append(np.zeros_like(self._looks[number]))
+            who[number] = person
+            self._known[person] = self._known[person] + self._looks[number]
+        self._begin_shot()
+        return who
+
+    def people(self, frame: np.ndarray) -> dict[int, SeenFace]:
+        found = _without_twins({number: face for number in self._seen if (face := self._followed(frame, number))})
+        just_lost = {number: face for number, face in self._seen.items() if number not in found}
         self._lost |= just_lost
         self._since_search += 1
-        if just_lost or not found or self._since_search >= self._settings.search_every:
+        self._since_loss = 0 if just_lost else self._since_loss + 1
+        missed = self._lost and self._since_loss < _MISSED_FRAMES
+        if missed or not found or self._since_search >= self._settings.search_every:
             self._since_search = 0
-            if len(found) < self._settings.most_people:
-                self._add_newcomers(frame, found)
+            self._number(self._newcomers(frame, list(found.values())), found)
         self._seen = dict(sorted(found.items()))
-        return {person: alignment_points(face.mesh) for person, face in self._seen.items()}
+        for number, face in found.items():
+            self._looks[number] = self._looks.get(number, 0) + face.looks
+        self._together |= {frozenset(pair) for pair in combinations(found, 2)}
+        return dict(self._seen)
+
+    def _followed(self, frame: np.ndarray, number: int) -> _Face | None:
+        """Return somebody's face in the next frame, unless it is gone, or another one now lies there."""
+        before = self._seen[number]
+        face = self._face(frame, rectangle_of_mesh(before.mesh))
+        return face if face and difference(face.looks, before.looks) < OTHER_PERSON else None
 
     def _face(self, frame: np.ndarray, square: Rectangle) -> _Face | None:
         """Return the face near a square of the frame, unless there is none or it is too small."""
         mesh = None if square.side < self._settings.min_side else self._finder.mesh(frame, square)
-        if mesh is None:
+        if mesh is None or (around := rectangle_of_mesh(mesh)).side < self._settings.min_side:
             return None
-        around = rectangle_of_mesh(mesh)
-        return None if around.side < self._settings.min_side else _Face(mesh=mesh, moved=around.difference(square))
+        points = alignment_points(mesh)
+        return _Face(points=points, mesh=mesh, looks=looks_of(frame, points), moved=around.difference(square))
 
-    def _add_newcomers(self, frame: np.ndarray, found: dict[int, _Face]) -> None:
-        for detection in self._finder.detections(frame):
-            if len(found) >= self._settings.most_people:
-                return
-            if any(face.is_at(detection.box) for face in found.values()):
+    def _newcomers(self, frame: np.ndarray, present: list[_Face]) -> list[_Face]:
+        """Return faces besides those that are present, as many as may be followed, the surest first."""
+        new: list[_Face] = []
+        room = self._settings.most_people - len(present)
+        for detection in self._finder.detections(frame) if room > 0 else ():
+            if len(new) == room:
+                break
+            if any(face.is_at(detection.box) for face in present + new):
                 continue
-            face = self._face(frame, detection.square)
+            face = self._face(frame, self._finder.upright(frame, detection.square))
             # A false, larger box around a face leads the mesh to that very face.
-            if face is not None and not any(other.is_at(box_of_mesh(face.mesh)) for other in found.values()):
-                found[self._number_of(face)] = face
+            if face is not None and not any(other.is_at(box_of_mesh(face.mesh)) for other in present + new):
+                new.append(face)
+        return new
 
-    def _number_of(self, face: _Face) -> int:
-        """Return the number of the person who was lost here in this shot, else a new one."""
-        for person, lost in sorted(self._lost.items()):
-            if lost.is_at(box_of_mesh(face.mesh)):
-                del self._lost[person]
-                return person
-        self._num_people += 1
-        return self._num_people - 1
+    def _number(self, new: list[_Face], found: dict[int, _Face]) -> None:
+        """Add faces to those found: each of who was lost in this shot, there or looking so, else of somebody new."""
+        pairs = []
+        for place, face in enumerate(new):
+            for number, lost in self._lost.items():
+                largest = OTHER_PERSON if lost.is_at(box_of_mesh(face.mesh)) else SAME_PERSON
+                apart = min(difference(face.looks, looks) for looks in (lost.looks, self._looks[number])) / largest
+                if apart < 1:
+                    pairs.append((apart, place, number))
+        numbers: dict[int, int] = {}
+        for _, place, number in sorted(pairs):
+            if place not in numbers and number in self._lost:
+                numbers[place] = number
+                del self._lost[number]
+        for place, face in enumerate(new):
+            if place not in numbers:
+                numbers[place] = self._num_people
+                self._num_people += 1
+            found[numbers[place]] = face
 
 
 def _without_twins(faces: dict[int, _Face]) -> dict[int, _Face]:
     """Where two meshes came to lie on one face, keep the one that moved less; the older, if they moved alike."""
     kept: dict[int, _Face] = {}
-    for person, face in sorted(faces.items(), key=lambda item: (item[1].moved, item[0])):
+    for number, face in sorted(faces.items(), key=lambda item: (item[1].moved, item[0])):
         if not any(other.is_at(box_of_mesh(face.mesh)) for other in kept.values()):
-            kept[person] = face
+            kept[number] = face
     return kept
 
 
@@ -143,7 +205,7 @@ class SidecarPeople:
     """People from a JSON file beside each video, `<video stem>.json`."""
 
     def for_video(self, path: Path, first_frame: int = 0) -> PeopleTracker:
-        """Return a reader of that file, as `People` says; past its end there is nobody.
+        """Return a reader of that file, as `People` says; past its end there is nobody. A person of a list is a list.
 
         Key "points" holds one person: [[x, y] * 3] or null per frame; key "people" a list of such lists.
         Raises: BadMedia, if the file is missing or holds something else.
@@ -156,20 +218,22 @@ class _SidecarTracker(PeopleTracker):
         self._lists = lists
         self._next_frame = first_frame
         self._num_people = 0
-        self.cut()
-
-    def cut(self) -> None:
         self._numbers: dict[int, int] = {}  # of the lists that someone was in during this shot
 
-    def people(self, frame: np.ndarray) -> dict[int, Points]:
-        found: dict[int, Points] = {}
+    def cut(self) -> dict[int, int]:
+        who = {number: which for which, number in self._numbers.items()}
+        self._numbers = {}
+        return who
+
+    def people(self, frame: np.ndarray) -> dict[int, SeenFace]:
+        found: dict[int, SeenFace] = {}
         for which, frames in enumerate(self._lists):
             points = frames[self._next_frame] if self._next_frame < len(frames) else None
             if points is not None:
                 if which not in self._numbers:
                     self._numbers[which] = self._num_people
                     self._num_people += 1
-                found[self._numbers[which]] = points
+                found[self._numbers[which]] = SeenFace(points, None)
         self._next_frame += 1
         return dict(sorted(found.items()))
 

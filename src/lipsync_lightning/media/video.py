@@ -1,18 +1,18 @@
 """Read video, one frame in memory at a time.
 
-Frames are (H, W, 3) uint8 RGB everywhere, upright: rotation metadata is applied on reading. A video's time zero is its
-first shown frame.
+Frames are (H, W, 3) uint8 RGB everywhere, in the colours of BT.709, upright: rotation metadata is applied on reading. A
+video's time zero is its first shown frame, and all its frames have the size of that one.
 """
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO
-from itertools import dropwhile
+from itertools import chain, dropwhile
 from pathlib import Path
-from typing import Any
 
 import av
 import cv2
@@ -21,16 +21,17 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.filter import Graph
 from av.stream import Disposition
-from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 
 from lipsync_lightning.errors import BadMedia, ClipTooShort
-from lipsync_lightning.media.resampling import shown_frames
+from lipsync_lightning.media.colour import rgb_planes, told_conversions
+from lipsync_lightning.media.resampling import Shown, exact, shown_frames
 
-# FFmpeg's default conversion darkens a picture by about one level in 255; with these the mean error is below 0.03.
-EXACT_COLOURS = (
-    Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-)
+_USUAL_FPS = Fraction(25)
+# Tags that describe the file and not what is in it.
+_TECHNICAL = ("brand", "encoder", "handler_name", "vendor_id", "language", "duration", "minor_version", "alpha_mode")
+# As long as a part that is kept in memory to be shown backwards.
+_REVERSED_S = 1
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,21 @@ class VideoInfo:
     width: int  # pixels, after rotation
     height: int  # pixels, after rotation
     fps: Fraction  # frames per second, on average
-    duration_s: float
+    duration_s: float  # a hint, since headers can be wrong
     has_audio: bool
+    pixel_aspect: Fraction = Fraction(1)  # a pixel's width by its height, after rotation
+    is_photo: bool = False
+    metadata: dict[str, str] = field(default_factory=dict)  # title, creation_time, timecode, ...
+    told: tuple[str, ...] = ()  # what is converted or lost, each in one sentence
+
+
+@dataclass(frozen=True)
+class TimedFrame:
+    """A picture, when it is shown after the video's first one, and for how long."""
+
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    time_s: Fraction
+    duration_s: Fraction
 
 
 @contextmanager
@@ -65,9 +79,9 @@ def open_media(path: Path | str) -> Iterator[InputContainer]:
 
 
 def video_stream(container: InputContainer) -> VideoStream | None:
-    """Return the first moving picture in a container, passing over cover art; None if there is none."""
-    moving = (stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic)
-    return next(moving, None)
+    """Return the moving picture that players show, passing over cover art; None if there is none."""
+    moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    return max(moving, key=lambda stream: bool(stream.disposition & Disposition.default), default=None)
 
 
 def require_whole(container: InputContainer, path: Path | str) -> None:
@@ -90,17 +104,42 @@ def probe(path: Path | str) -> VideoInfo:
         first = next(container.decode(stream), None)
         if first is None:
             raise BadMedia(f"{path}: the video stream holds no frame; copy or convert the file again")
-        height, width = _upright(first, np.empty((first.height, first.width, 0), np.uint8)).shape[:2]
-        fps = stream.average_rate or stream.guessed_rate
-        if fps is None:
-            raise BadMedia(f"{path}: states no frame rate; convert it to mp4 first")
+        height, width = _upright_size(first)
+        fps = stream.average_rate or stream.guessed_rate or _USUAL_FPS
         if stream.duration is not None and stream.time_base is not None:
             duration_s = float(stream.duration * stream.time_base)
         elif container.duration is not None:
             duration_s = container.duration / av.time_base
         else:
             duration_s = _measured_duration_s(path, fps)
-        return VideoInfo(width, height, fps, duration_s, has_audio=bool(container.streams.audio))
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        is_photo = container.format.name == "image2" or container.format.name.endswith("_pipe")
+        return VideoInfo(
+            width,
+            height,
+            fps,
+            duration_s,
+            has_audio=bool(container.streams.audio),
+            pixel_aspect=1 / aspect if first.rotation % 180 else aspect,
+            is_photo=is_photo,
+            metadata=_metadata(container, stream),
+            told=_told(first, stream, is_photo),
+        )
+
+
+def _metadata(container: InputContainer, stream: VideoStream) -> dict[str, str]:
+    tags = {name.lower(): value for name, value in (stream.metadata | container.metadata).items()}
+    return {name: value for name, value in tags.items() if not any(part in name for part in _TECHNICAL)}
+
+
+def _told(first: av.VideoFrame, stream: VideoStream, is_photo: bool) -> tuple[str, ...]:
+    told = told_conversions(first, is_photo=is_photo)
+    if first.interlaced_frame:
+        told.append("interlaced: deinterlaced")
+    has_alpha = any(component.is_alpha for component in first.format.components)
+    if has_alpha or stream.metadata.get("alpha_mode") == "1":
+        told.append("transparency is lost")
+    return tuple(told)
 
 
 def read_frames(
@@ -116,6 +155,41 @@ def read_frames(
     Raises: BadMedia, on first use, if the file cannot be read; where decoding breaks, saying how many frames came
         before; if no frame lies between `start_s` and `stop_s`.
     """
+    return (frame.image for frame in _frames(path, fps, start_s, stop_s))
+
+
+def timed_frames(path: Path | str, *, start_s: float = 0.0, stop_s: float | None = None) -> Iterator[TimedFrame]:
+    """Yield every frame of a video once, with its own time; a photo is a video of one frame.
+
+    Times rise strictly. Where the clock of a file starts again, as where two recordings were joined, they go on where
+    the frame before ended.
+
+    Args: start_s, stop_s: as in `read_frames`. Times are counted from the file's first frame all the same.
+    Raises: BadMedia, as `read_frames` does.
+    """
+    return _frames(path, None, start_s, stop_s)
+
+
+def timed_frames_reversed(path: Path | str, *, start_s: float = 0.0, stop_s: float) -> Iterator[TimedFrame]:
+    """Yield the frames of `timed_frames`, the last one first, at times from 0 on; a second of them is in memory.
+
+    Args: stop_s: no later than the end of the last frame.
+    Raises: BadMedia, as `read_frames` does.
+    """
+    start, until = exact(start_s), exact(stop_s)
+    now = Fraction(0)
+    while until > start:
+        since = max(start, until - _REVERSED_S)
+        part = list(_frames(path, None, float(since), float(until), may_be_empty=True))
+        for frame in reversed(part):
+            yield TimedFrame(frame.image, now, frame.duration_s)
+            now += frame.duration_s
+        until = since
+
+
+def _frames(
+    path: Path | str, fps: float | None, start_s: float, stop_s: float | None, *, may_be_empty: bool = False
+) -> Iterator[TimedFrame]:
     num_read = 0
     try:
         with open_media(path) as container:
@@ -123,17 +197,70 @@ def read_frames(
             stream.thread_type = "AUTO"
             # As many as this process has: one where every core has a worker.
             stream.codec_context.thread_count = cv2.getNumThreads()
-            for frame in shown_frames(container, stream, fps=fps, start_s=start_s, stop_s=stop_s):
-                yield to_rgb(frame)
-                num_read += 1
+            frames = container.decode(stream)
+            first = next(frames, None)
+            if first is not None:
+                size = _upright_size(first)
+                frames = chain([first], frames)
+                shown = shown_frames(container, stream, frames, fps=fps, start_s=start_s, stop_s=stop_s)
+                for frame, begin, end in _deinterlaced(shown):
+                    yield TimedFrame(_letterboxed(to_rgb(frame), *size), begin, end - begin)
+                    num_read += 1
             require_whole(container, path)
     except BadMedia as error:
         if num_read == 0:
             raise
         raise BadMedia(f"{path}: breaks off after {num_read} frames; cut it there or copy it again") from error
-    if num_read == 0:
+    if num_read == 0 and not may_be_empty:
         until = "its end" if stop_s is None else f"{stop_s} s"
         raise BadMedia(f"{path}: no frame between {start_s} s and {until}; convert the file, or ask for another part")
+
+
+def _deinterlaced(shown: Iterator[Shown]) -> Iterator[Shown]:
+    """Every frame with all its lines, from the first interlaced one on; frames that are not interlaced stay as are."""
+    graph, kind = None, None
+    waiting: deque[Shown] = deque()
+    for each in chain(shown, [None]):
+        frame = each[0] if each is not None else None
+        if graph is not None and (frame is None or kind != (frame.width, frame.height, frame.format.name)):
+            graph.vpush(None)  # the filter holds the last frame back, to look one ahead
+            while waiting:
+                yield graph.vpull(), *waiting.popleft()[1:]
+            graph = None
+        if each is None or frame is None:
+            return
+        if graph is None and frame.interlaced_frame:
+            kind = (frame.width, frame.height, frame.format.name)
+            graph = _deinterlacer(frame)
+        if graph is None:
+            yield each
+            continue
+        graph.vpush(frame)
+        waiting.append(each)
+        while len(waiting) > 1:
+            yield graph.vpull(), *waiting.popleft()[1:]
+
+
+def _deinterlacer(frame: av.VideoFrame) -> Graph:
+    size = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base={frame.time_base}"
+    graph = Graph()
+    source = graph.add("buffer", f"{size}:colorspace={frame.colorspace}:range={frame.color_range}")
+    lines = graph.add("bwdif", "mode=send_frame:deint=interlaced")
+    graph.link_nodes(source, lines, graph.add("buffersink")).configure()
+    return graph
+
+
+def _letterboxed(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return the whole picture at this size, with black beside it where its shape is another."""
+    old_height, old_width = rgb.shape[:2]
+    if (old_height, old_width) == (height, width):
+        return rgb
+    scale = min(height / old_height, width / old_width)
+    inner = (max(1, round(old_width * scale)), max(1, round(old_height * scale)))
+    smaller = cv2.resize(rgb, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    bars = (top, height - inner[1] - top, left, width - inner[0] - left)
+    return cv2.copyMakeBorder(smaller, *bars, cv2.BORDER_CONSTANT)
 
 
 def decode_planes(data: bytes, starts: Sequence[int], num_frames: int, top: float = 0.0) -> list[np.ndarray]:
@@ -210,22 +337,15 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(_upright(frame, cv2.merge(rgb_planes(frame))))
 
 
-def rgb_planes(frame: av.VideoFrame) -> list[np.ndarray]:
-    """Return red, green and blue (H, W), uint8, of a picture as it is stored, without a shift in colour."""
-    # By way of planes, because FFmpeg interleaves exact colours more than twice as slowly.
-    planes: Any = frame.reformat(format="gbrp", interpolation=EXACT_COLOURS, threads=1).planes
-    green, blue, red = (
-        np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width] for plane in planes
-    )
-    return [red, green, blue]
-
-
 def _upright(frame: av.VideoFrame, rgb: np.ndarray) -> np.ndarray:
     """Return the picture turned and mirrored by the frame's display matrix (`libavutil/display.h`).
 
     It says x' = a x + c y, y' = b x + d y.
     """
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18 stumbles over the EXIF data of photos, but knows the angle
+        return np.rot90(rgb, frame.rotation // 90)
     if matrix is None:
         return rgb
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5]
@@ -234,3 +354,9 @@ def _upright(frame: av.VideoFrame, rgb: np.ndarray) -> np.ndarray:
     else:
         turned, flip_x, flip_y = rgb, a < 0, d < 0
     return turned[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+
+
+def _upright_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """Return height and width."""
+    height, width, _ = _upright(frame, np.empty((frame.height, frame.width, 0), np.uint8)).shape
+    return height, width

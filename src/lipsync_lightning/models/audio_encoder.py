@@ -1,6 +1,6 @@
 """What the U-Net hears: audio tokens for each video frame."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import ceil, floor
 from typing import Any, NamedTuple
@@ -54,11 +54,11 @@ class AudioEncoder(ModelMixin, ConfigMixin):
         """Return the states of the utterance, as far as `num_frames` of video need them."""
         raise NotImplementedError
 
-    def frame_rows(self, frame: int, fps: float) -> range:
+    def frame_rows(self, frame: float, fps: float) -> range:
         """The rows of the states that video frame `frame` hears; those outside repeat the first or the last."""
         raise NotImplementedError
 
-    def rows(self, frames: range, fps: float, num_rows: int) -> Tensor:
+    def rows(self, frames: Sequence[float], fps: float, num_rows: int) -> Tensor:
         """Return which of `num_rows` states each frame hears, as `frame_rows` says: (frames, rows), int64."""
         return torch.tensor([list(self.frame_rows(frame, fps)) for frame in frames]).clamp(0, num_rows - 1)
 
@@ -88,18 +88,26 @@ class AudioEncoder(ModelMixin, ConfigMixin):
             num_frames: of the video.
             fps: video frames per second.
         """
-        return next(self.token_windows(waveform, num_frames, fps, num_frames))
+        return self.token_reader(waveform, num_frames, fps)(range(num_frames))
 
-    @torch.no_grad()
-    def token_windows(self, waveform: Tensor, num_frames: int, fps: float, window: int) -> Iterator[Tensor]:
-        """Yield what `tokens` returns in pieces of `window` frames, holding at most two chunks of states."""
+    def token_reader(self, waveform: Tensor, num_frames: int, fps: float) -> Callable[[Sequence[float]], Tensor]:
+        """Return what gives the tokens (T, A, D) of some frames near one another, computing chunks as they are needed.
+
+        Frames are numbered as at `fps` a second; between two of them, where a video's rate varies, numbers are broken.
+        Args: as of `tokens`; `num_frames` is the least that the sound's states must last for. Holds two chunks of them.
+        """
         num_rows, rows_per_chunk, chunk = self.sound_states(waveform, num_frames, fps)
         recent_chunk = lru_cache(maxsize=2)(chunk)
-        for first in range(0, num_frames, window):
-            rows_TR = self.rows(range(first, min(first + window, num_frames)), fps, num_rows)
-            places = [divmod(row, rows_per_chunk) for row in range(int(rows_TR.min()), int(rows_TR.max()) + 1)]
+
+        @torch.no_grad()
+        def tokens_of(frames: Sequence[float]) -> Tensor:
+            rows_TR = self.rows(frames, fps, num_rows)
+            first = int(rows_TR.min())
+            places = [divmod(row, rows_per_chunk) for row in range(first, int(rows_TR.max()) + 1)]
             states = torch.stack([recent_chunk(index)[row_of_chunk] for index, row_of_chunk in places])
-            yield self.rows_to_tokens(states[rows_TR - rows_TR.min()])
+            return self.rows_to_tokens(states[rows_TR - first])
+
+        return tokens_of
 
 
 class WhisperAudioEncoder(AudioEncoder):
@@ -185,7 +193,7 @@ class WhisperAudioEncoder(AudioEncoder):
                 hook.remove()
         return rearrange(states_KRD, "layers k r d -> (k r) layers d")
 
-    def frame_rows(self, frame: int, fps: float) -> range:
+    def frame_rows(self, frame: float, fps: float) -> range:
         first = int(frame * WHISPER_ROWS_HZ / fps) - _ROWS_BEFORE
         return range(first, first + _ROWS_PER_FRAME)
 
@@ -251,7 +259,7 @@ class LogMelAudioEncoder(AudioEncoder):
 
         return SoundStates(num_columns, columns_per_chunk, chunk)
 
-    def frame_rows(self, frame: int, fps: float) -> range:
+    def frame_rows(self, frame: float, fps: float) -> range:
         middle = (frame + 0.5) / fps * self.mel_hz
         # Columns first .. first + n - 1 have their centre at first + (n - 1) / 2; the sound begins n columns in.
         first = floor(middle - (self.columns_per_frame - 1) / 2 + 0.5 + _ROUNDING) + self.columns_per_frame

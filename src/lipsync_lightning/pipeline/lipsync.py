@@ -1,52 +1,38 @@
 """Video and speech to video: the face of the video says the speech."""
 
 import os
-import warnings
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from einops import rearrange, repeat
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.diffusion import inpaint, require_trained
-from lipsync_lightning.errors import BadConfig, BadMedia, MissingWeights, NoFace, WouldOverwrite, WrongWeights
-from lipsync_lightning.media.alignment import FacePoints
-from lipsync_lightning.media.audio import read_audio
-from lipsync_lightning.media.frames import to_float, to_uint8
+from lipsync_lightning.errors import BadConfig, MissingWeights, WrongWeights
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.media.mux import video_writer
-from lipsync_lightning.media.video import probe, read_frames
+from lipsync_lightning.media.people import MeshPeople, People
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder, WhisperAudioEncoder
 from lipsync_lightning.models.autoencoder import LinearAutoencoder, StableDiffusionAutoencoder
 from lipsync_lightning.models.compiling import compile_blocks
 from lipsync_lightning.models.unet import LipSyncUNet, require_fitting_latents
-from lipsync_lightning.pipeline.reference import REFERENCES, Reference
+from lipsync_lightning.pipeline.checks import check_call, check_counts, check_sampling, free_path
+from lipsync_lightning.pipeline.fitness import Occluder, Thresholds
+from lipsync_lightning.pipeline.painting import SceneSpeaker
+from lipsync_lightning.pipeline.plan import plan_of
+from lipsync_lightning.pipeline.provenance import facts_of, identity
+from lipsync_lightning.pipeline.reference import REFERENCES
+from lipsync_lightning.pipeline.result import result_of, write_result
+from lipsync_lightning.pipeline.script import script_of
 from lipsync_lightning.pipeline.shortcuts import at_work, solver_of, tiny_decoder
-from lipsync_lightning.pipeline.windows import Window, aligned_windows, placed_frames, with_new_faces
-from lipsync_lightning.threads import ahead, behind
-
-_SAME_LENGTH_S = 0.1  # picture and sound that differ by less end together
-
-
-@dataclass(frozen=True)
-class LipSyncResult:
-    path: Path
-    num_frames: int
-    num_synced: int  # frames with a face; the others were passed through
-    sound_seconds: float
+from lipsync_lightning.pipeline.sources import video_of
 
 
 class LipSyncPipeline(DiffusionPipeline):
@@ -60,7 +46,7 @@ class LipSyncPipeline(DiffusionPipeline):
         unet: LipSyncUNet,
         autoencoder: StableDiffusionAutoencoder | LinearAutoencoder,
         audio_encoder: WhisperAudioEncoder | LogMelAudioEncoder,
-        scheduler: DDIMScheduler,
+        scheduler: SchedulerMixin,
         clip: dict[str, int] | None = None,
         num_inference_steps: int = 20,
         guidance_scale: float = 1.5,
@@ -92,7 +78,7 @@ class LipSyncPipeline(DiffusionPipeline):
             trained_timesteps=trained_timesteps,
         )
         self.clip = ClipSpec.from_dict(clip or {}, "the export's model_index.json")
-        _check_sampling(num_inference_steps, guidance_scale)
+        check_sampling(num_inference_steps, guidance_scale, scheduler)
         require_trained(scheduler, num_inference_steps, trained_timesteps)
         keep_mask(self.clip.resolution, mask)
         if reference not in REFERENCES:
@@ -139,88 +125,122 @@ class LipSyncPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
+        video: Any,
+        audio: Any = None,
         *,
-        video: Path | str,
-        audio: Path | str,
-        out: Path | str,
-        faces: FacePoints,
+        out: Path | str | None = None,
+        segments: Path | str | None = None,
+        faces: People | None = None,
+        face: str | int = "largest",
+        fitness: Thresholds | None = None,
+        occluder: Occluder | None = None,
+        length: str | None = None,
+        extend: str = "pingpong",
+        start: float = 0.0,
+        end: float | None = None,
+        sound_offset: float = 0.0,
+        speak_silence: bool = False,
+        audio_track: int | str | None = None,
+        fps: float = 25.0,
+        sample_rate: int = 16000,
         seed: int = 0,
+        generator: torch.Generator | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        solver: str = "ddim",
+        solver: str | None = "ddim",
         deep_features_every: int = 1,
+        callback_on_step_end: Callable[..., Any] | None = None,
         windows_at_a_time: int = 1,
+        overlap: int = 2,
+        pasting: str = "mask",
+        keep_sound: bool = False,
         crf: int = 18,
         preset: str = "veryfast",
-    ) -> LipSyncResult:
-        """Write `video`, saying `audio`, to `out` (mp4), and return what was written.
+    ) -> Any:
+        """Return a `LipSyncResult`: `video`, saying `audio`, in the file `out`, or as frames if there is no `out`.
 
-        The result has the video's size, frame rate and frame count, and all of the sound, its samples untouched.
-        Frames without a face pass through. Where the sound ends early the mouth speaks silence. Windows are read ahead
-        of the model and written behind it by threads, which changes nothing.
+        The video is read twice: first people and shots are found, then windows are painted, read ahead of the model and
+        written behind it by threads. Every frame is shown when it was; what is not generated keeps its pixels. Scenes
+        that were finished when a job was killed are not made again.
 
         Args:
-            faces: where the face is, such as `media.people.MeshPeople()`.
+            video: a path (a photo, too), or frames at `fps`: uint8 (F, H, W, 3), floats in [0, 1], PIL. A list of
+                paths, with lists of `audio` and `out`, gives a list of results.
+            audio: a path, or mono samples (N,) at `sample_rate`; with `segments`, what is heard instead of theirs.
+            out: .mp4, .m4v, .mov or .mkv.
+            segments: csv of person,start,end,sound: who says what (`pipeline.script`).
+            faces: where people are; None for `MeshPeople`. face: who speaks: see `pipeline.choice.choose`.
+            fitness: which frames are left alone; None for `pipeline.fitness.Thresholds()`.
+            occluder: sees what lies before a face and is to stay there.
+            length, extend: see `pipeline.timeline.timeline`; None for "video", and "audio" for a photo.
+            start, end: part of the video, in seconds. sound_offset: when the sound begins, in seconds of the result.
+            speak_silence: paint a closed mouth where the sound has ended; else the video is left as it was.
+            audio_track: of a file with several: a number from 0, or a language; None for the default one.
+            seed, generator: of the noise, which is the same for every window, as published.
             num_inference_steps, guidance_scale: None for the export's own.
-            solver: one of `pipeline.shortcuts.SOLVERS`; "dpm" needs fewer steps.
+            solver: one of `pipeline.shortcuts.SOLVERS`; None for the pipeline's scheduler as it is.
             deep_features_every: steps for which the U-Net's coarse features are computed once; 1 is exact.
+            callback_on_step_end: (pipeline, step, timestep, {"latents"}), after each denoising step of each window.
             windows_at_a_time: in one batch; costs memory, changes nothing.
+            overlap: frames that successive windows share and are blended over.
+            pasting: "mask" replaces what is generated; "published" the whole aligned face.
+            keep_sound: samples untouched (FLAC where uncompressed); else what most players play.
             crf, preset: of x264.
-        Raises: BadMedia, MissingAudio for the inputs; NoFace, if no frame has one; WouldOverwrite, if `out` is an input
-            or a folder; BadConfig, if a number or a name means nothing.
+        Raises: BadMedia, MissingAudio for the inputs; NoFace, if nobody can be given a mouth; WouldOverwrite, if `out`
+            is an input or a folder; BadConfig, if a number or a name means nothing.
         """
-        out, size = Path(out), self.clip.num_frames
-        if out.is_dir():
-            raise WouldOverwrite(f"out={out} is a folder; give the name of an mp4 file")
-        if out.resolve() in (Path(video).resolve(), Path(audio).resolve()):
-            raise WouldOverwrite(f"out={out} is also an input; choose another name")
-        inpaint = self.inpainter(seed, num_inference_steps, guidance_scale, solver, deep_features_every)
-        _check_counts(windows_at_a_time=windows_at_a_time)
-        info = probe(video)
-        fps = float(info.fps)
-        waveform = torch.from_numpy(read_audio(audio, self.clip.sample_rate_hz))
-        sound_seconds = len(waveform) / self.clip.sample_rate_hz
-        if abs(sound_seconds - info.duration_s) > _SAME_LENGTH_S:
-            end = "heard but not seen" if sound_seconds > info.duration_s else "shown silent"
-            lengths = f"the sound lasts {sound_seconds:.2f} s, the picture {info.duration_s:.2f} s"
-            warnings.warn(f"{lengths}: the end is {end}", stacklevel=2)
-        silence = max(0, ceil(info.duration_s * self.clip.sample_rate_hz) - len(waveform))
-        # One window more than the container promises; the stream of frames decides where to stop.
-        most_frames = ceil(info.duration_s * fps) + size
-        tokens = self.audio_encoder.token_windows(functional.pad(waveform, (0, silence)), most_frames, fps, size)
-        frames = placed_frames(read_frames(video, fps=fps), faces.for_video(Path(video)), self.clip.resolution)
-        reference = REFERENCES[self.config["reference"]]()
-
-        num_frames = num_synced = 0
-        out.parent.mkdir(parents=True, exist_ok=True)
-        writer = video_writer(out, width=info.width, height=info.height, fps=fps, sound=audio, crf=crf, preset=preset)
-        with (
-            self.progress_bar(total=most_frames - size) as bar,  # pyright: ignore[reportCallIssue]
-            writer as write,
-            closing(ahead(aligned_windows(frames, size, self.clip.resolution), windows_at_a_time)) as windows,
-            behind(lambda made: deque(map(write, with_new_faces(*made)), 0), windows_at_a_time) as put,
-        ):
-            bar.set_description(out.name)
-            while batch := list(islice(windows, windows_at_a_time)):
-                audio_TAD = list(islice(tokens, len(batch)))
-                if len(audio_TAD) < len(batch):
-                    raise BadMedia(f"{video} has more frames than its {info.duration_s:.2f} s hold; convert it to mp4")
-                for made in zip(batch, self._new_faces(batch, audio_TAD, reference, inpaint), strict=True):
-                    put(made)
-                num_frames += sum(len(window.placed) for window in batch)
-                num_synced += sum(len(set(window.heard)) for window in batch)
-                bar.update(num_frames - bar.n)
-            if num_synced == 0:
-                raise NoFace(f"{video}: no face on any of {num_frames} frames, nothing was written; give another video")
-        return LipSyncResult(out, num_frames, num_synced, sound_seconds)
+        asked = {name: value for name, value in locals().items() if name not in ("self", "video", "audio", "out")}
+        if isinstance(video, list | tuple) and len(video) and isinstance(video[0], str | Path):
+            sounds, outs = audio or [None] * len(video), out or [None] * len(video)
+            return [self(v, a, out=o, **asked) for v, a, o in zip(video, sounds, outs, strict=True)]
+        inpaint = self.inpainter(
+            seed, num_inference_steps, guidance_scale, solver, deep_features_every, generator, callback_on_step_end
+        )
+        check_call(self.clip.num_frames, asked)
+        source = video_of(video, fps, start, end)
+        expected = max(1, round(source.info.duration_s * float(source.info.fps)))
+        with TemporaryDirectory() as given, self.progress_bar(total=expected) as bar:  # pyright: ignore[reportCallIssue]
+            script, heard = script_of(segments, audio, str(face), sound_offset, sample_rate, Path(given))
+            inputs = {"video": Path(str(source)), "sound": heard}
+            inputs |= {f"sound {number}": line.sound for number, line in enumerate(script, 1) if segments}
+            path = None if out is None else free_path(Path(out), list(inputs.values()))
+            bar.set_description("looking")
+            tracker = (faces or MeshPeople()).for_video(Path(str(source)), round(start * float(source.info.fps)))
+            chosen = {name: asked[name] for name in ("fitness", "length", "extend", "speak_silence", "audio_track")}
+            plan = plan_of(source, tracker, script, self.audio_encoder, self.clip, **chosen, seen=bar.update)
+            bar.reset(plan.num_frames)
+            bar.set_description("speaking" if path is None else path.name)
+            images = plan.timeline.images(plan.source)
+            paint = SceneSpeaker(
+                inpaint=inpaint,
+                device=self._visited or self.unet.device,
+                clip=self.clip,
+                reference=REFERENCES[self.config["reference"]],
+                mask=1 - keep_mask(self.clip.resolution, self.config["mask"]).numpy() if pasting == "mask" else None,
+                occluder=occluder,
+                overlap=overlap,
+                at_a_time=windows_at_a_time,
+                done=bar.update,
+            )
+            if path is None:
+                frames: list[np.ndarray] = []
+                for scene in plan.scenes:
+                    paint(scene, images, frames.append)
+                return result_of(None, plan, frames=np.stack(frames))
+            files = {name: file for name, file in inputs.items() if file.is_file()}
+            facts = facts_of(identity(self.unet, self.config.get("_name_or_path")), files)
+            begins_s = 0.0 if audio is None else sound_offset
+            return write_result(path, plan, paint, images, heard=heard, begins_s=begins_s, facts=facts, asked=asked)
 
     def inpainter(
         self,
         seed: int,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        solver: str = "ddim",
+        solver: str | None = "ddim",
         deep_features_every: int = 1,
+        generator: torch.Generator | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
     ) -> Callable[..., Tensor]:
         """Return `diffusion.inpaint` with all but some windows' `frames`, `reference` and `audio` given.
 
@@ -228,13 +248,17 @@ class LipSyncPipeline(DiffusionPipeline):
         """
         steps = self.config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
         scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
-        _check_sampling(steps, scale)
-        _check_counts(deep_features_every=deep_features_every)
-        scheduler = solver_of(self.scheduler, solver)
+        check_sampling(steps, scale, self.scheduler)
+        check_counts(deep_features_every=deep_features_every)
+        scheduler: Any = self.scheduler if solver is None else solver_of(self.scheduler, solver)
         require_trained(scheduler, steps, self.config["trained_timesteps"])
         # On the CPU, so that every device gets the same; in float32: a schedule has no room in half precision.
-        generator, side = torch.Generator().manual_seed(seed), self.clip.resolution // self.autoencoder.downscale
-        noise = torch.randn((1, 1, self.autoencoder.latent_channels, side, side), generator=generator)
+        generator, side = (
+            generator or torch.Generator().manual_seed(seed),
+            self.clip.resolution // self.autoencoder.downscale,
+        )
+        shape = (1, 1, self.autoencoder.latent_channels, side, side)
+        noise = torch.randn(shape, generator=generator, device=generator.device)
         mask, device = keep_mask(self.clip.resolution, self.config["mask"]), self._visited or self.unet.device
         return partial(
             inpaint,
@@ -248,24 +272,9 @@ class LipSyncPipeline(DiffusionPipeline):
             generators=[torch.Generator(device).manual_seed(seed)],
             decoder=self._decoder,
             visit=partial(at_work, device=self._visited, deep_features_every=deep_features_every),
+            on_step_end=callback_on_step_end
+            and (lambda step, time, latents: callback_on_step_end(self, step, time, {"latents": latents})),
         )
-
-    def _new_faces(
-        self, windows: Sequence[Window], audio: Sequence[Tensor], reference: Reference, inpaint: Callable[..., Tensor]
-    ) -> list[np.ndarray]:
-        """Return what `Window.faces` are to become, for each window."""
-        seen = [index for index, window in enumerate(windows) if window.heard]
-        if not seen:
-            return [window.faces for window in windows]
-        faces_BTHWC = torch.from_numpy(np.stack([windows[index].faces for index in seen]))
-        frames_BTCHW = rearrange(to_float(faces_BTHWC.to(self._visited or self.unet.device)), "b t h w c -> b t c h w")
-        made_BTCHW = inpaint(
-            frames=frames_BTCHW,
-            reference=torch.stack([reference.of(frames_TCHW) for frames_TCHW in frames_BTCHW]),
-            audio=torch.stack([audio[index][windows[index].heard] for index in seen]).to(frames_BTCHW),
-        )
-        made = iter(rearrange(to_uint8(made_BTCHW), "b t c h w -> b t h w c").cpu().numpy())
-        return [next(made) if window.heard else window.faces for window in windows]
 
 
 def load_pipeline(folder: str) -> LipSyncPipeline:
@@ -283,15 +292,3 @@ def load_pipeline(folder: str) -> LipSyncPipeline:
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise WrongWeights(f"{folder} is not a whole export: {reason}; export the run again") from error
-
-
-def _check_sampling(num_inference_steps: Any, guidance_scale: Any) -> None:
-    _check_counts(num_inference_steps=num_inference_steps)
-    if not (isinstance(guidance_scale, int | float) and guidance_scale >= 0):
-        raise BadConfig(f"guidance_scale={guidance_scale!r} must be a number, 0 or more")
-
-
-def _check_counts(**counts: Any) -> None:
-    for name, count in counts.items():
-        if not (isinstance(count, int) and count >= 1):
-            raise BadConfig(f"{name}={count!r} must be a whole number, 1 or more")

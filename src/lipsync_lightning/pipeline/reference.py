@@ -1,35 +1,23 @@
 """Which frames show the U-Net what the person looks like while it paints a window."""
 
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
-from torch import Tensor
-
-
-class Reference(Protocol):
-    """Chooses the reference frames of each window of one video, window after window."""
-
-    def of(self, frames: Tensor) -> Tensor:
-        """Return reference frames for a window of aligned faces, both (T, 3, H, W)."""
-        ...
+Reference = Callable[[range, Sequence[int]], list[int]]  # (frames of the turn, those of the window) -> as many frames
 
 
-class OwnFrames:
-    """The frames themselves, unmasked, as published: closest in pose, but their mouth says the old words."""
-
-    def of(self, frames: Tensor) -> Tensor:
-        return frames
+def own_frames(turn: range, window: Sequence[int]) -> list[int]:
+    """Return the frames themselves, unmasked, as published: closest in pose, but their mouth says the old words."""
+    return list(window)
 
 
-class PreviousWindow:
-    """The window before: as in training, reference and target do not overlap; the first window is its own reference."""
+def previous_window(turn: range, window: Sequence[int]) -> list[int]:
+    """Return the frames before: as in training, none is the window's own; only the first window shows itself.
 
-    def __init__(self) -> None:
-        self._previous: Tensor | None = None
-
-    def of(self, frames: Tensor) -> Tensor:
-        reference = frames if self._previous is None else self._previous
-        self._previous = frames
-        return reference
+    Where fewer lie before it in its turn, the first of them is repeated.
+    """
+    if window[0] == turn.start:
+        return list(window)
+    return [max(turn.start, frame) for frame in range(window[0] - len(window), window[0])]
 
 
-REFERENCES: dict[str, type[Reference]] = {"own_frames": OwnFrames, "previous_window": PreviousWindow}
+REFERENCES: dict[str, Reference] = {"own_frames": own_frames, "previous_window": previous_window}

@@ -1,55 +1,92 @@
-"""A video in windows of the length that the U-Net has seen: aligned faces out of the frames, and new ones into them."""
+"""A scene in windows of the length that the U-Net has seen, and the aligned faces out of its frames."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import cast
+from itertools import islice, pairwise
 
 import numpy as np
+from torch import Tensor
 
-from lipsync_lightning.media.alignment import Aligner, Points, align, paste_back
+from lipsync_lightning.media.alignment import align
+from lipsync_lightning.pipeline.reference import Reference
 
 
-@dataclass(frozen=True)
-class PlacedFrame:
-    """One frame of the input video."""
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """Successive frames of a scene on which one person speaks."""
 
-    frame: np.ndarray  # (H, W, 3), uint8
-    matrix: np.ndarray | None  # (2, 3), from image pixels to the aligned face; None where no face was found
+    frames: range  # of the scene
+    matrices: np.ndarray  # (F, 2, 3), from pixels of the frame to the aligned face
+    weights: np.ndarray  # (F,), how much of the new mouth is seen, above 0 to 1
+    audio: Callable[[Sequence[int]], Tensor]  # tokens (T, A, D) of frames of the scene
+
+    def matrix(self, frame: int) -> np.ndarray:
+        return self.matrices[frame - self.frames.start]
 
 
 @dataclass(frozen=True)
 class Window:
-    """Successive frames, as many as a clip has or, at the end of the video, fewer."""
+    """As many frames of a turn as a clip has; of a shorter turn the last is repeated."""
 
-    placed: list[PlacedFrame]
-    heard: list[int]  # which of them each place of the clip shows; none, if no face was found
-    faces: np.ndarray  # (T, R, R, 3), uint8, of those frames
-
-
-def placed_frames(
-    frames: Iterable[np.ndarray], points_of: Callable[[np.ndarray], Points | None], resolution: int
-) -> Iterator[PlacedFrame]:
-    """Yield every frame with its alignment. Where the face is lost, the alignment starts afresh when it returns."""
-    aligner = Aligner(resolution=resolution)
-    for frame in frames:
-        points = points_of(frame)
-        if points is None:
-            aligner = Aligner(resolution=resolution)
-        yield PlacedFrame(frame, None if points is None else aligner.matrix(points))
+    turn: Turn
+    frames: list[int]  # of the scene
+    reference: list[int]  # of the scene: what shows the U-Net the person
+    shares: np.ndarray  # (T,), how much of each frame is this window's, where windows overlap; any scale
 
 
-def aligned_windows(frames: Iterator[PlacedFrame], num_frames: int, resolution: int) -> Iterator[Window]:
-    """Yield the frames in windows. One with too few faces is filled up with its last: clips have one length only."""
-    while placed := list(islice(frames, num_frames)):
-        found = [index for index, each in enumerate(placed) if each.matrix is not None]
-        heard = found + found[-1:] * (num_frames - len(found))
-        faces = {i: align(placed[i].frame, cast(np.ndarray, placed[i].matrix), resolution) for i in found}
-        yield Window(placed, heard, np.stack([faces[i] for i in heard]) if heard else np.empty(0, np.uint8))
+@dataclass(frozen=True)
+class Batch:
+    """Windows that are painted together, and what was read for them."""
+
+    windows: list[Window]
+    faces: list[np.ndarray]  # (T, R, R, 3), uint8, of each window
+    references: list[np.ndarray]  # likewise
+    images: list[np.ndarray]  # frames, (H, W, 3) uint8, that follow those of the batch before
+    finished: int  # frames of the scene that no later window changes
 
 
-def with_new_faces(window: Window, faces: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the window's frames with the faces (T, R, R, 3) pasted in; those without a face as they are."""
-    new_faces = dict(zip(window.heard[::-1], faces[::-1], strict=True))  # of a frame that was repeated, the first
-    for index, placed in enumerate(window.placed):
-        yield placed.frame if placed.matrix is None else paste_back(placed.frame, new_faces[index], placed.matrix)
+def windows_of(turns: Sequence[Turn], size: int, overlap: int, reference: Reference) -> list[Window]:
+    """Return the windows of some turns, by their first frames; the last of a turn ends with it.
+
+    Args: overlap: frames that successive windows of a turn share, at least; they are blended there.
+    """
+    windows = []
+    ramp = np.arange(1, size + 1)
+    shares = np.minimum(np.minimum(ramp, ramp[::-1]), overlap + 1)
+    for turn in turns:
+        last = max(turn.frames.start, turn.frames.stop - size)
+        for first in [*range(turn.frames.start, last, size - overlap), last]:
+            frames = [min(frame, turn.frames[-1]) for frame in range(first, first + size)]
+            windows.append(Window(turn, frames, reference(turn.frames, frames), shares))
+    return sorted(windows, key=lambda window: window.frames[0])
+
+
+def batches(
+    images: Iterator[np.ndarray], num_frames: int, windows: Sequence[Window], resolution: int, at_a_time: int
+) -> Iterator[Batch]:
+    """Yield a scene of `num_frames` images; windows come `at_a_time` as soon as their frames were read."""
+    turns, place = list(dict.fromkeys(window.turn for window in windows)), 0
+    size = len(windows[0].frames) if windows else num_frames
+    aligned: dict[tuple[Turn, int], np.ndarray] = {}
+
+    def read(stop: int) -> list[np.ndarray]:
+        nonlocal place
+        found = list(islice(images, max(0, stop - place)))
+        for image in found:
+            for turn in turns:
+                if place in turn.frames:
+                    aligned[turn, place] = align(image, turn.matrix(place), resolution)
+            place += 1
+        return found
+
+    groups = [list(windows[first : first + at_a_time]) for first in range(0, len(windows), at_a_time)]
+    for group, following in pairwise([*groups, [], []]):
+        stop = max((window.frames[-1] + 1 for window in group), default=num_frames)
+        while stop - place > size * at_a_time:  # nobody speaks for a while
+            yield Batch([], [], [], read(place + size), group[0].frames[0] if group else stop)
+        found = read(stop)
+        faces = [np.stack([aligned[window.turn, frame] for frame in window.frames]) for window in group]
+        shown = [np.stack([aligned[window.turn, frame] for frame in window.reference]) for window in group]
+        yield Batch(group, faces, shown, found, following[0].frames[0] if following else num_frames)
+        needed = following[0].frames[0] - size if following else num_frames
+        aligned = {key: face for key, face in aligned.items() if key[1] >= needed}

@@ -13,8 +13,8 @@ from lipsync_lightning.preparation.sources import Sources
 from lipsync_lightning.preparation.split import Split
 
 if TYPE_CHECKING:  # a worker imports no step, and none of its networks, that its recipe does without
+    from lipsync_lightning.media.shots import AdaptiveShots
     from lipsync_lightning.preparation.filters.quality import QualityFilter
-    from lipsync_lightning.preparation.filters.shots import AdaptiveShots
     from lipsync_lightning.preparation.filters.sync import SyncFilter
 
 

@@ -42,15 +42,15 @@ def aligned_stretches(
     for index, (frame, begins_shot) in enumerate(frames):
         if begins_shot:
             tracker.cut()
-        points_of = tracker.people(frame)
+        seen = tracker.people(frame)
         for person in sorted(in_sight):
-            if begins_shot or person not in points_of:
+            if begins_shot or person not in seen:
                 yield from _parts(in_sight.pop(person), longest, shortest)
-        for person, points in sorted(points_of.items()):
+        for person, face in sorted(seen.items()):
             if person not in in_sight:
                 in_sight[person] = Stretch(index, person, Aligner(resolution=resolution))
             stretch = in_sight[person]
-            stretch.faces.append(align(frame, stretch.aligner.matrix(points), resolution))
+            stretch.faces.append(align(frame, stretch.aligner.matrix(face.points), resolution))
             if len(stretch.faces) == longest + shortest:
                 yield stretch.take(longest)
     for person in sorted(in_sight):

@@ -170,7 +170,9 @@ def _write_clip(out: Path, plan: ClipPlan) -> None:
     video = out / f"{plan.name}.mp4"
     heard = write_atomically(video.with_suffix(".flac"), encode_flac(sound, SAMPLE_RATE_HZ))
     side = plan.size
-    with video_writer(video, width=side, height=side, fps=plan.fps, sound=heard, num_threads=1) as write:
+    with video_writer(
+        video, width=side, height=side, fps=plan.fps, sound=heard, keep_sound=True, num_threads=1
+    ) as write:
         for frame in clip.frames:
             write(frame)
     heard.unlink()

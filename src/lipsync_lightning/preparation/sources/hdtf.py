@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 
 from lipsync_lightning.errors import BadMedia
+from lipsync_lightning.files import VIDEO_ENDINGS
 from lipsync_lightning.preparation.sources import Source, Sources
 
 PARTS = ("RD", "WDA", "WRA")
-_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".ts", ".flv")
-_VIDEO_SUFFIXES = (*_SUFFIXES, *map(str.upper, _SUFFIXES))  # the first one there is taken
+_VIDEO_SUFFIXES = (*VIDEO_ENDINGS, *map(str.upper, VIDEO_ENDINGS))  # the first one there is taken
 _INTERVAL = r"(\d+:)?\d+:\d+-(\d+:)?\d+:\d+"
 _LINES = {  # of each list: what follows the name
     "annotion_time": (rf"{_INTERVAL}( {_INTERVAL})*", "intervals such as 00:30-01:00"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scenedetect import AdaptiveDetector, detect
 
-from lipsync_lightning.preparation.filters.shots import AdaptiveShots
+from lipsync_lightning.media.shots import AdaptiveShots
 
 FPS = 25.0
 DEFAULTS: dict[str, Any] = {"threshold": 3.0, "min_content": 15.0, "window": 2, "min_shot_seconds": 0.6}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.files import sha256_of, whole_file
@@ -30,6 +31,12 @@ def facts_of(model: str, inputs: Mapping[str, Path | str]) -> Facts:
     """Return what is to be told of a result. Args: model: its name; inputs: files, by what they are."""
     paths = {name: Path(path) for name, path in inputs.items()}
     return Facts(model, paths, {name: sha256_of(path) for name, path in paths.items()})
+
+
+def identity(unet: Any, folder: str | None) -> str:
+    """Return a model's name, and a number that changes with its U-Net's weights."""
+    total = sum(float(parameter.detach().float().abs().sum()) for parameter in unet.parameters())
+    return f"{Path(folder or 'a pipeline').resolve().name} ({total:.6g})"
 
 
 def sign(path: Path, certificate: Path | str, key: Path | str, facts: Facts) -> None:

@@ -1,14 +1,17 @@
-"""Shots step: where a new shot begins, found while the frames go by."""
+"""Where a new shot begins, found while the frames go by."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from scenedetect.common import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 from scenedetect.scene_manager import compute_downscale_factor
+
+Frame = TypeVar("Frame", bound=Any)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +26,14 @@ class AdaptiveShots:
     window: int  # frames before and after a frame that count as around it, at least 1
     min_shot_seconds: float  # a shot lasts at least so long
 
-    def __call__(self, frames: Iterable[np.ndarray], fps: float) -> Iterator[tuple[np.ndarray, bool]]:
-        """Yield every frame, (H, W, 3) uint8 RGB, and whether a shot begins with it; the first one always does.
+    def __call__(
+        self, frames: Iterable[Frame], fps: float, image: Callable[[Frame], np.ndarray] = lambda frame: frame
+    ) -> Iterator[tuple[Frame, bool]]:
+        """Yield every frame, and whether a shot begins with it; the first one always does.
 
         A frame comes out when `window` more have gone in. The last `window` frames begin no shot.
+
+        Args: image: what gives a frame's picture, (H, W, 3) uint8 RGB; by default the frame is one.
         """
         detector = AdaptiveDetector(
             adaptive_threshold=self.threshold,
@@ -34,15 +41,15 @@ class AdaptiveShots:
             window_width=self.window,
             min_content_val=self.min_content,
         )
-        waiting: deque[np.ndarray] = deque()
+        waiting: deque[Frame] = deque()
         size: tuple[int, int] | None = None
         is_first = True
         for index, frame in enumerate(frames):
             if size is None:  # at which PySceneDetect looks: the longer side 256 pixels, as its SceneManager has it
-                height, width = frame.shape[:2]
+                height, width = image(frame).shape[:2]
                 factor = compute_downscale_factor(max(width, height))
                 size = max(1, round(width / factor)), max(1, round(height / factor))
-            small = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
+            small = cv2.resize(image(frame), size, interpolation=cv2.INTER_LINEAR)
             cuts = detector.process_frame(FrameTimecode(index, float(fps)), cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
             waiting.append(frame)
             if index >= self.window:

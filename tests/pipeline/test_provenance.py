@@ -9,7 +9,7 @@ import pytest
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.files import sha256_of
 from lipsync_lightning.media.video import read_frames
-from lipsync_lightning.provenance import SOURCE_TYPE, Facts, facts_of, sign
+from lipsync_lightning.pipeline.provenance import SOURCE_TYPE, Facts, facts_of, sign
 from tiny_media import sound_of, write_video, write_wav
 
 
@@ -35,7 +35,9 @@ def certificate(folder: Path, *, may_sign: bool = True) -> tuple[Path, Path]:
         usage = dict.fromkeys(["content_commitment", "key_encipherment", "data_encipherment", "key_agreement"], False)
         usage |= {"digital_signature": not is_root, "key_cert_sign": is_root, "crl_sign": False}
         now, identifier = datetime.now(UTC), x509.AuthorityKeyIdentifier.from_issuer_public_key(root.public_key())
-        purpose = x509.ExtendedKeyUsageOID.EMAIL_PROTECTION if may_sign else x509.ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
+        purpose = (
+            x509.ExtendedKeyUsageOID.EMAIL_PROTECTION if may_sign else x509.ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
+        )
         made = (
             x509.CertificateBuilder(by, who, key.public_key(), x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))

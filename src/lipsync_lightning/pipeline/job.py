@@ -1,0 +1,42 @@
+"""A job that can be killed: scenes that are finished are kept beside the result until it is whole."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lipsync_lightning.files import owned, write_atomically
+
+_RECORD = "job.json"
+
+
+@contextmanager
+def job_folder(out: Path | None, recipe: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield a folder for a result's scenes, with those that an earlier, interrupted job of the same recipe finished.
+
+    It lies beside `out` and vanishes when the block ends; if that fails, it stays as long as a scene is in it.
+    Raises: WouldOverwrite, if another process is making the same `out`.
+    """
+    if out is None or (out.exists() and not out.is_file()):
+        with TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    out = out.resolve()
+    folder = out.with_name(f".{out.name}.job")
+    with owned(folder):
+        record = folder / _RECORD
+        wanted = json.dumps(recipe, sort_keys=True, default=str).encode()
+        if not (record.is_file() and record.read_bytes() == wanted):
+            for old in folder.glob("*.mp4"):
+                old.unlink()
+            write_atomically(record, wanted)
+        try:
+            yield folder
+        except BaseException:
+            if not any(folder.glob("*.mp4")):
+                shutil.rmtree(folder)
+            raise
+        shutil.rmtree(folder)

@@ -1,0 +1,134 @@
+"""The first look at a video: its shots, and where everyone is in each; no picture is kept."""
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lipsync_lightning.media.alignment import Aligner
+from lipsync_lightning.media.face_mesh import mouth_opening
+from lipsync_lightning.media.people import PeopleTracker, SeenFace
+from lipsync_lightning.media.shots import AdaptiveShots
+from lipsync_lightning.media.video import TimedFrame
+
+# PySceneDetect's defaults, but a shot may be as short as 5 frames: times are uneven, so frames are counted as seconds.
+_CUTS = AdaptiveShots(threshold=3.0, min_content=15.0, window=2, min_shot_seconds=5)
+# Mean levels of a picture: below, a fade has reached black (PySceneDetect's threshold); above, one can begin.
+_BLACK, _LIGHT = 12, 24
+
+# What to keep of a face: frame (H, W, 3) with square pixels, mesh (468, 2) or None, matrix (2, 3) of its alignment.
+Measure = Callable[[np.ndarray, np.ndarray | None, np.ndarray], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """One person in the F frames of a shot; NaN where not seen."""
+
+    points: np.ndarray  # (F, 3, 2) float32, as `alignment.Points`, pixels as stored
+    side: np.ndarray  # (F,) float32, of the face when aligned, in square pixels of the frame
+    opening: np.ndarray  # (F,) float32, of the mouth, as `mouth_opening` says; NaN also where no mesh is known
+    measured: list[Any]  # (F,), what `measure` returned; None where not seen
+
+    @property
+    def seen(self) -> np.ndarray:
+        """On which frames, (F,) bool."""
+        return np.isfinite(self.side)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """Successive frames between two cuts."""
+
+    first_frame: int
+    times_s: np.ndarray  # (F,) float64, of each frame
+    people: dict[int, Track]  # by numbers that are the same in every shot, counted from 0
+
+
+def find_shots(
+    frames: Iterable[TimedFrame],
+    tracker: PeopleTracker,
+    pixel_aspect: Fraction = Fraction(1),
+    measure: Measure | None = None,
+    resolution: int = 256,
+) -> Iterator[Shot]:
+    """Yield the shots of a video. One begins at a cut, and where a fade has reached black.
+
+    Args:
+        tracker: of this video, not yet used. It is shown frames with square pixels.
+        pixel_aspect: width over height of a pixel.
+        measure: called once for each face; what it returns is kept.
+        resolution: of the alignment whose matrix `measure` is given.
+    """
+    shot = _GrowingShot(0)
+    for number, (frame, begins_shot) in enumerate(_with_cuts(frames)):
+        if begins_shot and number:
+            yield shot.finished(tracker.cut(), float(pixel_aspect))
+            shot = _GrowingShot(number)
+        image = _with_square_pixels(frame.image, pixel_aspect)
+        shot.add(frame.time_s, image, tracker.people(image), measure, resolution)
+    if shot.times_s:
+        yield shot.finished(tracker.cut(), float(pixel_aspect))
+
+
+def _with_cuts(frames: Iterable[TimedFrame]) -> Iterator[tuple[TimedFrame, bool]]:
+    was_light = False
+    for frame, is_cut in _CUTS(frames, fps=1.0, image=lambda frame: frame.image):
+        level = frame.image[::8, ::8].mean()
+        fades = was_light and level < _BLACK
+        was_light = not fades and (was_light or level > _LIGHT)
+        yield frame, is_cut or fades
+
+
+def _with_square_pixels(image: np.ndarray, pixel_aspect: Fraction) -> np.ndarray:
+    if pixel_aspect == 1:
+        return image
+    height, width = image.shape[:2]
+    return cv2.resize(image, (round(width * pixel_aspect), height), interpolation=cv2.INTER_LINEAR)
+
+
+class _GrowingTrack:
+    def __init__(self) -> None:
+        self.numbers, self.values, self.measured = array("i"), array("f"), list[Any]()
+        self.aligner: Aligner | None = None  # as while painting it starts afresh when someone is back
+
+
+class _GrowingShot:
+    def __init__(self, first_frame: int) -> None:
+        self.first_frame = first_frame
+        self.times_s = array("d")
+        self._tracks: dict[int, _GrowingTrack] = {}
+
+    def add(
+        self, time_s: Fraction, image: np.ndarray, seen: dict[int, SeenFace], measure: Measure | None, resolution: int
+    ) -> None:
+        for person in self._tracks.keys() - seen.keys():
+            self._tracks[person].aligner = None
+        for person, face in seen.items():
+            track = self._tracks.setdefault(person, _GrowingTrack())
+            track.aligner = track.aligner or Aligner(resolution=resolution)
+            matrix = track.aligner.matrix(face.points)
+            side = resolution / np.linalg.det(matrix[:, :2]) ** 0.5
+            opening = np.nan if face.mesh is None else mouth_opening(face.mesh)
+            track.numbers.append(len(self.times_s))
+            track.values.extend([*face.points.ravel(), side, opening])
+            track.measured.append(measure(image, face.mesh, matrix) if measure else None)
+        self.times_s.append(float(time_s))
+
+    def finished(self, who: dict[int, int], pixel_aspect: float) -> Shot:
+        """Return the shot; `who` of the video's people each number of the tracker is."""
+        num_frames = len(self.times_s)
+        values = {person: np.full((num_frames, 8), np.nan, np.float32) for person in sorted(who.values())}
+        measured: dict[int, list[Any]] = {person: [None] * num_frames for person in values}
+        for number, track in sorted(self._tracks.items()):
+            values[who[number]][np.array(track.numbers)] = np.array(track.values).reshape(-1, 8)
+            for frame, each in zip(track.numbers, track.measured, strict=True):
+                measured[who[number]][frame] = each
+        people = {}
+        for person, rows in values.items():
+            points = rows[:, :6].reshape(-1, 3, 2) / np.float32([pixel_aspect, 1])
+            people[person] = Track(points=points, side=rows[:, 6], opening=rows[:, 7], measured=measured[person])
+        return Shot(first_frame=self.first_frame, times_s=np.array(self.times_s), people=people)
