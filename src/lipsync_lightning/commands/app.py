@@ -30,6 +30,7 @@ except ImportError as error:
 
 _KEPT_S, _SWEPT_EVERY_S = 3600, 600  # uploads and results
 _COLUMNS = 8  # of the film strip
+_PROGRESS = gr.Progress()  # what Gradio knows the parameter by
 
 
 def run(config: DictConfig) -> None:
@@ -37,16 +38,16 @@ def run(config: DictConfig) -> None:
     pipeline = load_pipeline(config.model)
     pipeline.place(device, dtype, **{name: config[name] for name in ("decoder", "compile", "offload")})
     with TemporaryDirectory(prefix="lipsync_app_") as folder:
-        launch(pipeline, config, Path(folder))
+        os.environ["GRADIO_TEMP_DIR"] = folder  # of uploads and results
+        launch(page(Jobs(pipeline, config)), config)
 
 
-def launch(pipeline: LipSyncPipeline, config: DictConfig, folder: Path, **options: Any) -> Any:
-    """Serve the page until the process ends. Args: folder: of uploads and results; options: Gradio's own."""
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+def launch(blocks: gr.Blocks, config: DictConfig, **options: Any) -> Any:
+    """Serve a page until the process ends. Args: options: Gradio's own."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none are fetched
-    shown = page(Jobs(pipeline, config)).queue(max_size=config.max_waiting, default_concurrency_limit=1)
+    blocks.queue(max_size=config.max_waiting, default_concurrency_limit=1)
     network = {"server_name": config.host, "server_port": config.port, "share": False, "footer_links": []}
-    return shown.launch(
+    return blocks.launch(
         **network, max_file_size=f"{config.max_mb}mb", allowed_paths=[], run_history=False, theme=theme, **options
     )
 
@@ -82,16 +83,21 @@ class Jobs:
         return f"{x},{y}@{seconds:g}", cv2.circle(image, (x, y), max(4, len(image) // 40), (255, 0, 80), 3)
 
     def lipsync(
-        self, video: str | None, audio: str | None, *settings: Any, request: gr.Request, progress: gr.Progress
+        self,
+        request: gr.Request,
+        progress: gr.Progress = _PROGRESS,
+        video: str | None = None,
+        audio: str | None = None,
+        *settings: Any,
     ) -> Iterator[tuple[str, np.ndarray, str]]:
-        """Yield the result, its film strip, and what is to be said of it."""
+        """Yield the result, its film strip, and what is to be said of it. Args: settings: as `CONTROLS` lists them."""
 
         def go_on(pipeline: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if request.session_hash in self.unwanted:
                 raise Cancelled("cancelled; nothing was written")
             return tensors
 
-        with TemporaryDirectory(dir=os.environ["GRADIO_TEMP_DIR"]) as folder, told_on_the_page(video, audio):
+        with TemporaryDirectory() as folder, told_on_the_page(video, audio):
             if video is None or audio is None:
                 raise BadMedia("a video and a sound are needed; upload or record both")
             options = dict(zip(CONTROLS, settings, strict=True))
@@ -99,8 +105,9 @@ class Jobs:
             self._require_bearable(audio)
             go_on(None, 0, None, {})
             self.pipeline.set_progress_bar_config(file=Told(progress), bar_format=Told.FORMAT, mininterval=0.5)
-            result = self.pipeline(video, audio, out=Path(folder) / "result.mp4", callback_on_step_end=go_on, **options)
-            yield str(result.path), _strip(Path(video), Path(result.path), options["start"]), _told(result)
+            out = Path(folder) / "result.mp4"
+            result = self.pipeline(video, audio, out=out, callback_on_step_end=go_on, **options)
+            yield str(out), _strip(Path(video), out, options["start"]), _told(result)
 
     def _require_bearable(self, path: str) -> None:
         """Raises: BadMedia, if it is no media, or more than this page takes."""
@@ -181,7 +188,7 @@ def page(jobs: Jobs) -> gr.Blocks:
         gr.Markdown("# Lip sync\nA video, and the sound it is to say. Files are deleted after an hour.")
         with gr.Row():
             video = gr.Video(label="video", sources=["upload", "webcam"], webcam_options=gr.WebcamOptions(mirror=False))
-            result = gr.Video(label="result", interactive=False)
+            result = gr.Video(label="result", interactive=False, elem_id="result")
         with gr.Row():
             audio = gr.Audio(label="sound", sources=["upload", "microphone"], type="filepath")
             with gr.Column():
@@ -189,17 +196,14 @@ def page(jobs: Jobs) -> gr.Blocks:
                 told = gr.Textbox(label="said of it", lines=2)
         with gr.Accordion("Who speaks: click on a face", open=True):
             seconds = gr.Number(0, label="frame at", info="seconds")
-            picture = gr.Image(label="frame", interactive=False)
+            picture = gr.Image(label="frame", interactive=False, elem_id="frame")
         with gr.Accordion("Settings", open=True), gr.Row():
             controls = [make() for make in CONTROLS.values()]
         strip = gr.Image(label="source and result", interactive=False)
 
-        def lipsync(*given: Any, request: gr.Request, progress: Any = gr.Progress()) -> Iterator[Any]:  # noqa: B008
-            yield from jobs.lipsync(*given, request=request, progress=progress)
-
         gr.on([video.change, seconds.change], jobs.frame, [video, seconds], picture, show_progress="hidden")
         picture.select(jobs.click, [video, seconds], [controls[0], picture], show_progress="hidden")
-        go.click(jobs.want, queue=False).then(lipsync, [video, audio, *controls], [result, strip, told])
+        go.click(jobs.want, queue=False).then(jobs.lipsync, [video, audio, *controls], [result, strip, told])
         stop.click(jobs.cancel, queue=False)
         blocks.unload(jobs.cancel)
     return blocks
