@@ -134,9 +134,8 @@ def test_what_is_no_video_is_told_in_one_sentence(client: Any, sound: Path, tmp_
 def test_what_is_too_long_or_too_large_is_told_before_it_is_read(client: Any, video: Path, sound: Path, tmp_path: Path):
     long = write_wav(tmp_path / "long.wav", np.zeros((8000 * 4, 1)), 8000)
     assert refusal(client, video, long).startswith("long.wav: 4 s of 0.0 million pixels; this page takes 3 s")
-    with pytest.raises(httpx.HTTPStatusError, match="413"):
-        refused = httpx.post(f"{client.src}gradio_api/upload", files={"files": ("v.mp4", bytes(1_100_000))})
-        refused.raise_for_status()
+    refused = httpx.post(f"{client.src}gradio_api/upload", files={"files": ("v.mp4", bytes(1_100_000))})
+    assert refused.status_code == 413
 
 
 @pytest.mark.parametrize("name", ["../../evil.mp4", "/etc/evil.mp4", "..\\evil.mp4", "a\x00b.mp4", "x" * 300 + ".mp4"])
@@ -188,7 +187,9 @@ def test_in_a_browser_from_upload_to_download(url: str, pipeline: Any, video: Pa
         face = page.get_by_label("face")
         playwright.expect(face).to_have_value(f"{SIDE // 2},{SIDE // 2}@0")
         page.get_by_role("button", name="Lip-sync").click()
-        playwright.expect(page.get_by_label("said of it")).to_have_value("9 of 10 frames lip-synced, 0.40 s", timeout=20000)
+        playwright.expect(page.get_by_label("said of it")).to_have_value(
+            "9 of 10 frames lip-synced, 0.40 s", timeout=20000
+        )
         with page.expect_download() as download:
             page.locator("#result a[download]").click()
         download.value.save_as(tmp_path / "got.mp4")

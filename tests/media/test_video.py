@@ -11,8 +11,9 @@ from av.stream import Disposition
 
 from lipsync_lightning.errors import BadMedia, ClipTooShort
 from lipsync_lightning.media.audio import read_audio
-from lipsync_lightning.media.mux import encode_clip, video_writer
-from lipsync_lightning.media.video import decode_planes, probe, read_frames, timed_frames, timed_frames_reversed
+from lipsync_lightning.media.clips import decode_planes, encode_clip
+from lipsync_lightning.media.mux import video_writer
+from lipsync_lightning.media.video import probe, read_frames, timed_frames, timed_frames_reversed
 from tiny_media import SIDE, number_of, numbered_frames, write_timed, write_video
 
 

@@ -139,7 +139,7 @@ def test_part_of_a_video_speaks_and_the_sound_begins_when_it_is_to(pipeline, tmp
 def test_two_people_say_their_own_lines_and_nobody_elses_pixel_changes(pipeline, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     frames = np.concatenate([numbered_frames(20)] * 2, axis=2)
-    right = (POINTS + [64, 0]).tolist()
+    right = (POINTS + np.array([64, 0])).tolist()
     people = {"people": [[POINTS.tolist()] * 20, [right] * 20]}
     Path("the given 20 frames.json").write_text(json.dumps(people))
     for name in ("a", "b"):

@@ -17,8 +17,8 @@ from lipsync_lightning.errors import BadConfig, ClipTooShort, MissingWeights, St
 from lipsync_lightning.evaluation.sync import EvaluationSyncScorer
 from lipsync_lightning.files import owned
 from lipsync_lightning.media.audio import decode_flac, encode_flac
+from lipsync_lightning.media.clips import decode_planes
 from lipsync_lightning.media.shots import AdaptiveShots
-from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.preparation import clips, shard_job
 from lipsync_lightning.preparation.executors.local import LocalExecutor
 from lipsync_lightning.preparation.filters.check import Check

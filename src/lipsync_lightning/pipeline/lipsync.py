@@ -204,14 +204,14 @@ class LipSyncPipeline(DiffusionPipeline):
         )
         check_call(self.clip.num_frames, asked)
         source = video_of(video, fps, start, end)
-        expected = max(1, round(source.info.duration_s * float(source.info.fps)))
-        with TemporaryDirectory() as given, self.progress_bar(total=expected) as bar:  # pyright: ignore[reportCallIssue]
+        bar: Any = self.progress_bar(total=source.info.about_frames)  # pyright: ignore[reportCallIssue]
+        with TemporaryDirectory() as given, bar:
             script, heard = script_of(segments, audio, str(face), sound_offset, sample_rate, Path(given))
             inputs = {"video": Path(str(source)), "sound": heard}
             inputs |= {f"sound {number}": line.sound for number, line in enumerate(script, 1) if segments}
             path = None if out is None else free_path(Path(out), list(inputs.values()))
             bar.set_description("looking")
-            tracker = (faces or MeshPeople()).for_video(Path(str(source)), round(start * float(source.info.fps)))
+            tracker = (faces or MeshPeople()).for_video(inputs["video"], round(start * float(source.info.fps)))
             chosen = {name: asked[name] for name in ("fitness", "length", "extend", "speak_silence", "audio_track")}
             plan = plan_of(source, tracker, script, self.audio_encoder, self.clip, **chosen, seen=bar.update)
             bar.reset(plan.num_frames)

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lipsync_lightning.media.joining import join
-from lipsync_lightning.media.mux import video_writer
+from lipsync_lightning.media.mux import join, video_writer
 from lipsync_lightning.media.resampling import exact
 from lipsync_lightning.pipeline.job import job_folder
 from lipsync_lightning.pipeline.painting import SceneSpeaker
