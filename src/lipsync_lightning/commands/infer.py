@@ -70,7 +70,7 @@ def _speak(pipeline: LipSyncPipeline, options: dict[str, Any], config: DictConfi
 
 
 def _speak_all(batch: Path, pipeline: LipSyncPipeline, options: dict[str, Any], config: DictConfig) -> None:
-    """Do the jobs of a csv, one row each, and write what became of them beside it. Raises: StepFailed, if one failed."""
+    """Do the jobs of a csv, a row each, and write what became of them beside it. Raises: StepFailed, if one failed."""
     report, rows = batch.with_suffix(".report.csv"), _jobs(batch)
     done: list[dict[str, Any]] = []
     for number, row in enumerate(rows, 1):

@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import diffusers
-import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -28,9 +27,9 @@ from lipsync_lightning.pipeline.checks import check_call, check_counts, check_sa
 from lipsync_lightning.pipeline.fitness import Occluder, Thresholds
 from lipsync_lightning.pipeline.painting import SceneSpeaker
 from lipsync_lightning.pipeline.plan import plan_of
-from lipsync_lightning.pipeline.provenance import facts_of, identity
+from lipsync_lightning.pipeline.provenance import identity
 from lipsync_lightning.pipeline.reference import REFERENCES
-from lipsync_lightning.pipeline.result import result_of, write_result
+from lipsync_lightning.pipeline.result import write_result
 from lipsync_lightning.pipeline.script import script_of
 from lipsync_lightning.pipeline.shortcuts import at_work, solver_of, tiny_decoder
 from lipsync_lightning.pipeline.sources import video_of
@@ -190,8 +189,7 @@ class LipSyncPipeline(DiffusionPipeline):
             windows_at_a_time: in one batch; costs memory, changes nothing.
             overlap: frames that successive windows share and are blended over.
             pasting: "mask" replaces what is generated; "published" the whole aligned face.
-            keep_sound: samples untouched (FLAC where uncompressed); else what most players play.
-            crf, preset: of x264.
+            keep_sound: samples untouched (FLAC where uncompressed); else what most players play. crf, preset: of x264.
         Raises: BadMedia, MissingAudio for the inputs; NoFace, if nobody can be given a mouth; WouldOverwrite, if `out`
             is an input or a folder; BadConfig, if a number or a name means nothing.
         """
@@ -206,37 +204,32 @@ class LipSyncPipeline(DiffusionPipeline):
         source = video_of(video, fps, start, end)
         bar: Any = self.progress_bar(total=source.info.about_frames)  # pyright: ignore[reportCallIssue]
         with TemporaryDirectory() as given, bar:
-            script, heard = script_of(segments, audio, str(face), sound_offset, sample_rate, Path(given))
-            inputs = {"video": Path(str(source)), "sound": heard}
-            inputs |= {f"sound {number}": line.sound for number, line in enumerate(script, 1) if segments}
+            script = script_of(segments, audio, str(face), sound_offset, sample_rate, Path(given))
+            inputs = {"video": Path(str(source)), **script.files}
             path = None if out is None else free_path(Path(out), list(inputs.values()))
             bar.set_description("looking")
             tracker = (faces or MeshPeople()).for_video(inputs["video"], round(start * float(source.info.fps)))
             chosen = {name: asked[name] for name in ("fitness", "length", "extend", "speak_silence", "audio_track")}
-            plan = plan_of(source, tracker, script, self.audio_encoder, self.clip, **chosen, seen=bar.update)
+            plan = plan_of(source, tracker, script.lines, self.audio_encoder, self.clip, **chosen, seen=bar.update)
             bar.reset(plan.num_frames)
             bar.set_description("speaking" if path is None else path.name)
             images = plan.timeline.images(plan.source)
+            given_on = {
+                "inpaint": inpaint,
+                "clip": self.clip,
+                "occluder": occluder,
+                "overlap": overlap,
+                "done": bar.update,
+            }
             paint = SceneSpeaker(
-                inpaint=inpaint,
                 device=self._visited or self.unet.device,
-                clip=self.clip,
                 reference=REFERENCES[self.config["reference"]],
                 mask=1 - keep_mask(self.clip.resolution, self.config["mask"]).numpy() if pasting == "mask" else None,
-                occluder=occluder,
-                overlap=overlap,
                 at_a_time=windows_at_a_time,
-                done=bar.update,
+                **given_on,
             )
-            if path is None:
-                frames: list[np.ndarray] = []
-                for scene in plan.scenes:
-                    paint(scene, images, frames.append)
-                return result_of(None, plan, frames=np.stack(frames))
-            files = {name: file for name, file in inputs.items() if file.is_file()}
-            facts = facts_of(identity(self.unet, self.config.get("_name_or_path")), files)
-            begins_s = 0.0 if audio is None else sound_offset
-            return write_result(path, plan, paint, images, heard=heard, begins_s=begins_s, facts=facts, asked=asked)
+            model = partial(identity, self.unet, self.config.get("_name_or_path"))
+            return write_result(path, plan, paint, images, script=script, inputs=inputs, model=model, asked=asked)
 
     def inpainter(
         self,
