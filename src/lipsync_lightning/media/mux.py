@@ -12,7 +12,6 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
-from av.audio.frame import AudioFrame
 from av.container import OutputContainer
 from av.error import FFmpegError
 from av.packet import Packet
@@ -21,17 +20,13 @@ from av.video.stream import VideoStream
 
 from lipsync_lightning.errors import BadConfig, BadMedia
 from lipsync_lightning.files import whole_file
-from lipsync_lightning.media.audio import MOST_CHANNELS, SteadyClock, samples_in_place, sound_stream, zero_time
 from lipsync_lightning.media.resampling import exact
-from lipsync_lightning.media.video import open_media, require_whole
+from lipsync_lightning.media.soundtrack import sound_packets
 
 _CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}  # by the ending of a file's name
 # What a file says of itself and not of what it shows.
 _OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder", "handler_name", "vendor_id", "language"}
 
-_PLAYABLE = {"aac", "mp3"}  # in every player of such files
-_KEPT = {*_PLAYABLE, "alac", "flac", "ac3", "eac3", "opus"}  # in those that play what is kept
-_FIT_16_BIT = {"u8", "u8p", "s16", "s16p"}
 _CLOCK_HZ = 90000  # what most frame rates divide
 
 # From RGB in 0 to 255 to luma and both colour differences in limited range: ITU-R BT.709, sections 3.2 to 4.6. OpenCV
@@ -88,7 +83,7 @@ def video_writer(
         stream = add_h264(container, width=width + width % 2, height=height + height % 2, fps=rate, options=options)
         stream.codec_context.sample_aspect_ratio = pixel_aspect
         stream.codec_context.thread_count = num_threads
-        packets = iter(()) if sound is None else _sound_packets(sound, container, audio_track, keep=keep_sound)
+        packets = iter(()) if sound is None else sound_packets(sound, container, audio_track, keep=keep_sound)
         # The first packet is read now, because every stream must be known before anything is written.
         packets = chain(list(islice(packets, 1)), packets)
         picture = _Picture(stream, (height, width, 3), rate)
@@ -238,72 +233,3 @@ def to_yuv(frame: np.ndarray, stream: VideoStream, index: int) -> av.VideoFrame:
 def _require_shape(frame: np.ndarray, expected: tuple[int, int, int], number: int) -> None:
     if frame.shape != expected or frame.dtype != np.uint8:
         raise ValueError(f"frame {number} is {frame.shape} {frame.dtype}, expected {expected} uint8")
-
-
-def _sound_packets(
-    path: Path | str, output: OutputContainer, audio_track: int | str | None, *, keep: bool
-) -> Iterator[Packet]:
-    if _is_taken(path, output.format.name, audio_track, _KEPT if keep else _PLAYABLE):
-        return _copied_packets(path, output, audio_track)
-    return _encoded_packets(path, output, audio_track, keep=keep)
-
-
-def _is_taken(path: Path | str, kind: str, audio_track: int | str | None, codecs: set[str]) -> bool:
-    """Return whether a sound is of these codecs and can be copied to such a file, by trying."""
-    with open_media(path) as source:
-        stream = sound_stream(source, path, audio_track)
-        if stream.codec_context.codec.canonical_name not in codecs:
-            return False
-        try:
-            with av.open(BytesIO(), "w", format=kind) as trial:
-                written = trial.add_stream_from_template(stream)
-                for packet in islice((each for each in source.demux(stream) if each.size), 1):
-                    packet.stream = written
-                    trial.mux(packet)
-        except FFmpegError:
-            return False
-    return True
-
-
-def _copied_packets(path: Path | str, output: OutputContainer, audio_track: int | str | None) -> Iterator[Packet]:
-    zero_s, last = zero_time(path, audio_track), None
-    with open_media(path) as source:
-        require_whole(source, path)
-        stream = sound_stream(source, path, audio_track)
-        written, clock = output.add_stream_from_template(stream), SteadyClock(source)
-        for packet in source.demux(stream):
-            if packet.size:
-                begin_s = clock(packet, (packet.duration or 0) * packet.time_base) - zero_s
-                place = round(begin_s / packet.time_base)
-                packet.pts = packet.dts = last = place if last is None else max(place, last + 1)
-                packet.stream = written
-                yield packet
-
-
-def _encoded_packets(
-    path: Path | str, output: OutputContainer, audio_track: int | str | None, *, keep: bool
-) -> Iterator[Packet]:
-    with open_media(path) as source:
-        context = sound_stream(source, path, audio_track).codec_context
-        rate, layout, num_channels = context.sample_rate, context.layout.name, context.layout.nb_channels
-        fits_16_bit = context.format.name in _FIT_16_BIT
-    if keep:
-        codec, format = "alac" if output.format.name == "mov" else "flac", "s16" if fits_16_bit else "s32"
-        layout = f"{num_channels}c" if layout.endswith("channels") else layout  # the usual one of so many
-        layout = layout if num_channels <= MOST_CHANNELS else "stereo"
-    else:
-        codec, format, layout = "aac", "flt", {1: "mono", 6: "5.1"}.get(num_channels, "stereo")
-        rate = rate if rate in (av.Codec("aac", "w").audio_rates or ()) else 48000
-    written = output.add_stream(codec, rate=rate, layout=layout)
-    if not keep:
-        written.bit_rate = 128_000 * max(2, written.codec_context.channels)
-    written.codec_context.format = format if codec == "flac" else f"{format}p"
-    written.codec_context.time_base = Fraction(1, rate)
-    next_sample = 0
-    for samples in samples_in_place(path, rate, format=format, layout=layout, audio_track=audio_track):
-        if samples.size:
-            frame = AudioFrame.from_ndarray(samples.reshape(1, -1), format=format, layout=layout)
-            frame.sample_rate, frame.pts, frame.time_base = rate, next_sample, Fraction(1, rate)
-            next_sample += frame.samples
-            yield from written.encode(frame)
-    yield from written.encode(None)
