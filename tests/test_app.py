@@ -1,5 +1,6 @@
 """The page, asked as a browser asks it; then in a browser, where there is one."""
 
+import re
 import shutil
 import threading
 import time
@@ -24,6 +25,8 @@ from tiny_media import SIDE, sound_of, write_video, write_wav
 
 gradio_client = pytest.importorskip("gradio_client", reason="gradio is not installed")
 
+MIDDLE = rf"(3[12]),(3[12])"  # of a picture of 64 pixels
+
 
 class FakePipeline:
     """Darkens pictures in steps that take a while; remembers how it was called."""
@@ -33,6 +36,7 @@ class FakePipeline:
         self.steps = 0
         self.free = threading.Lock()
         self.bar: dict[str, Any] = {}
+        self.config = SimpleNamespace(num_inference_steps=20, guidance_scale=1.5)
 
     def set_progress_bar_config(self, **options: Any) -> None:
         self.bar = options
@@ -96,8 +100,8 @@ def sound(video: Path) -> Path:
 
 
 def ask(client: Any, video: Path, sound: Path, **settings: Any) -> Any:
-    given = {"face": "largest", "length": "video", "extend": "pingpong", "start": 0, "end": None, "seed": 0}
-    given |= {"num_inference_steps": None, "guidance_scale": None, "speak_silence": False, "crf": 18} | settings
+    given = {"face": "largest", "length": "video", "extend": "pingpong", "start": 0, "end": 0, "seed": 0}
+    given |= {"num_inference_steps": 20, "guidance_scale": 1.5, "speak_silence": False, "crf": 18} | settings
     return client.submit(*map(gradio_client.handle_file, (video, sound)), *given.values(), api_name="/lipsync")
 
 
@@ -114,7 +118,7 @@ def test_a_job_gives_the_video_the_strip_and_what_is_said_of_it(client: Any, pip
     assert told == "9 of 10 frames lip-synced, 0.40 s\na word\n0.20-0.40 s: turned away"
     called = pipeline.calls[-1]
     assert (called["face"], called["crf"], called["num_inference_steps"]) == ("8,9@0.2", 20, 4)
-    assert (called["guidance_scale"], called["end"], called["speak_silence"]) == (None, None, False)
+    assert (called["guidance_scale"], called["end"], called["speak_silence"]) == (1.5, None, False)
     assert Path(called["video"]).is_relative_to(folder)
     assert not list(folder.glob("*/result.mp4.part"))
 
@@ -134,8 +138,9 @@ def test_what_is_no_video_is_told_in_one_sentence(client: Any, sound: Path, tmp_
 def test_what_is_too_long_or_too_large_is_told_before_it_is_read(client: Any, video: Path, sound: Path, tmp_path: Path):
     long = write_wav(tmp_path / "long.wav", np.zeros((8000 * 4, 1)), 8000)
     assert refusal(client, video, long).startswith("long.wav: 4 s of 0.0 million pixels; this page takes 3 s")
-    refused = httpx.post(f"{client.src}gradio_api/upload", files={"files": ("v.mp4", bytes(1_100_000))})
-    assert refused.status_code == 413
+    with pytest.raises(httpx.HTTPStatusError, match="413"):
+        refused = httpx.post(f"{client.src}gradio_api/upload", files={"files": ("v.mp4", bytes(1_100_000))})
+        refused.raise_for_status()
 
 
 @pytest.mark.parametrize("name", ["../../evil.mp4", "/etc/evil.mp4", "..\\evil.mp4", "a\x00b.mp4", "x" * 300 + ".mp4"])
@@ -185,14 +190,12 @@ def test_in_a_browser_from_upload_to_download(url: str, pipeline: Any, video: Pa
         uploads.nth(-1).set_input_files(sound)
         page.locator("#frame img").click()
         face = page.get_by_label("face")
-        playwright.expect(face).to_have_value(f"{SIDE // 2},{SIDE // 2}@0")
+        playwright.expect(face).to_have_value(re.compile(f"{MIDDLE}@0"))
         page.get_by_role("button", name="Lip-sync").click()
-        playwright.expect(page.get_by_label("said of it")).to_have_value(
-            "9 of 10 frames lip-synced, 0.40 s", timeout=20000
-        )
+        playwright.expect(page.get_by_label("said of it")).to_have_value(re.compile("9 of 10 frames"), timeout=20000)
         with page.expect_download() as download:
             page.locator("#result a[download]").click()
         download.value.save_as(tmp_path / "got.mp4")
         browser.close()
     assert probe(tmp_path / "got.mp4").width == SIDE
-    assert pipeline.calls[-1]["face"] == f"{SIDE // 2},{SIDE // 2}@0"
+    assert re.fullmatch(f"{MIDDLE}@0", pipeline.calls[-1]["face"])

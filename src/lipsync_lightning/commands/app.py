@@ -47,9 +47,11 @@ def launch(blocks: gr.Blocks, config: DictConfig, **options: Any) -> Any:
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none are fetched
     blocks.queue(max_size=config.max_waiting, default_concurrency_limit=1)
     network = {"server_name": config.host, "server_port": config.port, "share": False, "footer_links": []}
-    return blocks.launch(
-        **network, max_file_size=f"{config.max_mb}mb", allowed_paths=[], run_history=False, theme=theme, **options
-    )
+    network |= {"max_file_size": f"{config.max_mb}mb", "allowed_paths": [], "run_history": False}
+    try:
+        return blocks.launch(**network, theme=theme, **options)
+    except OSError as error:
+        raise BadConfig(f"host={config.host} port={config.port} is taken, or not of this machine; give another") from error
 
 
 class Cancelled(LipSyncError):
@@ -101,6 +103,7 @@ class Jobs:
             if video is None or audio is None:
                 raise BadMedia("a video and a sound are needed; upload or record both")
             options = dict(zip(CONTROLS, settings, strict=True))
+            options["end"] = options["end"] or None
             self._require_bearable(video)
             self._require_bearable(audio)
             go_on(None, 0, None, {})
@@ -165,21 +168,17 @@ def _told(result: LipSyncResult) -> str:
     return "\n".join([*lines, *(f"{each.start_s:.2f}-{each.end_s:.2f} s: {each.reason}" for each in result.left_alone)])
 
 
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
-
-
-CONTROLS: dict[str, Callable[[], Any]] = {  # as the command line names them
-    "face": lambda: gr.Textbox("largest", label="face", info="largest, speaking, or click on the person"),
-    "length": lambda: gr.Dropdown(["video", "audio", "shortest"], value="video", label="length"),
-    "extend": lambda: gr.Dropdown(["pingpong", "loop", "freeze"], value="pingpong", label="extend"),
-    "start": lambda: gr.Number(0, label="start", info="seconds"),
-    "end": lambda: gr.Number(None, label="end", info="seconds; empty: the whole video"),
-    "seed": lambda: gr.Number(0, label="seed", precision=0),
-    "num_inference_steps": lambda: gr.Number(None, label="num_inference_steps", precision=0, info="empty: the model's"),
-    "guidance_scale": lambda: gr.Number(None, label="guidance_scale", info="empty: the model's"),
-    "speak_silence": lambda: gr.Checkbox(False, label="speak_silence"),
-    "crf": lambda: gr.Slider(0, 51, 18, step=1, label="crf", info="less is better, and larger"),
+CONTROLS: dict[str, Callable[[Any], Any]] = {  # as the command line names them
+    "face": lambda own: gr.Textbox("largest", label="face", info="largest, speaking, or click on the person"),
+    "length": lambda own: gr.Dropdown(["video", "audio", "shortest"], value="video", label="length"),
+    "extend": lambda own: gr.Dropdown(["pingpong", "loop", "freeze"], value="pingpong", label="extend"),
+    "start": lambda own: gr.Number(0, label="start", info="seconds"),
+    "end": lambda own: gr.Number(0, label="end", info="seconds; 0: the whole video"),
+    "seed": lambda own: gr.Number(0, label="seed", precision=0),
+    "num_inference_steps": lambda own: gr.Number(own.num_inference_steps, label="num_inference_steps", precision=0),
+    "guidance_scale": lambda own: gr.Number(own.guidance_scale, label="guidance_scale"),
+    "speak_silence": lambda own: gr.Checkbox(False, label="speak_silence"),
+    "crf": lambda own: gr.Slider(0, 51, 18, step=1, label="crf", info="less is better, and larger"),
 }
 
 
@@ -198,7 +197,7 @@ def page(jobs: Jobs) -> gr.Blocks:
             seconds = gr.Number(0, label="frame at", info="seconds")
             picture = gr.Image(label="frame", interactive=False, elem_id="frame")
         with gr.Accordion("Settings", open=True), gr.Row():
-            controls = [make() for make in CONTROLS.values()]
+            controls = [make(jobs.pipeline.config) for make in CONTROLS.values()]
         strip = gr.Image(label="source and result", interactive=False)
 
         gr.on([video.change, seconds.change], jobs.frame, [video, seconds], picture, show_progress="hidden")

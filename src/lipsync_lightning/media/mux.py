@@ -20,7 +20,7 @@ from lipsync_lightning.errors import BadConfig, BadMedia
 from lipsync_lightning.files import whole_file
 from lipsync_lightning.media.h264 import add_h264, require_known, require_shape, to_yuv
 from lipsync_lightning.media.resampling import exact
-from lipsync_lightning.media.sound_track import sound_packets
+from lipsync_lightning.media.soundtrack import sound_packets
 
 _CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}  # by the ending of a file's name
 # What a file says of itself and not of what it shows.
@@ -48,7 +48,7 @@ def video_writer(
 
     The name's ending says how it is stored: .mp4, .m4v, .mov or .mkv. The file appears when the block ends; after an
     exception, any former file is as it was. An odd width or height is made even by its last column or row once more,
-    since players take only 4:2:0. The sound is kept whole, as `sound_track.sound_packets` says.
+    since players take only 4:2:0. The sound is kept whole, as `soundtrack.sound_packets` says.
 
     Args:
         pixel_aspect: width of a pixel by its height.
@@ -148,7 +148,7 @@ def join(
         times_s: when each frame of theirs is shown, and when the last one ends.
         sound_offset_s: when the sound begins; what comes before 0 is left out.
         sound_end_s: when it is cut off; None keeps it whole, however long the picture is.
-        audio_track, keep_sound: see `sound_track.sound_packets`.
+        audio_track, keep_sound: see `soundtrack.sound_packets`.
         metadata: such as title, comment, creation_time or timecode; mp4 and mov leave out names that they do not know.
     Raises: as `video_writer` does.
     """
