@@ -51,7 +51,9 @@ def launch(blocks: gr.Blocks, config: DictConfig, **options: Any) -> Any:
     try:
         return blocks.launch(**network, theme=theme, **options)
     except OSError as error:
-        raise BadConfig(f"host={config.host} port={config.port} is taken, or not of this machine; give another") from error
+        raise BadConfig(
+            f"host={config.host} port={config.port} is taken, or not of this machine; give another"
+        ) from error
 
 
 class Cancelled(LipSyncError):
@@ -178,7 +180,7 @@ CONTROLS: dict[str, Callable[[Any], Any]] = {  # as the command line names them
     "num_inference_steps": lambda own: gr.Number(own.num_inference_steps, label="num_inference_steps", precision=0),
     "guidance_scale": lambda own: gr.Number(own.guidance_scale, label="guidance_scale"),
     "speak_silence": lambda own: gr.Checkbox(False, label="speak_silence"),
-    "crf": lambda own: gr.Slider(0, 51, 18, step=1, label="crf", info="less is better, and larger"),
+    "crf": lambda own: gr.Slider(0, 51, 12, step=1, label="crf", info="less is better, and larger"),
 }
 
 

@@ -55,7 +55,7 @@ def find_shots(
     measure: Measure | None = None,
     resolution: int = 256,
 ) -> Iterator[Shot]:
-    """Yield the shots of a video. One begins at a cut, and where a fade has reached black.
+    """Yield the shots of a video. One begins at a cut on which nobody stays in place, and where a fade has reached black.
 
     Args:
         tracker: of this video, not yet used. It is shown frames with square pixels.
@@ -65,12 +65,12 @@ def find_shots(
     """
     shot = _GrowingShot(0)
     for number, (frame, begins_shot) in enumerate(_with_cuts(frames)):
-        if begins_shot and number:
-            yield shot.finished(tracker.cut(), pixel_aspect)
-            shot = _GrowingShot(number)
         image = frame.image
         if pixel_aspect != 1:
             image = cv2.resize(image, (round(image.shape[1] * pixel_aspect), image.shape[0]))
+        if begins_shot and number and not tracker.goes_on(image):
+            yield shot.finished(tracker.cut(), pixel_aspect)
+            shot = _GrowingShot(number)
         shot.add(frame.time_s, image, tracker.people(image), measure, resolution)
     if shot.times_s:
         yield shot.finished(tracker.cut(), pixel_aspect)
