@@ -24,7 +24,7 @@ from lipsync_lightning.pipeline.result import LipSyncResult
 
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # nothing is told to anybody
 try:
-    import gradio as gr
+    import gradio as gr  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise BadConfig("the page needs gradio; pip install 'lipsync-lightning[app]'") from error
 
@@ -117,7 +117,9 @@ class Jobs:
     def _require_bearable(self, path: str) -> None:
         """Raises: BadMedia, if it is no media, or more than this page takes."""
         with open_media(path) as container:
-            seconds = max([0, *(float(s.duration * s.time_base) for s in container.streams if s.duration)])
+            seconds = max(
+                [0, *(float(s.duration * s.time_base) for s in container.streams if s.duration and s.time_base)]
+            )
             seconds = max(seconds, (container.duration or 0) / av.time_base)
             pixels = max([0, *(s.width * s.height for s in container.streams.video)])
         if seconds > self.config.max_seconds or pixels > self.config.max_pixels:

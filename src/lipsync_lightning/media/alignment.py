@@ -1,9 +1,5 @@
 """Where a face is turned upright and cut out of a frame, and where a new one is put back."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Protocol
-
 import cv2
 import numpy as np
 import torch
@@ -31,14 +27,6 @@ _SHRUNK = 0.7  # pixels of the frame for one of the face, below which it is aver
 
 # Left brow, right brow and nose centre of one face, (3, 2) float64 x, y in pixels; left and right as in the picture.
 Points = np.ndarray
-
-
-class FacePoints(Protocol):
-    """Where the alignment points of a video come from."""
-
-    def for_video(self, path: Path) -> Callable[[np.ndarray], Points | None]:
-        """Return what gives the points of each next frame's face, (H, W, 3) uint8 RGB; None where there is none."""
-        ...
 
 
 class Aligner:

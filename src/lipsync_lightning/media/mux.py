@@ -7,6 +7,7 @@ from fractions import Fraction
 from itertools import chain, islice
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -166,7 +167,7 @@ def join(
         _mux_until(container, heard, inf)
 
 
-def _pictures(pieces: Sequence[Path], times_s: Sequence[Fraction], stream: VideoStream) -> Iterator[Packet]:
+def _pictures(pieces: Sequence[Path], times_s: Sequence[Fraction], stream: VideoStream) -> Iterator[Any]:
     """Yield the packets of pieces at these times."""
     first = 0
     for piece in pieces:
@@ -184,7 +185,7 @@ def _pictures(pieces: Sequence[Path], times_s: Sequence[Fraction], stream: Video
         first += num_frames
 
 
-def _placed(packets: Iterator[Packet], offset_s: Fraction, end_s: Fraction | None) -> Iterator[Packet]:
+def _placed(packets: Iterator[Any], offset_s: Fraction, end_s: Fraction | None) -> Iterator[Packet]:
     for packet in packets:
         begins_s = packet.pts * packet.time_base + offset_s
         if begins_s + (packet.duration or 0) * packet.time_base <= 0 and offset_s < 0:

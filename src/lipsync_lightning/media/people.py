@@ -34,7 +34,7 @@ class SeenFace:
 
 
 class PeopleTracker(ABC):
-    """Follows the faces of one video. Called with each frame in turn it follows a single face, as `FacePoints` says."""
+    """Follows the faces of one video. Called with each frame in turn it follows a single face."""
 
     @abstractmethod
     def people(self, frame: np.ndarray) -> dict[int, SeenFace]:
@@ -52,7 +52,7 @@ class PeopleTracker(ABC):
         """
 
     def goes_on(self, frame: np.ndarray) -> bool:
-        """Return whether the next frame shows somebody in their place: then it begins no shot, whatever else changes."""
+        """Return whether the next frame shows somebody in their place; then it begins no shot."""
         return False
 
     def __call__(self, frame: np.ndarray) -> Points | None:

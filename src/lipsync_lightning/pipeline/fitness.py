@@ -126,7 +126,7 @@ def faded(painted: np.ndarray, fade_frames: int) -> np.ndarray:
     """Return how much of the new mouth each frame shows, (F,) float32, of which are painted, (F,) bool."""
     if painted.all():
         return np.ones(len(painted), np.float32)
-    return np.minimum(distance_transform_edt(painted) / (fade_frames + 1), 1).astype(np.float32)
+    return np.minimum(np.asarray(distance_transform_edt(painted)) / (fade_frames + 1), 1).astype(np.float32)
 
 
 def reasons_of(records: Records, thresholds: Thresholds) -> np.ndarray:

@@ -133,7 +133,7 @@ class LipSyncPipeline(DiffusionPipeline):
         video: Any,
         audio: Any = None,
         *,
-        out: Path | str | None = None,
+        out: Any = None,
         segments: Path | str | None = None,
         faces: People | None = None,
         face: str | int = "largest",
@@ -195,7 +195,7 @@ class LipSyncPipeline(DiffusionPipeline):
         """
         asked = {name: value for name, value in locals().items() if name not in ("self", "video", "audio", "out")}
         if isinstance(video, list | tuple) and len(video) and isinstance(video[0], str | Path):
-            sounds, outs = audio or [None] * len(video), out or [None] * len(video)
+            sounds, outs = (given or [None] * len(video) for given in (audio, out))
             return [self(v, a, out=o, **asked) for v, a, o in zip(video, sounds, outs, strict=True)]
         inpaint = self.inpainter(
             seed, num_inference_steps, guidance_scale, solver, deep_features_every, generator, callback_on_step_end
@@ -278,7 +278,7 @@ class LipSyncPipeline(DiffusionPipeline):
         return (callback(self, step, timestep, {"latents": latents}) or {}).get("latents", latents)
 
 
-diffusers.LipSyncPipeline = LipSyncPipeline  # where `DiffusionPipeline.from_pretrained` looks for an export's class
+setattr(diffusers, "LipSyncPipeline", LipSyncPipeline)  # noqa: B010 - where `DiffusionPipeline` looks for a class
 
 
 def load_pipeline(folder: str) -> LipSyncPipeline:

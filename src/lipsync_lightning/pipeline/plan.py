@@ -111,7 +111,8 @@ def plan_of(
         of_shot, turns = shown[scene.start : scene.stop] - shot.first_frame, []
         for choice, voice in zip(choices, voices, strict=True):
             heard = np.array([voice.start_s <= time_s < voice.end_s for time_s in times_s[:-1]])
-            track = shot.people.get(choice.people[number])
+            person = choice.people[number]
+            track = None if person is None else shot.people[person]
             reasons = (
                 np.full(len(shot.times_s), NOT_SEEN)
                 if track is None

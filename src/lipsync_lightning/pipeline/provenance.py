@@ -48,8 +48,8 @@ def sign(path: Path, certificate: Path | str, key: Path | str, facts: Facts) -> 
     Raises: BadConfig, if the package c2pa-python is not there, or cannot sign this file with these; OSError.
     """
     try:
-        import c2pa
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+        import c2pa  # pyright: ignore[reportMissingImports]
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise BadConfig("c2pa.certificate needs c2pa-python; pip install 'lipsync-lightning[c2pa]'") from error
     chain, private = Path(certificate).read_bytes(), Path(key).read_bytes()

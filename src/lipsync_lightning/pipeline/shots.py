@@ -55,7 +55,7 @@ def find_shots(
     measure: Measure | None = None,
     resolution: int = 256,
 ) -> Iterator[Shot]:
-    """Yield the shots of a video. One begins at a cut on which nobody stays in place, and where a fade has reached black.
+    """Yield the shots of a video. One begins at a cut, unless somebody stays in place, and where a fade reached black.
 
     Args:
         tracker: of this video, not yet used. It is shown frames with square pixels.
