@@ -25,7 +25,7 @@ from tiny_media import SIDE, sound_of, write_video, write_wav
 
 gradio_client = pytest.importorskip("gradio_client", reason="gradio is not installed")
 
-MIDDLE = rf"(3[12]),(3[12])"  # of a picture of 64 pixels
+MIDDLE = r"(3[12]),(3[12])"  # of a picture of 64 pixels
 
 
 class FakePipeline:
@@ -138,9 +138,8 @@ def test_what_is_no_video_is_told_in_one_sentence(client: Any, sound: Path, tmp_
 def test_what_is_too_long_or_too_large_is_told_before_it_is_read(client: Any, video: Path, sound: Path, tmp_path: Path):
     long = write_wav(tmp_path / "long.wav", np.zeros((8000 * 4, 1)), 8000)
     assert refusal(client, video, long).startswith("long.wav: 4 s of 0.0 million pixels; this page takes 3 s")
-    with pytest.raises(httpx.HTTPStatusError, match="413"):
-        refused = httpx.post(f"{client.src}gradio_api/upload", files={"files": ("v.mp4", bytes(1_100_000))})
-        refused.raise_for_status()
+    large = httpx.post(f"{client.src}gradio_api/upload", files={"files": ("v.mp4", bytes(1_100_000))})
+    assert large.status_code == 413
 
 
 @pytest.mark.parametrize("name", ["../../evil.mp4", "/etc/evil.mp4", "..\\evil.mp4", "a\x00b.mp4", "x" * 300 + ".mp4"])
