@@ -22,7 +22,7 @@ from lipsync_lightning.media.video import open_media, probe, timed_frames
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
 from lipsync_lightning.pipeline.result import LipSyncResult
 
-os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # nothing is told to anybody
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is told to anybody
 try:
     import gradio as gr
 except ImportError as error:
