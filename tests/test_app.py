@@ -138,8 +138,8 @@ def test_what_is_no_video_is_told_in_one_sentence(client: Any, sound: Path, tmp_
 def test_what_is_too_long_or_too_large_is_told_before_it_is_read(client: Any, video: Path, sound: Path, tmp_path: Path):
     long = write_wav(tmp_path / "long.wav", np.zeros((8000 * 4, 1)), 8000)
     assert refusal(client, video, long).startswith("long.wav: 4 s of 0.0 million pixels; this page takes 3 s")
-    refused = httpx.post(f"{client.src}gradio_api/upload", files={"files": ("v.mp4", bytes(1_100_000))})
-    assert refused.status_code == 413
+    large = httpx.post(f"{client.src}gradio_api/upload", files={"files": ("v.mp4", bytes(1_100_000))})
+    assert large.status_code == 413
 
 
 @pytest.mark.parametrize("name", ["../../evil.mp4", "/etc/evil.mp4", "..\\evil.mp4", "a\x00b.mp4", "x" * 300 + ".mp4"])
@@ -174,7 +174,9 @@ def test_a_page_without_a_model_is_refused(command_line: CommandLine):
     assert "give model=" in command_line.refusal(main)
 
 
-def test_in_a_browser_from_upload_to_download(url: str, pipeline: Any, video: Path, sound: Path, tmp_path: Path):
+def test_in_a_browser_from_upload_to_download_and_to_a_cancelled_job(
+    url: str, pipeline: Any, video: Path, sound: Path, tmp_path: Path
+):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -195,6 +197,11 @@ def test_in_a_browser_from_upload_to_download(url: str, pipeline: Any, video: Pa
         with page.expect_download() as download:
             page.locator("#result a[download]").click()
         download.value.save_as(tmp_path / "got.mp4")
+        page.get_by_label("seed").fill("999")
+        page.get_by_role("button", name="Lip-sync").click()
+        playwright.expect(page.get_by_text("result.mp4: 00:07 left").first).to_be_visible(timeout=20000)
+        page.get_by_role("button", name="Cancel").click()
+        playwright.expect(page.get_by_text("cancelled; nothing was written")).to_be_visible()
         browser.close()
     assert probe(tmp_path / "got.mp4").width == SIDE
-    assert re.fullmatch(f"{MIDDLE}@0", pipeline.calls[-1]["face"])
+    assert re.fullmatch(f"{MIDDLE}@0", pipeline.calls[-2]["face"])

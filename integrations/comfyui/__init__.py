@@ -27,7 +27,7 @@ class LipSync:
     RETURN_TYPES = ("IMAGE", "AUDIO")
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, dict[str, tuple]]:  # noqa: N802 - ComfyUI calls it so
+    def INPUT_TYPES(cls) -> dict[str, dict[str, tuple]]:  # noqa: N802
         return {
             "required": {
                 "images": ("IMAGE",),

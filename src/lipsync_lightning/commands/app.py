@@ -1,12 +1,12 @@
 """`python -m lipsync_lightning.app model=<export>`: a page in the browser that lip-syncs a video."""
 
 import html
-import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -22,14 +22,13 @@ from lipsync_lightning.media.video import open_media, probe, timed_frames
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
 from lipsync_lightning.pipeline.result import LipSyncResult
 
-os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # nothing is told to anybody
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is told to anybody
 try:
-    import gradio as gr  # pyright: ignore[reportMissingImports]
+    import gradio as gr
 except ImportError as error:
     raise BadConfig("the page needs gradio; pip install 'lipsync-lightning[app]'") from error
 
-_KEPT_S, _SWEPT_EVERY_S = 3600, 600  # uploads and results
-_COLUMNS = 8  # of the film strip
+_BAR = "{percentage} {remaining} {desc}"
 _PROGRESS = gr.Progress()  # what Gradio knows the parameter by
 
 
@@ -46,18 +45,12 @@ def launch(blocks: gr.Blocks, config: DictConfig, **options: Any) -> Any:
     """Serve a page until the process ends. Args: options: Gradio's own."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none are fetched
     blocks.queue(max_size=config.max_waiting, default_concurrency_limit=1)
-    network = {"server_name": config.host, "server_port": config.port, "share": False, "footer_links": []}
-    network |= {"max_file_size": f"{config.max_mb}mb", "allowed_paths": [], "run_history": False}
+    options |= {"share": False, "allowed_paths": [], "run_history": False, "footer_links": [], "theme": theme}
+    place = {"server_name": config.host, "server_port": config.port}
     try:
-        return blocks.launch(**network, theme=theme, **options)
+        return blocks.launch(**place, max_file_size=f"{config.max_mb}mb", **options)
     except OSError as error:
-        raise BadConfig(
-            f"host={config.host} port={config.port} is taken, or not of this machine; give another"
-        ) from error
-
-
-class Cancelled(LipSyncError):
-    """What ends a job that its user no longer wants."""
+        raise BadConfig(f"port={config.port} is taken, or host={config.host} is not here; give another") from error
 
 
 class Jobs:
@@ -79,7 +72,7 @@ class Jobs:
             return None
         with told_on_the_page(video):
             self._require_bearable(video)
-            return next(iter(timed_frames(video, start_s=seconds or 0.0))).image
+            return _frame(video, seconds or 0.0)
 
     def click(self, video: str, seconds: float, place: gr.SelectData) -> tuple[str, np.ndarray]:
         """Return `face` for the person at a pixel, and the frame with a ring there."""
@@ -87,29 +80,25 @@ class Jobs:
         return f"{x},{y}@{seconds:g}", cv2.circle(image, (x, y), max(4, len(image) // 40), (255, 0, 80), 3)
 
     def lipsync(
-        self,
-        request: gr.Request,
-        progress: gr.Progress = _PROGRESS,
-        video: str | None = None,
-        audio: str | None = None,
-        *settings: Any,
+        self, request: gr.Request, progress: gr.Progress = _PROGRESS, *given: Any
     ) -> Iterator[tuple[str, np.ndarray, str]]:
-        """Yield the result, its film strip, and what is to be said of it. Args: settings: as `CONTROLS` lists them."""
+        """Yield the result, its film strip, and what is said of it. Args: given: video, sound, then `CONTROLS`."""
 
         def go_on(pipeline: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if request.session_hash in self.unwanted:
-                raise Cancelled("cancelled; nothing was written")
+                raise LipSyncError("cancelled; nothing was written")
             return tensors
 
+        video, audio, *settings = given
+        options = dict(zip(CONTROLS, settings, strict=True))
+        options["end"] = options["end"] or None
         with TemporaryDirectory() as folder, told_on_the_page(video, audio):
             if video is None or audio is None:
                 raise BadMedia("a video and a sound are needed; upload or record both")
-            options = dict(zip(CONTROLS, settings, strict=True))
-            options["end"] = options["end"] or None
-            self._require_bearable(video)
-            self._require_bearable(audio)
+            for path in (video, audio):
+                self._require_bearable(path)
             go_on(None, 0, None, {})
-            self.pipeline.set_progress_bar_config(file=Told(progress), bar_format=Told.FORMAT, mininterval=0.5)
+            self.pipeline.set_progress_bar_config(file=_bar(progress), bar_format=_BAR, mininterval=0.5)
             out = Path(folder) / "result.mp4"
             result = self.pipeline(video, audio, out=out, callback_on_step_end=go_on, **options)
             yield str(out), _strip(Path(video), out, options["start"]), _told(result)
@@ -117,31 +106,23 @@ class Jobs:
     def _require_bearable(self, path: str) -> None:
         """Raises: BadMedia, if it is no media, or more than this page takes."""
         with open_media(path) as container:
-            seconds = max(
-                [0, *(float(s.duration * s.time_base) for s in container.streams if s.duration and s.time_base)]
-            )
-            seconds = max(seconds, (container.duration or 0) / av.time_base)
-            pixels = max([0, *(s.width * s.height for s in container.streams.video)])
+            lengths = [float(each.duration * each.time_base) for each in container.streams if each.duration]
+            seconds = max([(container.duration or 0) / av.time_base, *lengths])
+            pixels = max([0, *(each.width * each.height for each in container.streams.video)])
         if seconds > self.config.max_seconds or pixels > self.config.max_pixels:
             most = f"{self.config.max_seconds} s and {self.config.max_pixels / 1e6:g} million pixels"
             raise BadMedia(f"{path}: {seconds:.0f} s of {pixels / 1e6:.1f} million pixels; this page takes {most}")
 
 
-class Told(io.StringIO):
-    """Where tqdm writes to: the page's own bar."""
+def _bar(progress: gr.Progress) -> SimpleNamespace:
+    """Return the file into which tqdm writes `_BAR`, to be shown as the page's own bar."""
 
-    FORMAT = "{percentage} {remaining} {desc}"
+    def write(text: str) -> None:
+        if text.strip():
+            percent, left, *what = text.split()
+            progress(float(percent) / 100, desc=f"{' '.join(what)} {left} left")
 
-    def __init__(self, progress: gr.Progress) -> None:
-        super().__init__()
-        self.progress = progress
-
-    def write(self, text: str) -> int:
-        percent, _, told = text.strip().partition(" ")
-        if percent:
-            left, _, what = told.partition(" ")
-            self.progress(float(percent) / 100, desc=f"{what.strip(': ')}, {left} left")
-        return len(text)
+    return SimpleNamespace(write=write, flush=lambda: None)
 
 
 @contextmanager
@@ -158,13 +139,18 @@ def told_on_the_page(*uploads: str | None) -> Iterator[None]:
 
 def _strip(source: Path, result: Path, start_s: float) -> np.ndarray:
     """Return the same moments of source and result, as far as both go."""
-    seconds = min(probe(source).duration_s - start_s, probe(result).duration_s)
-    moments = np.linspace(0, max(0.0, seconds - 0.1), _COLUMNS)
+    shown = probe(result)
+    seconds = min(probe(source).duration_s - start_s, shown.duration_s)
+    moments, size = np.linspace(0, max(0.0, seconds - 0.1), 8), (round(200 * shown.width / shown.height), 200)
     rows = [
-        np.stack([next(iter(timed_frames(path, start_s=first_s + moment))).image for moment in moments])
+        [cv2.resize(_frame(path, first_s + each), size, interpolation=cv2.INTER_AREA) for each in moments]
         for path, first_s in ((source, start_s), (result, 0.0))
     ]
-    return film_strip(rows, _COLUMNS)
+    return film_strip([np.stack(row) for row in rows])
+
+
+def _frame(path: Path | str, seconds: float) -> np.ndarray:
+    return next(iter(timed_frames(path, start_s=seconds))).image
 
 
 def _told(result: LipSyncResult) -> str:
@@ -182,27 +168,27 @@ CONTROLS: dict[str, Callable[[Any], Any]] = {  # as the command line names them
     "num_inference_steps": lambda own: gr.Number(own.num_inference_steps, label="num_inference_steps", precision=0),
     "guidance_scale": lambda own: gr.Number(own.guidance_scale, label="guidance_scale"),
     "speak_silence": lambda own: gr.Checkbox(False, label="speak_silence"),
-    "crf": lambda own: gr.Slider(0, 51, 12, step=1, label="crf", info="less is better, and larger"),
+    "crf": lambda own: gr.Slider(0, 51, 18, step=1, label="crf", info="less is better, and larger"),
 }
 
 
 def page(jobs: Jobs) -> gr.Blocks:
-    with gr.Blocks(title="Lip sync", delete_cache=(_SWEPT_EVERY_S, _KEPT_S), analytics_enabled=False) as blocks:
+    with gr.Blocks(title="Lip sync", delete_cache=(600, 3600), analytics_enabled=False) as blocks:
         gr.Markdown("# Lip sync\nA video, and the sound it is to say. Files are deleted after an hour.")
         with gr.Row():
             video = gr.Video(label="video", sources=["upload", "webcam"], webcam_options=gr.WebcamOptions(mirror=False))
             result = gr.Video(label="result", interactive=False, elem_id="result")
         with gr.Row():
-            audio = gr.Audio(label="sound", sources=["upload", "microphone"], type="filepath")
+            audio = gr.Audio(label="sound", sources=["upload", "microphone"], type="filepath", buttons=[])
             with gr.Column():
                 go, stop = gr.Button("Lip-sync", variant="primary"), gr.Button("Cancel", variant="stop")
                 told = gr.Textbox(label="said of it", lines=2)
         with gr.Accordion("Who speaks: click on a face", open=True):
             seconds = gr.Number(0, label="frame at", info="seconds")
-            picture = gr.Image(label="frame", interactive=False, elem_id="frame")
+            picture = gr.Image(label="frame", interactive=False, elem_id="frame", buttons=[])
         with gr.Accordion("Settings", open=True), gr.Row():
             controls = [make(jobs.pipeline.config) for make in CONTROLS.values()]
-        strip = gr.Image(label="source and result", interactive=False)
+        strip = gr.Image(label="source and result", interactive=False, buttons=["download"])
 
         gr.on([video.change, seconds.change], jobs.frame, [video, seconds], picture, show_progress="hidden")
         picture.select(jobs.click, [video, seconds], [controls[0], picture], show_progress="hidden")
