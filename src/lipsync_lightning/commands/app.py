@@ -24,7 +24,7 @@ from lipsync_lightning.pipeline.result import LipSyncResult
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is told to anybody
 try:
-    import gradio as gr
+    import gradio as gr  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise BadConfig("the page needs gradio; pip install 'lipsync-lightning[app]'") from error
 
@@ -107,7 +107,10 @@ class Jobs:
         """Raises: BadMedia, if it is no media, or more than this page takes."""
         with open_media(path) as container:
             lengths = [float(each.duration * each.time_base) for each in container.streams if each.duration]
-            seconds = max([(container.duration or 0) / av.time_base, *lengths])
+            stated = [
+                float(each.duration * each.time_base) for each in container.streams if each.duration and each.time_base
+            ]
+            seconds = max([*stated, (container.duration or 0) / av.time_base])
             pixels = max([0, *(each.width * each.height for each in container.streams.video)])
         if seconds > self.config.max_seconds or pixels > self.config.max_pixels:
             most = f"{self.config.max_seconds} s and {self.config.max_pixels / 1e6:g} million pixels"
@@ -168,7 +171,7 @@ CONTROLS: dict[str, Callable[[Any], Any]] = {  # as the command line names them
     "num_inference_steps": lambda own: gr.Number(own.num_inference_steps, label="num_inference_steps", precision=0),
     "guidance_scale": lambda own: gr.Number(own.guidance_scale, label="guidance_scale"),
     "speak_silence": lambda own: gr.Checkbox(False, label="speak_silence"),
-    "crf": lambda own: gr.Slider(0, 51, 18, step=1, label="crf", info="less is better, and larger"),
+    "crf": lambda own: gr.Slider(0, 51, 11, step=1, label="crf", info="less is better, and larger"),
 }
 
 

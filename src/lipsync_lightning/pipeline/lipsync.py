@@ -159,7 +159,7 @@ class LipSyncPipeline(DiffusionPipeline):
         overlap: int = 2,
         pasting: str = "mask",
         keep_sound: bool = False,
-        crf: int = 12,
+        crf: int = 11,
         preset: str = "veryfast",
     ) -> Any:
         """Return a `LipSyncResult`: `video`, saying `audio`, in the file `out`, or as frames if there is no `out`.
