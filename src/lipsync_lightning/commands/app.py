@@ -106,7 +106,6 @@ class Jobs:
     def _require_bearable(self, path: str) -> None:
         """Raises: BadMedia, if it is no media, or more than this page takes."""
         with open_media(path) as container:
-            lengths = [float(each.duration * each.time_base) for each in container.streams if each.duration]
             stated = [
                 float(each.duration * each.time_base) for each in container.streams if each.duration and each.time_base
             ]
