@@ -1,5 +1,6 @@
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,19 @@ def saved(run_dir: Path) -> list[str]:
 @pytest.mark.parametrize(("steps", "kept"), [(12, [9, 12]), (8, [6, 8]), (2, [2])])
 def test_the_newest_are_kept_and_the_last_step_whenever_it_comes(tmp_path, steps, kept):
     assert train(tmp_path, steps) == [f"step_{step:08d}.ckpt" for step in kept]
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_no_checkpoint_waits_for_a_validation_that_does_not_come(tmp_path, every):
+    class Validated(Line):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            pass
+
+    checkpoint = StepCheckpoint(run_dir=str(tmp_path), every_num_steps=every, num_kept=9)
+    limits = {"max_epochs": -1, "max_steps": 7, "val_check_interval": 100, "check_val_every_n_epoch": None}
+    limits["enable_checkpointing"] = True
+    fit(Validated(), factors(1, 1), checkpoint, val=factors(1), **limits)
+    assert saved(tmp_path) == [f"step_{step:08d}.ckpt" for step in sorted({*range(every, 8, every), 7})]
 
 
 def test_a_run_that_fails_leaves_the_step_it_reached(tmp_path):

@@ -68,7 +68,7 @@ class StepCheckpoint(ModelCheckpoint):
             filename="step_{step:08d}",
             auto_insert_metric_name=False,
             every_n_train_steps=every_num_steps,
-            save_on_train_epoch_end=False,
+            save_on_train_epoch_end=True,  # else the last step of an epoch waits for a validation that may not come
             save_on_exception=True,
             monitor="step",
             mode="max",

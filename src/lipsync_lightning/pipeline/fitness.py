@@ -140,5 +140,5 @@ def reasons_of(records: Records, thresholds: Thresholds) -> np.ndarray:
         ),
         (records.covered > thresholds.max_covered, "something covers the mouth"),
     ]
-    lasting = [median_filter(sign.astype(np.uint8), size=_BRIDGED, mode="nearest") > 0 for sign, _ in limits]
+    lasting = [median_filter(sign.astype(np.uint8), size=_BRIDGED, mode="reflect") > 0 for sign, _ in limits]
     return np.select(lasting, [words for _, words in limits], default="")
