@@ -24,7 +24,7 @@ from lipsync_lightning.pipeline.result import LipSyncResult
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is told to anybody
 try:
-    import gradio as gr
+    import gradio as gr  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise BadConfig("the page needs gradio; pip install 'lipsync-lightning[app]'") from error
 
@@ -106,7 +106,7 @@ class Jobs:
     def _require_bearable(self, path: str) -> None:
         """Raises: BadMedia, if it is no media, or more than this page takes."""
         with open_media(path) as container:
-            lengths = [float(each.duration * each.time_base) for each in container.streams if each.duration]
+            lengths = [float((each.duration or 0) * (each.time_base or 0)) for each in container.streams]
             seconds = max([(container.duration or 0) / av.time_base, *lengths])
             pixels = max([0, *(each.width * each.height for each in container.streams.video)])
         if seconds > self.config.max_seconds or pixels > self.config.max_pixels:
