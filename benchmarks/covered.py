@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lipsync_lightning.media.people import MeshPeople
+from lipsync_lightning.media.face_mesh import FaceFinder, rectangle_of_mesh
 from lipsync_lightning.media.video import read_frames
 from lipsync_lightning.pipeline.fitness import Thresholds, measure, reasons_of, records_of
 
@@ -33,11 +33,12 @@ THINGS = {
 
 
 def meshes_of(frames: list[np.ndarray]) -> list[np.ndarray | None]:
-    tracker = MeshPeople().for_video(Path("frames"))
-    found = []
+    """Return the mesh (468, 2) of one face in each frame, None where there is none."""
+    finder, mesh, found = FaceFinder(), None, []
     for frame in frames:
-        seen = tracker(frame)
-        found.append(None if seen is None else next(iter(tracker._seen.values())).mesh)
+        squares = [each.square for each in finder.detections(frame)[:1]] if mesh is None else [rectangle_of_mesh(mesh)]
+        mesh = finder.mesh(frame, squares[0]) if squares else None
+        found.append(mesh)
     return found
 
 

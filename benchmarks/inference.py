@@ -32,8 +32,9 @@ from lipsync_lightning.errors import MissingWeights
 from lipsync_lightning.files import CONF_DIR
 from lipsync_lightning.media.alignment import align, alignment_matrices, paste_back
 from lipsync_lightning.media.frames import to_float
+from lipsync_lightning.media.h264 import add_h264, to_yuv
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.media.mux import add_h264, to_yuv, video_writer
+from lipsync_lightning.media.mux import video_writer
 from lipsync_lightning.media.people import MeshPeople, SidecarPeople
 from lipsync_lightning.media.video import read_frames, to_rgb
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder

@@ -33,9 +33,9 @@ from lipsync_lightning.data.latent_samples import (
 )
 from lipsync_lightning.data.samples import Lips, SyncNetSamples, UNetSamples, WholeFaces
 from lipsync_lightning.media.audio import encode_flac
+from lipsync_lightning.media.clips import encode_clip
 from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.mel import log_mel
-from lipsync_lightning.media.mux import encode_clip
 from lipsync_lightning.media.video import to_rgb
 from lipsync_lightning.models.audio_encoder import WhisperAudioEncoder
 from lipsync_lightning.models.weights_io import fingerprint_with_settings

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from lipsync_lightning.media.alignment import align, alignment_matrices, paste_back
+from lipsync_lightning.media.clips import decode_planes, encode_clip
 from lipsync_lightning.media.mel import log_mel
-from lipsync_lightning.media.mux import encode_clip
-from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.synthetic.corpus import SAMPLE_RATE_HZ, ClipPlan, make_clip
 
 RESOLUTION, WINDOW, FPS = 256, 16, 25

@@ -22,7 +22,8 @@ from scenedetect import AdaptiveDetector, detect
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.media.alignment import Aligner, align
 from lipsync_lightning.media.audio import encode_flac, read_audio
-from lipsync_lightning.media.mux import encode_clip, video_writer
+from lipsync_lightning.media.clips import encode_clip
+from lipsync_lightning.media.mux import video_writer
 from lipsync_lightning.media.people import MeshPeople
 from lipsync_lightning.media.shots import AdaptiveShots
 from lipsync_lightning.media.video import open_media, probe, read_frames, video_stream

@@ -1,4 +1,4 @@
-"""`LIPSYNC_WEIGHTS=weights python benchmarks/seam.py [<video>…]`: what pasting leaves of a frame, and the seam it makes.
+"""`LIPSYNC_WEIGHTS=weights python benchmarks/seam.py [<video>…]`: what pasting leaves of a frame, and its seam.
 
 Prints one Markdown table for a drawn person and one for the videos together, if any. The aligned face, blurred and
 shifted in colour, stands in for a model's. Seam: the mean gradient across a border, within 2 pixels of it, to that 6 to
@@ -13,11 +13,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-
+from covered import meshes_of
 from inference import drawn_upright
+
 from lipsync_lightning.media.alignment import _square_to_frame, align, alignment_matrices, paste_back
+from lipsync_lightning.media.face_mesh import alignment_points
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.media.people import MeshPeople
 from lipsync_lightning.media.video import read_frames
 
 EVERY, FRAMES = 5, 10
@@ -64,9 +65,8 @@ def figures(frame: np.ndarray, pasted: np.ndarray, edges: list[np.ndarray]) -> l
 
 
 def print_table(name: str, placed: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    print(
-        f"\n| {name}: model, pasting | sharpness kept | brightest at the canvas's border | seam there | at the mask | PSNR, dB |"
-    )
+    columns = "sharpness kept | brightest at the canvas's border | seam there | at the mask | PSNR, dB |"
+    print(f"\n| {name}: model, pasting | {columns}")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for resolution in (64, 256, 512):
         generated = 1 - keep_mask(resolution).numpy()
@@ -87,9 +87,9 @@ def main() -> None:
         print_table("drawn", list(zip(read_frames(drawn), points, strict=False))[::EVERY][:FRAMES])
     placed = []
     for path in map(Path, sys.argv[1:]):
-        points_of = MeshPeople().for_video(path)
-        found = [(frame, points_of(frame)) for frame in islice(read_frames(path), EVERY * 4)][::EVERY]
-        placed += [(frame, points) for frame, points in found if points is not None]
+        frames = list(islice(read_frames(path), EVERY * 4))[::EVERY]
+        found = zip(frames, meshes_of(frames), strict=True)
+        placed += [(frame, alignment_points(mesh)) for frame, mesh in found if mesh is not None]
     if placed:
         print_table(f"{len(placed)} frames of {len(sys.argv) - 1} videos", placed)
 

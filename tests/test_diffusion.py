@@ -9,7 +9,6 @@ from diffusers import (
     DDPMScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
-    LCMScheduler,
     UniPCMultistepScheduler,
 )
 from safetensors.torch import load_file
@@ -190,7 +189,7 @@ def test_inpainting_keeps_what_the_mask_keeps_and_sees_nothing_of_the_rest(inpai
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize(
     "solver",
-    [EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, UniPCMultistepScheduler, LCMScheduler, DDPMScheduler],
+    [EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, UniPCMultistepScheduler, DDPMScheduler],
 )
 def test_any_schedulers_solver_comes_to_what_a_perfect_prediction_says(solver: Any, prediction_type: str):
     ddim: Any = DDIMScheduler(clip_sample=False, prediction_type=prediction_type, timestep_spacing="trailing")
@@ -202,6 +201,8 @@ def test_any_schedulers_solver_comes_to_what_a_perfect_prediction_says(solver: A
         is_noise = prediction_type == "epsilon"
         return noise if is_noise else alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
 
-    made = diffusion.sample(predict_at, noise, solver.from_config(ddim.config), 8, lambda *step: told.append(step[0]))
+    made = diffusion.sample(
+        predict_at, noise, solver.from_config(ddim.config), 8, lambda *step: told.append(step[0]) or step[2]
+    )
     torch.testing.assert_close(made, clean, atol=1e-4, rtol=0)
     assert told == list(range(8))

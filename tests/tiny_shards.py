@@ -14,7 +14,7 @@ from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.data.samples import Window
 from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.media.audio import encode_flac
-from lipsync_lightning.media.mux import encode_clip
+from lipsync_lightning.media.clips import encode_clip
 from lipsync_lightning.shards.format import FinishedClip, Sidecar, read_sidecar, write_shard
 from lipsync_lightning.shards.reader import survey
 from tiny_media import numbered_frames, sound_of

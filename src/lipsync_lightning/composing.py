@@ -22,6 +22,7 @@ from lipsync_lightning.files import PLUGINS
 
 # The last names of keys whose values are paths; `shards` may be a list or a mapping of them.
 _PATHS = {"video", "audio", "videos", "out", "model", "run", "source", "inspect", "decoder", "model_config", "path"}
+_PATHS |= {"segments", "batch", "report", "certificate", "key"}
 _PATHS |= {"shards", "run_dir", "demo_dir", "runs_dir", "cache_dir", "init_from", "ckpt_path", "root", "lists"}
 _UNKNOWN_TO_HYDRA = re.compile(r"[^\w\s/\-+.$%*@:?|=,()\[\]{}'\"\\]|[^\x00-\x7f]")
 _LIKE_A_FLAG = re.compile(r"--(?!cfg=|info=|package=)([\w.@/]+=.*)", re.DOTALL)  # as wandb's agent gives keys

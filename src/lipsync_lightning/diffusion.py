@@ -171,7 +171,7 @@ def sample(
     noise: Tensor,
     scheduler: SchedulerMixin,
     num_steps: int,
-    on_step_end: Callable[[int, float, Tensor], Any] | None = None,
+    on_step_end: Callable[[int, float, Tensor], Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return clean latents, from `noise` by a scheduler's own solver; nothing in it waits for the device.
@@ -179,7 +179,7 @@ def sample(
     Args:
         predict_at: (latents (B, T, C, h, w), timestep ()) -> prediction of the latents' shape.
         num_steps: denoising steps, 20 in the released models.
-        on_step_end: is told step, timestep and latents.
+        on_step_end: is given step, timestep and latents, and returns those to go on with.
         generator: of the noise that some solvers add at every step.
     """
     names = ("generator",) if "generator" in signature(scheduler.step).parameters else ()  # pyright: ignore
@@ -194,7 +194,7 @@ def sample(
         prediction = predict_at(steps.scale_model_input(latents, timestep), on_device[step])
         latents = steps.step(prediction, timestep, latents, return_dict=False, **draws)[0]
         if on_step_end is not None:
-            on_step_end(step, timestep, latents)
+            latents = on_step_end(step, timestep, latents)
     return latents
 
 
@@ -214,7 +214,7 @@ def inpaint(
     generators: Sequence[torch.Generator] | None = None,
     decoder: Any = None,
     visit: Any = nullcontext,
-    on_step_end: Callable[[int, float, Tensor], Any] | None = None,
+    on_step_end: Callable[[int, float, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Return the frames with new mouths, (B, T, 3, H, W) in [-1, 1]; what the mask keeps is the input's.
 

@@ -14,7 +14,7 @@ from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.datamodule import ClipDataModule
 from lipsync_lightning.media.alignment import align, alignment_matrices
 from lipsync_lightning.media.audio import encode_flac
-from lipsync_lightning.media.mux import encode_clip
+from lipsync_lightning.media.clips import encode_clip
 from lipsync_lightning.shards.format import FinishedClip, write_shard
 from lipsync_lightning.shards.reader import ClipIndex
 from lipsync_lightning.synthetic.corpus import ClipPlan, make_clip

@@ -17,8 +17,8 @@ from lipsync_lightning.data.samples import (
     usable_frames,
 )
 from lipsync_lightning.errors import ClipTooShort
+from lipsync_lightning.media.clips import decode_planes
 from lipsync_lightning.media.mel import log_mel, mel_window
-from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.models.audio_encoder import LogMelAudioEncoder
 from tiny_media import sound_of
 from tiny_shards import members_of

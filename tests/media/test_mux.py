@@ -1,4 +1,5 @@
 import os
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -10,15 +11,29 @@ import pytest
 
 from lipsync_lightning.errors import BadConfig, BadMedia, MissingAudio
 from lipsync_lightning.media.audio import read_audio
-from lipsync_lightning.media.mux import video_writer
+from lipsync_lightning.media.mux import join, video_writer
 from lipsync_lightning.media.video import probe, read_frames
-from tiny_media import write_compressed, write_float_wav, write_tracks, write_wav
+from tiny_media import level, number_of, write_compressed, write_float_wav, write_tracks, write_wav
 
 
 def write_muxed(path: Path, sound: Path | None, num_frames: int = 20, **options: Any) -> Path:
     with video_writer(path, width=32, height=32, fps=25, sound=sound, **options) as write:
         for number in range(num_frames):
             write(np.full((32, 32, 3), 3 * number % 256, np.uint8))
+    return path
+
+
+def write_joined(path: Path, times_s: Sequence[Fraction], num_pieces: int = 2, **options: Any) -> Path:
+    """Join pieces whose frames tell their number by their brightness, the last one as long as all the others."""
+    aspect = options.pop("pixel_aspect", Fraction(1))
+    numbers, pieces = np.array_split(np.arange(len(times_s) - 1), num_pieces), []
+    for piece, those in enumerate(numbers):
+        pieces.append(path.with_name(f"piece {piece}.mp4"))
+        size: dict[str, Any] = {"width": 32, "height": 32, "pixel_aspect": aspect}
+        with video_writer(pieces[-1], **size, fps=25, num_b_frames=0) as write:
+            for number in those:
+                write(np.full((32, 32, 3), level(number), np.uint8))
+    join(path, pieces, times_s, **options)
     return path
 
 
@@ -192,21 +207,32 @@ def test_samples_that_are_no_numbers_are_silence_in_what_is_heard(tmp_path):
 def test_the_track_that_is_asked_for_is_heard(tmp_path):
     films = write_tracks(tmp_path / "film.mkv", [("eng", 0.0, False), ("ger", 0.5, True)])
     for audio_track, loudness in ((None, 0.5), (0, 0.0), ("eng", 0.0), ("1", 0.5)):
-        waveform = read_audio(write_muxed(tmp_path / "out.mp4", films, audio_track=audio_track))
+        waveform = read_audio(write_joined(tmp_path / "out.mp4", EVEN, sound=films, audio_track=audio_track))
         assert waveform.max() == pytest.approx(loudness, abs=0.05)
     with pytest.raises(BadConfig, match=r"audio_track=fre; there are 0 \(eng\), 1 \(ger\)"):
-        write_muxed(tmp_path / "no.mp4", films, audio_track="fre")
+        write_joined(tmp_path / "no.mp4", EVEN, sound=films, audio_track="fre")
 
 
+EVEN = [Fraction(number, 25) for number in range(21)]
 TIMES = [Fraction(0), Fraction(1, 25), Fraction(1, 10), Fraction(1001, 9000), Fraction(1, 2), Fraction(7, 5)]
+
+
+@pytest.mark.parametrize("keep_sound", [True, False])
+@pytest.mark.parametrize(("offset_s", "end_s"), [(0, None), (0.25, None), (-0.2, None), (0.25, 0.6)])
+def test_a_sound_begins_and_ends_where_it_is_to_within_a_millisecond(tmp_path, keep_sound, offset_s, end_s):
+    sound = write_wav(tmp_path / "s.wav", noise(0.8, 48000), 48000)  # a click at 0.3 s
+    options = {"sound_offset_s": Fraction(offset_s), "sound_end_s": None if end_s is None else Fraction(end_s)}
+    path = write_joined(tmp_path / "out.mp4", EVEN, sound=sound, keep_sound=keep_sound, **options)
+    heard = read_audio(path, 48000)
+    assert int(np.argmax(heard)) == pytest.approx((0.3 + offset_s) * 48000, abs=48)
+    longest = 4608 if keep_sound else 2048  # of a packet
+    assert len(heard) == pytest.approx((end_s or 0.8 + offset_s) * 48000, abs=longest)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 def test_frames_are_shown_from_their_own_times_on_and_the_last_as_long_as_it_was(tmp_path, suffix):
-    path = tmp_path / f"out{suffix}"
-    with video_writer(path, width=32, height=32, fps=Fraction(30000, 1001)) as write:
-        for time_s in TIMES:
-            write(np.zeros((32, 32, 3), np.uint8), time_s, Fraction(1, 2))
+    path = write_joined(tmp_path / f"out{suffix}", [*TIMES, TIMES[-1] + Fraction(1, 2)])
+    assert [number_of(frame) for frame in read_frames(path)] == list(range(len(TIMES)))
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
         clock = frames[0].time_base
@@ -263,7 +289,7 @@ def test_pixel_aspect_and_what_a_file_says_of_itself_are_kept(tmp_path, suffix):
     said = {"title": "Ä film", "comment": "dubbed", "creation_time": "2020-01-02T03:04:05.000000Z"}
     said |= {"timecode": "01:02:03:04"}
     foreign = {"major_brand": "qt  ", "encoder": "mine"}
-    path = write_muxed(tmp_path / f"out{suffix}", None, pixel_aspect=Fraction(4, 3), metadata=said | foreign)
+    path = write_joined(tmp_path / f"out{suffix}", EVEN, pixel_aspect=Fraction(4, 3), metadata=said | foreign)
     with av.open(str(path)) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
         kept = {name.lower(): text for name, text in (container.streams.video[0].metadata | container.metadata).items()}
@@ -273,7 +299,7 @@ def test_pixel_aspect_and_what_a_file_says_of_itself_are_kept(tmp_path, suffix):
 
 def test_what_telephones_say_of_a_video_is_kept(tmp_path):
     said = {"com.apple.quicktime.make": "Apple", "com.apple.quicktime.location.ISO6709": "+48.1+011.5/"}
-    with av.open(str(write_muxed(tmp_path / "out.mov", None, metadata=said))) as container:
+    with av.open(str(write_joined(tmp_path / "out.mov", EVEN, metadata=said))) as container:
         assert {name: container.metadata.get(name) for name in said} == said
 
 

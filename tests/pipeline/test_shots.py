@@ -42,6 +42,13 @@ def test_who_is_hidden_for_some_frames_is_himself_afterwards_and_nobody_else_mea
     assert {person for track in tracks for person in track} == {0, 1}
 
 
+def test_no_shot_begins_where_somebody_stays_in_place():
+    frames = beside(ONE, OTHER)
+    frames[8:13, :, SIDE:] = 0
+    (shot,) = shots_of(frames)
+    assert sorted(map(len, seen_by(shot).values())) == [15, 20]
+
+
 def test_a_person_has_one_number_in_all_shots_and_is_known_at_another_place_and_size():
     larger = np.stack([cv2.resize(frame, (2 * SIDE, 2 * SIDE)) for frame in drawn(0, clip=1).frames])
     first, second, third = shots_of([*beside(ONE, OTHER), *beside(drawn(2), drawn(3)), *larger])

@@ -17,8 +17,8 @@ from lipsync_lightning.errors import BadConfig, ClipTooShort, MissingWeights, St
 from lipsync_lightning.evaluation.sync import EvaluationSyncScorer
 from lipsync_lightning.files import owned
 from lipsync_lightning.media.audio import decode_flac, encode_flac
+from lipsync_lightning.media.clips import decode_planes
 from lipsync_lightning.media.shots import AdaptiveShots
-from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.preparation import clips, shard_job
 from lipsync_lightning.preparation.executors.local import LocalExecutor
 from lipsync_lightning.preparation.filters.check import Check
@@ -329,7 +329,7 @@ def test_each_video_is_decoded_once(source: Path, tmp_path: Path, monkeypatch: p
 def test_the_end_of_each_video_is_held_out_and_no_frame_is_lost_or_on_both_sides(tmp_path: Path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     write_video(raw / "ann.mp4", 60, sound_of(60))
-    write_video(raw / "notes/end", 12, None)  # is named as an end would be
+    write_video(raw / "notes/end.mp4", 12, None).rename(raw / "notes/end")  # is named as an end would be
     settings: dict[str, Any] = {"sources_per_shard": 9, "heldout_end": 0.4, "max_seconds": 4.0}
     rows = prepared(raw, out, **settings)
     kept = {row.source: row for row in rows if row.is_kept_clip}

@@ -14,8 +14,8 @@ from torch import Tensor
 from lipsync_lightning.clip import ClipSpec, WindowBatch
 from lipsync_lightning.errors import BadConfig, BadMedia, BrokenShard, ClipTooShort, LipSyncError
 from lipsync_lightning.media.audio import decode_flac
+from lipsync_lightning.media.clips import decode_planes
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.shards.reader import ClipIndex
 
 MAX_LAG = 15  # frames to either side, as the public code of the evaluation SyncNet tries them

@@ -21,8 +21,8 @@ from lipsync_lightning.evaluation.metrics import REAL, comparison
 from lipsync_lightning.evaluation.suite import CONDITIONS, OWN, SHUFFLED, Row, aligned_faces
 from lipsync_lightning.evaluation.sync import OwnSyncScorer, pair_accuracy
 from lipsync_lightning.files import VIDEO_ENDINGS, write_atomically
-from lipsync_lightning.media.alignment import FacePoints
 from lipsync_lightning.media.masks import keep_mask
+from lipsync_lightning.media.people import People
 from lipsync_lightning.media.strips import film_strip, save_png
 from lipsync_lightning.modules.weights import RUN_CONFIG
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
@@ -46,7 +46,7 @@ def loaded(folder: str, clip: ClipSpec, config: DictConfig) -> LipSyncPipeline:
     return pipeline.place(*device_and_dtype(config.device, config.dtype))
 
 
-def scores_of_real(judge: suite.Judge, test: suite.TestVideo, faces: FacePoints) -> Row:
+def scores_of_real(judge: suite.Judge, test: suite.TestVideo, faces: People) -> Row:
     """Return how well an untouched video follows its own speech: the ceiling of every score."""
     real, own = aligned_faces(test.path, test.path, faces, judge.clip), test.speech[OWN]
     names = {"system": REAL, "condition": OWN, "person": test.path.stem, "speech": own.name}
@@ -58,7 +58,7 @@ def scores_of_system(
     pipeline: LipSyncPipeline,
     judge: suite.Judge,
     tests: list[suite.TestVideo],
-    faces: FacePoints,
+    faces: People,
     config: DictConfig,
 ) -> list[Row]:
     """Return the scores of every test video under every condition; videos and film strips go to `out/evaluation`."""

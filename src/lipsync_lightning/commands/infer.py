@@ -18,8 +18,8 @@ from lipsync_lightning.files import write_atomically
 from lipsync_lightning.media.strips import save_png
 from lipsync_lightning.pipeline.choice import EveryoneListed
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
-from lipsync_lightning.pipeline.result import LipSyncResult
 from lipsync_lightning.pipeline.provenance import sign
+from lipsync_lightning.pipeline.result import LipSyncResult
 
 OF_A_CALL = ("video", "audio", "out", "segments", "face", "length", "extend", "start", "end", "sound_offset")
 OF_A_CALL += ("speak_silence", "audio_track", "seed", "num_inference_steps", "guidance_scale", "solver")
@@ -61,7 +61,7 @@ def _speak(pipeline: LipSyncPipeline, options: dict[str, Any], config: DictConfi
     if config.c2pa.certificate is not None:
         sign(result.path, config.c2pa.certificate, config.c2pa.key, result.facts)
     synced = f"{result.num_synced} of {result.num_frames} frames lip-synced"
-    left = [f"{each.start_s:.2f} to {each.end_s:.2f} s left as it was: {each.reason}" for each in result.left_alone]
+    left = [f"{each.start_s:.2f} to {each.end_s:.2f} s left alone: {each.reason}" for each in result.left_alone]
     print(f"{result.path}: {synced}, {result.seconds:.2f} s of picture", *result.told, *left, sep="\n  ")
     if config.report is not None:
         told = asdict(replace(result, frames=None))
@@ -70,7 +70,7 @@ def _speak(pipeline: LipSyncPipeline, options: dict[str, Any], config: DictConfi
 
 
 def _speak_all(batch: Path, pipeline: LipSyncPipeline, options: dict[str, Any], config: DictConfig) -> None:
-    """Do the jobs of a csv, one row each, and write what became of them beside it. Raises: StepFailed, if one failed."""
+    """Do the jobs of a csv, a row each, and write what became of them beside it. Raises: StepFailed, if one failed."""
     report, rows = batch.with_suffix(".report.csv"), _jobs(batch)
     done: list[dict[str, Any]] = []
     for number, row in enumerate(rows, 1):

@@ -16,9 +16,9 @@ from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.latent_samples import ENCODED, ENCODED_AUDIO_BY, LATENTS, STATES, stored_array
 from lipsync_lightning.data.samples import clip_waveform, stated_frames
 from lipsync_lightning.errors import BadConfig, WouldOverwrite
+from lipsync_lightning.media.clips import decode_planes
 from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.masks import keep_mask
-from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.models.autoencoder import encoder_fingerprint
 from lipsync_lightning.models.weights_io import fingerprint_with_settings, frozen, store_in
 from lipsync_lightning.shards.format import SPLITS, FinishedClip, Sidecar, is_whole, read_sidecar, write_shard

@@ -13,9 +13,9 @@ from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.data.augment import Augment
 from lipsync_lightning.errors import BadConfig, ClipTooShort
 from lipsync_lightning.media.audio import decode_flac
+from lipsync_lightning.media.clips import decode_planes
 from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.mel import heard_mel
-from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.models.audio_encoder import AudioEncoder
 
 Window = dict[str, Any]  # one row of a batch, before collation

@@ -17,10 +17,11 @@ from lipsync_lightning.evaluation.image import FRAMES_AT_ONCE, mouth_quality
 from lipsync_lightning.evaluation.metrics import REAL
 from lipsync_lightning.evaluation.mouth import mesh_opening
 from lipsync_lightning.evaluation.sync import SyncScorer
-from lipsync_lightning.media.alignment import Aligner, FacePoints, align
+from lipsync_lightning.media.alignment import Aligner, align
 from lipsync_lightning.media.audio import encode_flac, read_audio
 from lipsync_lightning.media.frames import to_float
 from lipsync_lightning.media.masks import keep_mask
+from lipsync_lightning.media.people import People
 from lipsync_lightning.media.video import read_frames
 from lipsync_lightning.models.weights_io import frozen
 from lipsync_lightning.synthetic.opening import correlation, mouth_opening
@@ -57,7 +58,7 @@ class TestVideo:
     speech: dict[str, Speech]  # by condition
 
 
-def test_videos(videos: Sequence[Path], sounds: Path, faces: FacePoints, clip: ClipSpec) -> list[TestVideo]:
+def test_videos(videos: Sequence[Path], sounds: Path, faces: People, clip: ClipSpec) -> list[TestVideo]:
     """Return one test for each video; each one's other speech is the next one's own.
 
     Shuffled speech is the other's in pieces out of order, with the track of the unshuffled one: following that must be
@@ -93,7 +94,7 @@ def shuffled(waveform: np.ndarray, chunk: int, seed: int) -> np.ndarray:
     return np.concatenate([np.random.default_rng(seed).permutation(chunks).ravel(), waveform[whole:]])
 
 
-def aligned_faces(video: Path, placed_as: Path, faces: FacePoints, clip: ClipSpec) -> np.ndarray:
+def aligned_faces(video: Path, placed_as: Path, faces: People, clip: ClipSpec) -> np.ndarray:
     """Return the (T, R, R, 3) aligned faces of a video, placed by the points of `placed_as`, frame by frame.
 
     Raises: NoFace, if a frame has none.

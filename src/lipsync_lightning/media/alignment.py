@@ -1,9 +1,5 @@
 """Where a face is turned upright and cut out of a frame, and where a new one is put back."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Protocol
-
 import cv2
 import numpy as np
 import torch
@@ -26,18 +22,11 @@ _SIDES_PER_FEATHER = 20
 _MARGIN = 3  # pixels of the frame around the canvas
 # The fade at a mask's edge: a part of the face's side, in pixels at least and at most.
 _SIDES_PER_EDGE, _EDGE = 80, (2.0, 8.0)
+_GREY = 3  # pixels of the face within the frame's edge that what lies outside shines into; they are left alone
 _SHRUNK = 0.7  # pixels of the frame for one of the face, below which it is averaged before it is placed
 
 # Left brow, right brow and nose centre of one face, (3, 2) float64 x, y in pixels; left and right as in the picture.
 Points = np.ndarray
-
-
-class FacePoints(Protocol):
-    """Where the alignment points of a video come from."""
-
-    def for_video(self, path: Path) -> Callable[[np.ndarray], Points | None]:
-        """Return what gives the points of each next frame's face, (H, W, 3) uint8 RGB; None where there is none."""
-        ...
 
 
 class Aligner:
@@ -134,6 +123,11 @@ def paste_back(
     behind = frame[rows, columns]
     size = (behind.shape[1], behind.shape[0])
     replaced = (cv2.warpAffine(mask, to_frame, size) > 0.5).astype(np.uint8)
+    grey = int(np.ceil(_GREY * lengths.max()))
+    replaced[: max(0, grey - rows.start)] = 0
+    replaced[max(0, frame.shape[0] - grey - rows.start) :] = 0
+    replaced[:, : max(0, grey - columns.start)] = 0
+    replaced[:, max(0, frame.shape[1] - grey - columns.start) :] = 0
     depth = cv2.distanceTransform(replaced, cv2.DIST_L2, 3)
     new = np.minimum(depth * (weight / (feather + 1)), weight, dtype=np.float32)
     placed = cv2.warpAffine(face, to_frame, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
@@ -204,5 +198,5 @@ def _square_to_frame(matrix: np.ndarray, resolution: int) -> np.ndarray:
 
 
 def _resized(to_frame: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Return a map (2, 3) for a picture whose pixels are `scale` (across, down) as large; (0, 0) is a pixel's middle."""
+    """Return a map (2, 3) for a picture of pixels `scale` (across, down) as large; (0, 0) is the middle of one."""
     return np.column_stack([to_frame[:, :2] * scale, to_frame[:, 2] + to_frame[:, :2] @ (scale / 2 - 0.5)])

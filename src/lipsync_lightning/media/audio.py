@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from io import BytesIO
 from itertools import chain, groupby
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ from lipsync_lightning.media.video import open_media, require_whole, video_strea
 
 # A recorder that drops sound leaves a hole in the times; smaller steps are rounding of a coarse clock.
 _HOLE_S = Fraction(1, 20)
-# From which on FFmpeg takes a hole for recordings that were joined, in formats in which that is usual, such as MPEG-TS.
-_LEAP_S = 10
+# From which on a hole is none, but the clock of another recording that was joined: where FFmpeg has it in formats that
+# are joined so, such as MPEG-TS, and in others where nobody pauses so long. Pictures have the same.
+_LEAP_S, _LONGEST_PAUSE_S = 10, 3600
 
 MOST_CHANNELS = 8  # of which FFmpeg's mixing and lossless codecs know what they are
 _LOUDEST = 1e6  # of float samples; a full scale is 1
@@ -66,7 +66,7 @@ def zero_time(path: Path | str, audio_track: int | str | None = None) -> Fractio
         return frame_time_s(first, Fraction(0))
 
 
-def frame_time_s(frame: Frame, otherwise: Fraction) -> Fraction:
+def frame_time_s(frame: Frame | Packet, otherwise: Fraction) -> Fraction:
     """Return when a frame is shown or heard, in seconds of its file's own time; `otherwise` if it does not say."""
     return otherwise if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
 
@@ -127,17 +127,17 @@ def decode_flac(data: bytes) -> np.ndarray:
 
 
 class SteadyClock:
-    """Times of a file, going on where they ended wherever its clock steps back, or leaps as FFmpeg understands it."""
+    """Times of a file, going on where they ended wherever its clock steps back or leaps."""
 
     def __init__(self, container: InputContainer) -> None:
-        self._leap_s = _LEAP_S if container.format.flags & Flags.ts_discont.value else inf
+        self._leap_s = _LEAP_S if container.format.flags & Flags.ts_discont.value else _LONGEST_PAUSE_S
         self._shift_s = Fraction(0)
         self._end_s: Fraction | None = None
 
     def __call__(self, frame: Frame | Packet, duration_s: Fraction) -> Fraction:
         """Return when a frame or a packet that lasts so long begins, the one after the last that was asked for."""
         expected_s = self._end_s or Fraction(0)
-        begin_s = expected_s if frame.pts is None else frame.pts * frame.time_base + self._shift_s
+        begin_s = frame_time_s(frame, expected_s - self._shift_s) + self._shift_s
         if self._end_s is not None and not -_HOLE_S <= begin_s - expected_s <= self._leap_s:
             self._shift_s += expected_s - begin_s
             begin_s = expected_s

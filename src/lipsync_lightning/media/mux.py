@@ -1,44 +1,33 @@
-"""Write pictures and sound into one file that all players play; write the clips of a shard."""
+"""Write pictures and sound into one file that all players play."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from io import BytesIO
 from itertools import chain, islice
-from math import lcm
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
 import numpy as np
-from av.audio.frame import AudioFrame
 from av.container import OutputContainer
 from av.error import FFmpegError
 from av.packet import Packet
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 
 from lipsync_lightning.errors import BadConfig, BadMedia
 from lipsync_lightning.files import whole_file
-from lipsync_lightning.media.audio import MOST_CHANNELS, SteadyClock, samples_in_place, sound_stream, zero_time
+from lipsync_lightning.media.h264 import add_h264, require_known, require_shape, to_yuv
 from lipsync_lightning.media.resampling import exact
-from lipsync_lightning.media.video import open_media, require_whole
+from lipsync_lightning.media.soundtrack import sound_packets
 
 _CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}  # by the ending of a file's name
 # What a file says of itself and not of what it shows.
 _OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder", "handler_name", "vendor_id", "language"}
 
-_PLAYABLE = {"aac", "mp3"}  # in every player of such files
-_KEPT = {*_PLAYABLE, "alac", "flac", "ac3", "eac3", "opus"}  # in those that play what is kept
-_FIT_16_BIT = {"u8", "u8p", "s16", "s16p"}
-_CLOCK_HZ = 90000  # what most frame rates divide
-
-# From RGB in 0 to 255 to luma and both colour differences in limited range: ITU-R BT.709, sections 3.2 to 4.6. OpenCV
-# does it in half of the time that FFmpeg's exact conversion takes.
-_LUMA = np.array([0.2126, 0.7152, 0.0722])
-_BLUE, _RED = (np.array([0, 0, 1]) - _LUMA) / 1.8556, (np.array([1, 0, 0]) - _LUMA) / 1.5748
-_BT709 = np.column_stack([np.stack([219 * _LUMA, 224 * _BLUE, 224 * _RED]) / 255, [16, 128, 128]])
+_CLOCK = Fraction(1, 90000)  # what most frame rates divide
 
 
 @contextmanager
@@ -49,116 +38,74 @@ def video_writer(
     height: int,
     fps: float,
     sound: Path | str | None = None,
-    audio_track: int | str | None = None,
     keep_sound: bool = False,
     pixel_aspect: Fraction = Fraction(1),
-    metadata: Mapping[str, str] | None = None,
     crf: int = 18,
     preset: str = "veryfast",
     num_b_frames: int = 3,
     num_threads: int = 0,
-) -> Iterator[Callable[..., None]]:
-    """Yield `write(frame, time_s=None, duration_s=None)`, which appends (height, width, 3) uint8 RGB as H.264.
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that appends one frame, (height, width, 3) uint8 RGB, as H.264.
 
     The name's ending says how it is stored: .mp4, .m4v, .mov or .mkv. The file appears when the block ends; after an
     exception, any former file is as it was. An odd width or height is made even by its last column or row once more,
-    since players take only 4:2:0.
-
-    A frame is shown from `time_s`, seconds after the beginning, until the next one's, the last one for `duration_s`.
-    With no times at all, frame k is shown at k / fps.
-
-    The sound is kept whole, however long the picture is, and starts as `read_audio` has it: with the first frame of
-    `sound`, or with its own beginning if there is no picture. AAC and MP3 are copied packet by packet; any other sound
-    becomes AAC, mono, stereo or 5.1, which all players take.
+    since players take only 4:2:0. The sound is kept whole, as `soundtrack.sound_packets` says.
 
     Args:
-        audio_track: as of `read_audio`.
-        keep_sound: copy any sound that the file takes, and store other samples without a loss, as FLAC, or as ALAC in
-            .mov (of 32-bit and float ones the upper 24 bits; more than 8 channels are mixed).
         pixel_aspect: width of a pixel by its height.
-        metadata: such as title, comment, creation_time or timecode; mp4 and mov leave out names that they do not know.
         crf, preset, num_b_frames: of x264.
         num_threads: of the encoder, whose pictures differ by it; 0 for one a core.
     Raises: MissingAudio, if `sound` has none; BadMedia, if it cannot be read, if no frame was written, or if what was
-        written fits no such file; ValueError, if a frame has another shape or type; BadConfig, for another ending, a
-        track that is not there, or a `crf` or `preset` that x264 does not know.
+        written fits no such file; ValueError, if a frame has another shape or type; BadConfig, for another ending, or a
+        `crf` or `preset` that x264 does not know.
     """
-    path, rate, end_s = Path(path), exact(fps), Fraction(0)
-    options = {"crf": str(crf), "preset": preset}
-    _require_known(crf, preset)
-    with told_of(path), whole_file(path) as part, container_for(path, part, metadata or {}) as container:
-        stream = add_h264(container, width=width + width % 2, height=height + height % 2, fps=rate, options=options)
-        stream.codec_context.sample_aspect_ratio = pixel_aspect
-        stream.codec_context.thread_count = num_threads
-        stream.codec_context.max_b_frames = num_b_frames
-        packets = iter(()) if sound is None else sound_packets(sound, container, audio_track, keep=keep_sound)
-        # The first packet is read now, because every stream must be known before anything is written.
-        packets = chain(list(islice(packets, 1)), packets)
-        picture = _Picture(stream, (height, width, 3), rate)
+    path, rate, num_written = Path(path), exact(fps), 0
+    require_known(crf, preset)
+    with _told_of(path), whole_file(path) as part, _container_for(path, part, {}) as container:
+        size = {"width": width + width % 2, "height": height + height % 2}
+        stream = add_h264(container, **size, fps=rate, options={"crf": str(crf), "preset": preset})
+        context = stream.codec_context
+        context.sample_aspect_ratio, context.thread_count, context.max_b_frames = (
+            pixel_aspect,
+            num_threads,
+            num_b_frames,
+        )
+        heard = iter(()) if sound is None else sound_packets(sound, container, keep=keep_sound)
+        heard = chain(list(islice(heard, 1)), heard)  # read now, because every stream must be known before all writing
 
-        def write(frame: np.ndarray, time_s: Fraction | None = None, duration_s: Fraction | None = None) -> None:
-            nonlocal end_s
-            container.mux(picture.packets(frame, time_s, duration_s))
-            end_s = picture.end_s
-            for packet in packets:
-                container.mux(packet)
-                if packet.dts is not None and packet.dts * packet.time_base >= end_s:
-                    break
+        def write(frame: np.ndarray) -> None:
+            nonlocal num_written
+            require_shape(frame, (height, width, 3), num_written)
+            even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+            container.mux(stream.encode(to_yuv(even, stream, num_written)))
+            num_written += 1
+            _mux_until(container, heard, num_written / rate)
 
         yield write
-        if end_s == 0:
+        if num_written == 0:
             raise BadMedia(f"{path}: not written, no frame came; check what the frames were made from")
-        for packet in packets:
-            container.mux(packet)
-        container.mux(picture.last_packets())
+        _mux_until(container, heard, inf)
+        container.mux(stream.encode(None))
 
 
-class _Picture:
-    """Frames and their times on the way to a stream."""
-
-    def __init__(self, stream: VideoStream, shape: tuple[int, int, int], rate: Fraction) -> None:
-        self._stream, self._shape, self._rate = stream, shape, rate
-        self._number, self._pts, self._duration = 0, -1, 1
-        self.end_s = Fraction(0)  # of what is there, as far as it is known
-
-    def packets(self, frame: np.ndarray, time_s: Fraction | None, duration_s: Fraction | None) -> list[Packet]:
-        _require_shape(frame, self._shape, self._number)
-        context = self._stream.codec_context
-        if self._number == 0 and time_s is not None:
-            context.time_base = Fraction(1, lcm(_CLOCK_HZ, self._rate.numerator))
-            context.max_b_frames = 0  # else files would tell no frame's own duration
-        begin_s = self._number / self._rate if time_s is None else Fraction(time_s)
-        length_s = Fraction(duration_s or 1 / self._rate)
-        self._pts = max(self._pts + 1, round(begin_s / context.time_base))
-        self._duration = max(1, round(length_s / context.time_base))
-        self._number, self.end_s = self._number + 1, begin_s + length_s
-        even = cv2.copyMakeBorder(frame, 0, frame.shape[0] % 2, 0, frame.shape[1] % 2, cv2.BORDER_REPLICATE)
-        return self._stream.encode(to_yuv(even, self._stream, self._pts))
-
-    def last_packets(self) -> list[Packet]:
-        packets = self._stream.encode(None)
-        for packet in packets:
-            if packet.pts == self._pts:
-                packet.duration = self._duration
-        return packets
+def _mux_until(container: OutputContainer, packets: Iterator[Packet], time_s: Fraction | float) -> None:
+    """Write packets until one begins at a time, or later."""
+    for packet in packets:
+        container.mux(packet)
+        if packet.dts is not None and packet.dts * packet.time_base >= time_s:
+            break
 
 
-def _require_known(crf: float, preset: str) -> None:
-    """Raises: BadConfig, if x264 does not know them."""
-    context = av.CodecContext.create("libx264", "w")
-    context.width, context.height, context.pix_fmt, context.time_base = 16, 16, "yuv420p", Fraction(1, 25)
-    context.options = {"crf": str(crf), "preset": preset}
-    try:
-        if not 0 <= float(crf) <= 51:  # x264 would choose another
-            raise ValueError(crf)
-        context.open()
-    except (FFmpegError, ValueError) as error:
-        told = f"crf={crf!r} and preset={preset!r} mean nothing to x264"
-        raise BadConfig(f"{told}; give a number from 0 to 51 and a preset's name, such as veryfast") from error
+def container_kind(path: Path) -> str:
+    """Return FFmpeg's name of the kind of file that a name's ending says. Raises: BadConfig, if it says none."""
+    kind = "mp4" if path.exists() and path.samefile(os.devnull) else _CONTAINERS.get(path.suffix.lower())
+    if kind is None:
+        raise BadConfig(f"{path}: videos are written as {', '.join(_CONTAINERS)}; give a name that ends so")
+    return kind
 
 
 @contextmanager
-def told_of(path: Path) -> Iterator[None]:
+def _told_of(path: Path) -> Iterator[None]:
     """FFmpeg's own refusals to write become a sentence; those of the disk have one."""
     try:
         yield
@@ -169,11 +116,9 @@ def told_of(path: Path) -> Iterator[None]:
         raise BadMedia(f"{told}; give a wav as the sound, or a name that ends in .mkv") from error
 
 
-def container_for(path: Path, part: Path, metadata: Mapping[str, str]) -> OutputContainer:
-    """Return an empty file `part`, of the kind that the name `path` says. Raises: BadConfig, if it says none."""
-    kind = "mp4" if path.exists() and path.samefile(os.devnull) else _CONTAINERS.get(path.suffix.lower())
-    if kind is None:
-        raise BadConfig(f"{path}: videos are written as {', '.join(_CONTAINERS)}; give a name that ends so")
+def _container_for(path: Path, part: Path, metadata: Mapping[str, str]) -> OutputContainer:
+    """Return an empty file `part`, of the kind that the name `path` says."""
+    kind = container_kind(path)
     kept = {name: str(text) for name, text in metadata.items() if name.lower() not in _OF_THE_FILE}
     flags = "+faststart"
     if any("." in name for name in kept):  # com.apple.quicktime.…, as telephones write them
@@ -184,129 +129,69 @@ def container_for(path: Path, part: Path, metadata: Mapping[str, str]) -> Output
     return container
 
 
-def encode_clip(frames: np.ndarray | Sequence[np.ndarray], *, fps: float, gop: int = 12) -> bytes:
-    """Return an H.264 mp4 in which any window is found with one seek: closed groups of `gop` frames, no B-frames.
-
-    It is decoded in half the time of a usual one, has 7 % more bytes and loses 0.1 dB (`benchmarks/README.md`).
+def join(
+    path: Path,
+    pieces: Sequence[Path],
+    times_s: Sequence[Fraction],
+    *,
+    sound: Path | None = None,
+    sound_offset_s: Fraction = Fraction(0),
+    sound_end_s: Fraction | None = None,
+    audio_track: int | str | None = None,
+    keep_sound: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the pictures of some pieces, one after the other, and a sound into one file; no picture is encoded again.
 
     Args:
-        frames: at least one, (H, W, 3) uint8 RGB, all of one size; else ValueError.
+        path: its ending says how it is stored, as of `video_writer`.
+        pieces: files of `video_writer`, alike but for their length, without frames that look ahead (`num_b_frames=0`).
+        times_s: when each frame of theirs is shown, and when the last one ends.
+        sound_offset_s: when the sound begins; what comes before 0 is left out.
+        sound_end_s: when it is cut off; None keeps it whole, however long the picture is.
+        audio_track, keep_sound: see `soundtrack.sound_packets`.
+        metadata: such as title, comment, creation_time or timecode; mp4 and mov leave out names that they do not know.
+    Raises: as `video_writer` does.
     """
-    height, width = frames[0].shape[:2]
-    options = {"crf": "18", "preset": "veryfast", "tune": "fastdecode", "bf": "0", "sc_threshold": "0"}
-    options |= {"flags": "+cgop"}
-    data = BytesIO()
-    with av.open(data, "w", format="mp4") as container:
-        stream = add_h264(container, width=width, height=height, fps=exact(fps), options=options)
-        stream.codec_context.gop_size = gop
-        stream.codec_context.thread_count = 1
-        for index, frame in enumerate(frames):
-            container.mux(stream.encode(to_yuv(frame, stream, index)))
-        container.mux(stream.encode(None))
-    return data.getvalue()
+    with _told_of(path), whole_file(path) as part, _container_for(path, part, metadata or {}) as container:
+        with av.open(str(pieces[0].absolute())) as first:
+            picture = container.add_stream_from_template(first.streams.video[0])
+        picture.time_base = _CLOCK
+        packets = iter(()) if sound is None else sound_packets(sound, container, audio_track, keep=keep_sound)
+        heard = _placed(packets, sound_offset_s, sound_end_s)
+        heard = chain(list(islice(heard, 1)), heard)  # read now, because every stream must be known before all writing
+        for packet in _pictures(pieces, times_s, picture):
+            shown_s = packet.dts * packet.time_base
+            container.mux(packet)
+            _mux_until(container, heard, shown_s)
+        _mux_until(container, heard, inf)
 
 
-def add_h264(
-    container: OutputContainer, *, width: int, height: int, fps: Fraction, options: dict[str, str]
-) -> VideoStream:
-    """Return a new stream for `to_yuv`'s frames, tagged as BT.709 in limited range."""
-    stream = container.add_stream("libx264", rate=fps, options=options)
-    context = stream.codec_context
-    context.width, context.height = width, height
-    context.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
-    context.time_base = 1 / fps
-    context.colorspace = Colorspace.ITU709
-    context.color_primaries = ColorPrimaries.BT709
-    context.color_trc = ColorTrc.BT709
-    context.color_range = ColorRange.MPEG
-    return stream
+def _pictures(pieces: Sequence[Path], times_s: Sequence[Fraction], stream: VideoStream) -> Iterator[Any]:
+    """Yield the packets of pieces at these times."""
+    first = 0
+    for piece in pieces:
+        num_frames = 0
+        with av.open(str(piece.absolute())) as container:
+            for packet in container.demux(container.streams.video[0]):
+                if packet.size:
+                    place = first + num_frames
+                    packet.time_base = _CLOCK
+                    packet.pts = packet.dts = round(times_s[place] / _CLOCK)
+                    packet.duration = round(times_s[place + 1] / _CLOCK) - packet.pts
+                    packet.stream = stream
+                    num_frames += 1
+                    yield packet
+        first += num_frames
 
 
-def to_yuv(frame: np.ndarray, stream: VideoStream, index: int) -> av.VideoFrame:
-    """Return frame `index` of a stream, from (H, W, 3) uint8 RGB, without a shift in colour."""
-    _require_shape(frame, (stream.codec_context.height, stream.codec_context.width, 3), index)
-    yuv = av.VideoFrame(frame.shape[1], frame.shape[0], stream.codec_context.pix_fmt or "yuv420p")
-    size = (yuv.planes[1].width, yuv.planes[1].height)  # of colour differences: half of luma's, or the same
-    whole, shrunk = cv2.transform(frame, _BT709), cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-    colours = cv2.transform(shrunk, _BT709)
-    for channel, (plane, source) in enumerate(zip(yuv.planes, (whole, colours, colours), strict=True)):
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)  # pyright: ignore
-        cv2.extractChannel(source, channel, rows[:, : plane.width])
-    yuv.colorspace, yuv.color_range = Colorspace.ITU709, ColorRange.MPEG
-    yuv.pts = index
-    yuv.time_base = stream.codec_context.time_base
-    return yuv
-
-
-def _require_shape(frame: np.ndarray, expected: tuple[int, int, int], number: int) -> None:
-    if frame.shape != expected or frame.dtype != np.uint8:
-        raise ValueError(f"frame {number} is {frame.shape} {frame.dtype}, expected {expected} uint8")
-
-
-def sound_packets(
-    path: Path | str, output: OutputContainer, audio_track: int | str | None, *, keep: bool
-) -> Iterator[Packet]:
-    if _is_taken(path, output.format.name, audio_track, _KEPT if keep else _PLAYABLE):
-        return _copied_packets(path, output, audio_track)
-    return _encoded_packets(path, output, audio_track, keep=keep)
-
-
-def _is_taken(path: Path | str, kind: str, audio_track: int | str | None, codecs: set[str]) -> bool:
-    """Return whether a sound is of these codecs and can be copied to such a file, by trying."""
-    with open_media(path) as source:
-        stream = sound_stream(source, path, audio_track)
-        if stream.codec_context.codec.canonical_name not in codecs:
-            return False
-        try:
-            with av.open(BytesIO(), "w", format=kind) as trial:
-                written = trial.add_stream_from_template(stream)
-                for packet in islice((each for each in source.demux(stream) if each.size), 1):
-                    packet.stream = written
-                    trial.mux(packet)
-        except FFmpegError:
-            return False
-    return True
-
-
-def _copied_packets(path: Path | str, output: OutputContainer, audio_track: int | str | None) -> Iterator[Packet]:
-    zero_s, last = zero_time(path, audio_track), None
-    with open_media(path) as source:
-        require_whole(source, path)
-        stream = sound_stream(source, path, audio_track)
-        written, clock = output.add_stream_from_template(stream), SteadyClock(source)
-        for packet in source.demux(stream):
-            if packet.size:
-                begin_s = clock(packet, (packet.duration or 0) * packet.time_base) - zero_s
-                place = round(begin_s / packet.time_base)
-                packet.pts = packet.dts = last = place if last is None else max(place, last + 1)
-                packet.stream = written
-                yield packet
-
-
-def _encoded_packets(
-    path: Path | str, output: OutputContainer, audio_track: int | str | None, *, keep: bool
-) -> Iterator[Packet]:
-    with open_media(path) as source:
-        context = sound_stream(source, path, audio_track).codec_context
-        rate, layout, num_channels = context.sample_rate, context.layout.name, context.layout.nb_channels
-        fits_16_bit = context.format.name in _FIT_16_BIT
-    if keep:
-        codec, format = "alac" if output.format.name == "mov" else "flac", "s16" if fits_16_bit else "s32"
-        layout = f"{num_channels}c" if layout.endswith("channels") else layout  # the usual one of so many
-        layout = layout if num_channels <= MOST_CHANNELS else "stereo"
-    else:
-        codec, format, layout = "aac", "flt", {1: "mono", 6: "5.1"}.get(num_channels, "stereo")
-        rate = rate if rate in (av.Codec("aac", "w").audio_rates or ()) else 48000
-    written = output.add_stream(codec, rate=rate, layout=layout)
-    if not keep:
-        written.bit_rate = 128_000 * max(2, written.codec_context.channels)
-    written.codec_context.format = format if codec == "flac" else f"{format}p"
-    written.codec_context.time_base = Fraction(1, rate)
-    next_sample = 0
-    for samples in samples_in_place(path, rate, format=format, layout=layout, audio_track=audio_track):
-        if samples.size:
-            frame = AudioFrame.from_ndarray(samples.reshape(1, -1), format=format, layout=layout)
-            frame.sample_rate, frame.pts, frame.time_base = rate, next_sample, Fraction(1, rate)
-            next_sample += frame.samples
-            yield from written.encode(frame)
-    yield from written.encode(None)
+def _placed(packets: Iterator[Any], offset_s: Fraction, end_s: Fraction | None) -> Iterator[Packet]:
+    for packet in packets:
+        begins_s = packet.pts * packet.time_base + offset_s
+        if begins_s + (packet.duration or 0) * packet.time_base <= 0 and offset_s < 0:
+            continue
+        if end_s is not None and begins_s >= end_s:
+            return
+        shift = round(offset_s / packet.time_base)
+        packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+        yield packet

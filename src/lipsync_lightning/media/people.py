@@ -34,7 +34,7 @@ class SeenFace:
 
 
 class PeopleTracker(ABC):
-    """Follows the faces of one video. Called with each frame in turn it follows a single face, as `FacePoints` says."""
+    """Follows the faces of one video. Called with each frame in turn it follows a single face."""
 
     @abstractmethod
     def people(self, frame: np.ndarray) -> dict[int, SeenFace]:
@@ -50,6 +50,10 @@ class PeopleTracker(ABC):
         Return who those of the shot that ends are, each number's person among all of the video so far, from 0: the one
         of a former shot who looks alike, else somebody new. Two numbers may be one person.
         """
+
+    def goes_on(self, frame: np.ndarray) -> bool:
+        """Return whether the next frame shows somebody in their place; then it begins no shot."""
+        return False
 
     def __call__(self, frame: np.ndarray) -> Points | None:
         """Return the points of whoever appeared first of those in the next frame; None if there is nobody."""
@@ -140,6 +144,13 @@ class _MeshTracker(PeopleTracker):
             self._looks[number] = self._looks.get(number, 0) + face.looks
         self._together |= {frozenset(pair) for pair in combinations(found, 2)}
         return dict(self._seen)
+
+    def goes_on(self, frame: np.ndarray) -> bool:
+        for number, before in self._seen.items():
+            face = self._followed(frame, number)
+            if face and face.is_at(box_of_mesh(before.mesh)) and difference(face.looks, before.looks) < SAME_PERSON:
+                return True
+        return False
 
     def _followed(self, frame: np.ndarray, number: int) -> _Face | None:
         """Return somebody's face in the next frame, unless it is gone, or another one now lies there."""

@@ -13,6 +13,8 @@ from av.container import InputContainer
 from av.format import Flags
 from av.video.stream import VideoStream
 
+from lipsync_lightning.media.fields import Shown, deinterlaced
+
 # Matroska and FLV store times in whole milliseconds, so a frame can seem to come this much late.
 _CLOCK_ROUNDING_S = Fraction(1, 1000)
 # How much before the wanted time to seek, one after the other: files without an index, and indices of decoding times,
@@ -23,8 +25,6 @@ _SECONDS_BACK = (0, 2, 8, 32)
 # start again at a later time. Elsewhere a picture may stand for minutes, as that of a screen does.
 _STEP_BACK_S = Fraction(1, 10)
 _LEAP_S, _LONGEST_PAUSE_S = 10, 3600
-
-Shown = tuple[av.VideoFrame, Fraction, Fraction]  # from when until when
 
 
 def exact(number: float) -> Fraction:
@@ -51,7 +51,7 @@ def shown_frames(
     clock = stream.time_base or _CLOCK_ROUNDING_S
     late = min(clock, _CLOCK_ROUNDING_S)
     frame_s = 1 / (stream.average_rate or stream.guessed_rate or rate or 1 / _CLOCK_ROUNDING_S)
-    shown = _until_next(_begun(container, stream, frames, start, clock, frame_s))
+    shown = _until_next(deinterlaced(_begun(container, stream, frames, start, clock, frame_s)))
     if rate is None:
         after_start = dropwhile(lambda each: each[1] + late < start, shown)
         yield from takewhile(lambda each: stop is None or each[1] + late < stop, after_start)

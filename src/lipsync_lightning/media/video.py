@@ -4,14 +4,11 @@ Frames are (H, W, 3) uint8 RGB everywhere, in the colours of BT.709, upright: ro
 video's time zero is its first shown frame, and all its frames have the size of that one.
 """
 
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from io import BytesIO
-from itertools import chain, dropwhile
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -19,17 +16,17 @@ import cv2
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.filter import Graph
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from lipsync_lightning.errors import BadMedia, ClipTooShort
+from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.media.colour import rgb_planes, told_conversions
-from lipsync_lightning.media.resampling import Shown, exact, shown_frames
+from lipsync_lightning.media.resampling import exact, shown_frames
 
 _USUAL_FPS = Fraction(25)
 # Tags that describe the file and not what is in it.
-_TECHNICAL = ("brand", "encoder", "handler_name", "vendor_id", "language", "duration", "minor_version", "alpha_mode")
+_TECHNICAL = ("brand", "encoder", "handler_name", "vendor_id", "language", "minor_version", "alpha_mode", "duration")
+_TECHNICAL += ("bps", "number_of_", "statistics")
 # As long as a part that is kept in memory to be shown backwards.
 _REVERSED_S = 1
 
@@ -47,6 +44,11 @@ class VideoInfo:
     is_photo: bool = False
     metadata: dict[str, str] = field(default_factory=dict)  # title, creation_time, timecode, ...
     told: tuple[str, ...] = ()  # what is converted or lost, each in one sentence
+
+    @property
+    def about_frames(self) -> int:
+        """How many frames there may be, for a progress bar."""
+        return max(1, round(self.duration_s * float(self.fps)))
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def _told(first: av.VideoFrame, stream: VideoStream, is_photo: bool) -> tuple[st
     if first.interlaced_frame:
         told.append("interlaced: deinterlaced")
     has_alpha = any(component.is_alpha for component in first.format.components)
-    if has_alpha or stream.metadata.get("alpha_mode") == "1":
+    is_clear = has_alpha and first.to_ndarray(format="rgba")[..., 3].min() < 255
+    if is_clear or stream.metadata.get("alpha_mode") == "1":
         told.append("transparency is lost")
     return tuple(told)
 
@@ -203,7 +206,7 @@ def _frames(
                 size = _upright_size(first)
                 frames = chain([first], frames)
                 shown = shown_frames(container, stream, frames, fps=fps, start_s=start_s, stop_s=stop_s)
-                for frame, begin, end in _deinterlaced(shown):
+                for frame, begin, end in shown:
                     yield TimedFrame(_letterboxed(to_rgb(frame), *size), begin, end - begin)
                     num_read += 1
             require_whole(container, path)
@@ -214,40 +217,6 @@ def _frames(
     if num_read == 0 and not may_be_empty:
         until = "its end" if stop_s is None else f"{stop_s} s"
         raise BadMedia(f"{path}: no frame between {start_s} s and {until}; convert the file, or ask for another part")
-
-
-def _deinterlaced(shown: Iterator[Shown]) -> Iterator[Shown]:
-    """Every frame with all its lines, from the first interlaced one on; frames that are not interlaced stay as are."""
-    graph, kind = None, None
-    waiting: deque[Shown] = deque()
-    for each in chain(shown, [None]):
-        frame = each[0] if each is not None else None
-        if graph is not None and (frame is None or kind != (frame.width, frame.height, frame.format.name)):
-            graph.vpush(None)  # the filter holds the last frame back, to look one ahead
-            while waiting:
-                yield graph.vpull(), *waiting.popleft()[1:]
-            graph = None
-        if each is None or frame is None:
-            return
-        if graph is None and frame.interlaced_frame:
-            kind = (frame.width, frame.height, frame.format.name)
-            graph = _deinterlacer(frame)
-        if graph is None:
-            yield each
-            continue
-        graph.vpush(frame)
-        waiting.append(each)
-        while len(waiting) > 1:
-            yield graph.vpull(), *waiting.popleft()[1:]
-
-
-def _deinterlacer(frame: av.VideoFrame) -> Graph:
-    size = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base={frame.time_base}"
-    graph = Graph()
-    source = graph.add("buffer", f"{size}:colorspace={frame.colorspace}:range={frame.color_range}")
-    lines = graph.add("bwdif", "mode=send_frame:deint=interlaced")
-    graph.link_nodes(source, lines, graph.add("buffersink")).configure()
-    return graph
 
 
 def _letterboxed(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -261,56 +230,6 @@ def _letterboxed(rgb: np.ndarray, height: int, width: int) -> np.ndarray:
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     bars = (top, height - inner[1] - top, left, width - inner[0] - left)
     return cv2.copyMakeBorder(smaller, *bars, cv2.BORDER_CONSTANT)
-
-
-def decode_planes(data: bytes, starts: Sequence[int], num_frames: int, top: float = 0.0) -> list[np.ndarray]:
-    """Return one (T, 3, h, W) uint8 RGB window per start, each frame decoded once and in one thread.
-
-    Args: top: share of the height that is left out, and not converted to RGB: 0.5 gives lower halves.
-    Raises: ClipTooShort, if a window leaves the clip; BadMedia, if the clip does not decode.
-    """
-    try:
-        with av.open(BytesIO(data), "r") as container:
-            stream = video_stream(container)
-            if stream is None:
-                raise BadMedia("a clip holds no video; write its shard again")
-            stream.codec_context.thread_count = 1
-            for first in starts:
-                if first < 0 or num_frames < 1 or first + num_frames > stream.frames:
-                    asked = f"frames {first} to {first + num_frames - 1} were asked"
-                    raise ClipTooShort(f"{asked} of a clip of {stream.frames} frames")
-            numbers = sorted({number for first in starts for number in range(first, first + num_frames)})
-            planes = _read_planes(container, stream, numbers, top)
-    except FFmpegError as error:
-        raise BadMedia(f"a clip does not decode ({error.strerror}); write its shard again") from error
-    places = [bisect_left(numbers, first) for first in starts]
-    return [planes[place : place + num_frames] for place in places]
-
-
-def _read_planes(container: InputContainer, stream: VideoStream, numbers: list[int], top: float) -> np.ndarray:
-    """Return the lower part (F, 3, h, W) of frames whose numbers ascend."""
-    height, width = stream.codec_context.height, stream.codec_context.width
-    first_row = int(height * top)
-    # Colours have half the rows, and the first kept one is mixed with that above it.
-    first_read = max(first_row - 2, 0) // 2 * 2
-    graph = Graph()
-    crop = graph.add("crop", f"{width}:{height - first_read}:0:{first_read}")
-    graph.link_nodes(graph.add_buffer(template=stream), crop, graph.add("buffersink")).configure()
-    planes = np.empty((len(numbers), 3, height - first_row, width), np.uint8)
-    assert stream.average_rate is not None
-    assert stream.time_base is not None
-    decoded: Iterator[av.VideoFrame] = iter(())
-    for place, number in enumerate(numbers):
-        if place == 0 or number > numbers[place - 1] + 1:
-            first_pts = (stream.start_time or 0) + round(number / stream.average_rate / stream.time_base)
-            container.seek(first_pts, stream=stream)
-            decoded = dropwhile(lambda frame, pts=first_pts: (frame.pts or 0) < pts, container.decode(stream))
-        frame = next(decoded, None)
-        if frame is None:
-            raise BadMedia(f"a clip of {stream.frames} frames ends after {number}; write its shard again")
-        graph.vpush(frame)
-        planes[place] = [plane[first_row - first_read :] for plane in rgb_planes(graph.vpull())]
-    return planes
 
 
 def _require_video(container: InputContainer, path: Path | str) -> VideoStream:

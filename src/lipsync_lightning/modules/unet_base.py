@@ -121,11 +121,12 @@ class UNetModule(RebuiltModule):
         num_frames, side = batch["frames"].shape[1], batch["frames"].shape[-1] // self.autoencoder.downscale
         rng = ClipRNG(batch["seed"], self.device)
         noise = rng.normal((1, self.autoencoder.latent_channels, side, side)).expand(-1, num_frames, -1, -1, -1)
+        shown: dict[str, Any] = {key: batch[key] for key in ("frames", "reference", "audio", "keep_mask")}
         return diffusion.inpaint(
             self.unet,
             self.autoencoder,
             self.scheduler,
-            **{key: batch[key] for key in ("frames", "reference", "audio", "keep_mask")},
+            **shown,
             noise=noise,
             generators=rng.generators,
             num_inference_steps=self.num_inference_steps,

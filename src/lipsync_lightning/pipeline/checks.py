@@ -6,20 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from lipsync_lightning.errors import BadConfig, WouldOverwrite
+from lipsync_lightning.media.h264 import require_known
+from lipsync_lightning.media.mux import container_kind
 
 
 def free_path(out: Path, inputs: Sequence[Path]) -> Path:
-    """Return `out`, where a result may be written. Raises: WouldOverwrite, if it is a folder or an input."""
+    """Return `out`, where a result may be written.
+
+    Raises: WouldOverwrite, if it is a folder or an input; BadConfig, if its ending says no kind of video.
+    """
     if out.is_dir():
         raise WouldOverwrite(f"out={out} is a folder; give the name of a file that ends in .mp4")
     if out.resolve() in [path.resolve() for path in inputs]:
         raise WouldOverwrite(f"out={out} is also an input; choose another name")
+    container_kind(out)
     return out
 
 
 def check_call(num_frames: int, asked: Mapping[str, Any]) -> None:
     """Raises: BadConfig, for values that mean nothing."""
     check_counts(windows_at_a_time=asked["windows_at_a_time"])
+    require_known(asked["crf"], asked["preset"])
     if asked["pasting"] not in ("mask", "published"):
         raise BadConfig(f"pasting={asked['pasting']!r} is none of mask, published; choose one of them")
     if asked["overlap"] not in range(num_frames):

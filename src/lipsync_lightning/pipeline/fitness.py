@@ -1,4 +1,4 @@
-"""Which frames of one person are fit to be painted: how far the face is turned, how large it is, what covers the mouth."""
+"""Which frames of one person are fit to be painted: how far turned, how large, whether covered."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from scipy.ndimage import distance_transform_edt, median_filter
 
 # Mesh points: tip of the nose, and where the face ends at both sides.
 _NOSE, _SIDES = 1, [234, 454]
-# How far the tip of the nose stands before the line between the sides, in halves of that line: MediaPipe's canonical face.
+# How far the tip of the nose stands before the line between the sides, in halves of it: MediaPipe's canonical face.
 _NOSE_LENGTH = 1.29
 _LIPS = [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185]  # their outline
 _EYES = ([70, 63, 105, 66, 107, 33, 133, 145], [336, 296, 334, 293, 300, 263, 362, 374])  # with their brows
 _LIPS_WIDTH = 20  # pixels at which lips are looked at
-# Measured on speaking faces and covered ones (benchmarks/README.md). A bare mouth has more contrast than the first, in
-# deviations of lightness about the eyes, which is dim where the picture is; more than the second of what it has in most
-# frames; and its colour against the skin changes by less than the third, in the deviations of the first.
+# Measured on speaking faces and covered ones (benchmarks/README.md), as parts of how much lightness varies about the
+# eyes, so that a dim picture counts like a bright one: a bare mouth's contrast is more, and its colour against the skin
+# changes by less. Of its own contrast in most frames it has more than the second.
 _CONTRAST, _OWN_CONTRAST, _CHANGE = 0.75, 0.55, 0.65
 _COLOURS = np.array([0.5, 1.0, 1.0])  # L counts for less: shadows and teeth change it
 NOT_SEEN = "the face is not seen"
@@ -49,13 +49,12 @@ class Records:
 
     side: np.ndarray  # (F,) pixels; NaN: no face was seen
     turn: np.ndarray  # (F,) degrees, positive to the picture's right
-    mouth: (
-        np.ndarray
-    )  # (F, 5): L, a, b of the lips less those of the skin around; deviation of L in lips and about eyes
+    # (F, 5): L, a, b of the lips less those of the skin around them; how much L varies in the lips, and about the eyes
+    mouth: np.ndarray
 
     @property
     def covered(self) -> np.ndarray:
-        """Return, (F,), how little a mouth looks like one, or like this person's in most of the frames; over 1: covered.
+        """Return, (F,), how little a mouth looks like one, or like this person's in most frames; over 1: covered.
 
         Before a hand, a cloth or a mask no lips are seen; a microphone, food or a cup has its own colour.
         """
@@ -88,7 +87,7 @@ def records_of(rows: Sequence[list[float] | None]) -> Records:
 
 
 def turn_of(mesh: np.ndarray) -> float:
-    """Return by how many degrees a face (468, 2) is turned to the picture's right: where its nose is between its sides."""
+    """Return by how many degrees a face (468, 2) is turned to the right: where its nose is between its sides."""
     left, right = mesh[_SIDES]
     half = (right - left) / 2
     place = (mesh[_NOSE] - (left + right) / 2) @ half / max(half @ half, 1e-9)
@@ -96,7 +95,7 @@ def turn_of(mesh: np.ndarray) -> float:
 
 
 def mouth_of(frame: np.ndarray, mesh: np.ndarray) -> list[float]:
-    """Return the five numbers of `Records.mouth` for a frame (H, W, 3) and a mesh (468, 2); NaN, if out of the frame."""
+    """Return the numbers of `Records.mouth` for a frame (H, W, 3) and a mesh (468, 2); NaN, if out of the frame."""
     scale = _LIPS_WIDTH / float(np.linalg.norm(np.ptp(mesh[_LIPS], axis=0)))
     lips, around = _colours(frame, [mesh[_LIPS]], scale)
     eyes, _ = _colours(frame, [cv2.convexHull(mesh[side].astype(np.float32))[:, 0] for side in _EYES], scale)
@@ -127,7 +126,7 @@ def faded(painted: np.ndarray, fade_frames: int) -> np.ndarray:
     """Return how much of the new mouth each frame shows, (F,) float32, of which are painted, (F,) bool."""
     if painted.all():
         return np.ones(len(painted), np.float32)
-    return np.minimum(distance_transform_edt(painted) / (fade_frames + 1), 1).astype(np.float32)
+    return np.minimum(np.asarray(distance_transform_edt(painted)) / (fade_frames + 1), 1).astype(np.float32)
 
 
 def reasons_of(records: Records, thresholds: Thresholds) -> np.ndarray:

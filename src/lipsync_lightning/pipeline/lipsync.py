@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-import numpy as np
+import diffusers
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -27,9 +27,9 @@ from lipsync_lightning.pipeline.checks import check_call, check_counts, check_sa
 from lipsync_lightning.pipeline.fitness import Occluder, Thresholds
 from lipsync_lightning.pipeline.painting import SceneSpeaker
 from lipsync_lightning.pipeline.plan import plan_of
-from lipsync_lightning.pipeline.provenance import facts_of, identity
+from lipsync_lightning.pipeline.provenance import identity
 from lipsync_lightning.pipeline.reference import REFERENCES
-from lipsync_lightning.pipeline.result import result_of, write_result
+from lipsync_lightning.pipeline.result import write_result
 from lipsync_lightning.pipeline.script import script_of
 from lipsync_lightning.pipeline.shortcuts import at_work, solver_of, tiny_decoder
 from lipsync_lightning.pipeline.sources import video_of
@@ -122,13 +122,18 @@ class LipSyncPipeline(DiffusionPipeline):
             compile_blocks(self.unet, self.autoencoder, device=device.type)
         return self
 
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: torch.device | str = "cuda") -> None:
+        """Keep U-Net and autoencoder in the CPU's memory whenever the other one works, as `place` does."""
+        place = torch.device(device)
+        self.place(place if gpu_id is None else torch.device(place.type, gpu_id), self.unet.dtype, offload=True)
+
     @torch.no_grad()
     def __call__(
         self,
         video: Any,
         audio: Any = None,
         *,
-        out: Path | str | None = None,
+        out: Any = None,
         segments: Path | str | None = None,
         faces: People | None = None,
         face: str | int = "largest",
@@ -154,7 +159,7 @@ class LipSyncPipeline(DiffusionPipeline):
         overlap: int = 2,
         pasting: str = "mask",
         keep_sound: bool = False,
-        crf: int = 18,
+        crf: int = 11,
         preset: str = "veryfast",
     ) -> Any:
         """Return a `LipSyncResult`: `video`, saying `audio`, in the file `out`, or as frames if there is no `out`.
@@ -184,53 +189,47 @@ class LipSyncPipeline(DiffusionPipeline):
             windows_at_a_time: in one batch; costs memory, changes nothing.
             overlap: frames that successive windows share and are blended over.
             pasting: "mask" replaces what is generated; "published" the whole aligned face.
-            keep_sound: samples untouched (FLAC where uncompressed); else what most players play.
-            crf, preset: of x264.
+            keep_sound: samples untouched (FLAC where uncompressed); else what most players play. crf, preset: of x264.
         Raises: BadMedia, MissingAudio for the inputs; NoFace, if nobody can be given a mouth; WouldOverwrite, if `out`
             is an input or a folder; BadConfig, if a number or a name means nothing.
         """
         asked = {name: value for name, value in locals().items() if name not in ("self", "video", "audio", "out")}
         if isinstance(video, list | tuple) and len(video) and isinstance(video[0], str | Path):
-            sounds, outs = audio or [None] * len(video), out or [None] * len(video)
+            sounds, outs = (given or [None] * len(video) for given in (audio, out))
             return [self(v, a, out=o, **asked) for v, a, o in zip(video, sounds, outs, strict=True)]
         inpaint = self.inpainter(
             seed, num_inference_steps, guidance_scale, solver, deep_features_every, generator, callback_on_step_end
         )
         check_call(self.clip.num_frames, asked)
         source = video_of(video, fps, start, end)
-        expected = max(1, round(source.info.duration_s * float(source.info.fps)))
-        with TemporaryDirectory() as given, self.progress_bar(total=expected) as bar:  # pyright: ignore[reportCallIssue]
-            script, heard = script_of(segments, audio, str(face), sound_offset, sample_rate, Path(given))
-            inputs = {"video": Path(str(source)), "sound": heard}
-            inputs |= {f"sound {number}": line.sound for number, line in enumerate(script, 1) if segments}
+        bar: Any = self.progress_bar(total=source.info.about_frames)  # pyright: ignore[reportCallIssue]
+        with TemporaryDirectory() as given, bar:
+            script = script_of(segments, audio, str(face), sound_offset, sample_rate, Path(given))
+            inputs = {"video": Path(str(source)), **script.files}
             path = None if out is None else free_path(Path(out), list(inputs.values()))
             bar.set_description("looking")
-            tracker = (faces or MeshPeople()).for_video(Path(str(source)), round(start * float(source.info.fps)))
+            tracker = (faces or MeshPeople()).for_video(inputs["video"], round(start * float(source.info.fps)))
             chosen = {name: asked[name] for name in ("fitness", "length", "extend", "speak_silence", "audio_track")}
-            plan = plan_of(source, tracker, script, self.audio_encoder, self.clip, **chosen, seen=bar.update)
+            plan = plan_of(source, tracker, script.lines, self.audio_encoder, self.clip, **chosen, seen=bar.update)
             bar.reset(plan.num_frames)
             bar.set_description("speaking" if path is None else path.name)
             images = plan.timeline.images(plan.source)
+            given_on = {
+                "inpaint": inpaint,
+                "clip": self.clip,
+                "occluder": occluder,
+                "overlap": overlap,
+                "done": bar.update,
+            }
             paint = SceneSpeaker(
-                inpaint=inpaint,
                 device=self._visited or self.unet.device,
-                clip=self.clip,
                 reference=REFERENCES[self.config["reference"]],
                 mask=1 - keep_mask(self.clip.resolution, self.config["mask"]).numpy() if pasting == "mask" else None,
-                occluder=occluder,
-                overlap=overlap,
                 at_a_time=windows_at_a_time,
-                done=bar.update,
+                **given_on,
             )
-            if path is None:
-                frames: list[np.ndarray] = []
-                for scene in plan.scenes:
-                    paint(scene, images, frames.append)
-                return result_of(None, plan, frames=np.stack(frames))
-            files = {name: file for name, file in inputs.items() if file.is_file()}
-            facts = facts_of(identity(self.unet, self.config.get("_name_or_path")), files)
-            begins_s = 0.0 if audio is None else sound_offset
-            return write_result(path, plan, paint, images, heard=heard, begins_s=begins_s, facts=facts, asked=asked)
+            model = partial(identity, self.unet, self.config.get("_name_or_path"))
+            return write_result(path, plan, paint, images, script=script, inputs=inputs, model=model, asked=asked)
 
     def inpainter(
         self,
@@ -272,9 +271,14 @@ class LipSyncPipeline(DiffusionPipeline):
             generators=[torch.Generator(device).manual_seed(seed)],
             decoder=self._decoder,
             visit=partial(at_work, device=self._visited, deep_features_every=deep_features_every),
-            on_step_end=callback_on_step_end
-            and (lambda step, time, latents: callback_on_step_end(self, step, time, {"latents": latents})),
+            on_step_end=callback_on_step_end and partial(self._step_ended, callback_on_step_end),
         )
+
+    def _step_ended(self, callback: Callable[..., Any], step: int, timestep: float, latents: Tensor) -> Tensor:
+        return (callback(self, step, timestep, {"latents": latents}) or {}).get("latents", latents)
+
+
+setattr(diffusers, "LipSyncPipeline", LipSyncPipeline)  # noqa: B010 - where `DiffusionPipeline` looks for a class
 
 
 def load_pipeline(folder: str) -> LipSyncPipeline:

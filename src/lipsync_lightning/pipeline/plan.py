@@ -32,6 +32,7 @@ from lipsync_lightning.pipeline.windows import Turn
 from lipsync_lightning.threads import ahead
 
 _FRAMES_AHEAD = 4
+_SAME_LENGTH_S = 0.1  # picture and sound that differ by less end together
 _NO_IMAGE = np.empty(0, np.uint8)
 
 
@@ -110,7 +111,8 @@ def plan_of(
         of_shot, turns = shown[scene.start : scene.stop] - shot.first_frame, []
         for choice, voice in zip(choices, voices, strict=True):
             heard = np.array([voice.start_s <= time_s < voice.end_s for time_s in times_s[:-1]])
-            track = shot.people.get(choice.people[number])
+            person = choice.people[number]
+            track = None if person is None else shot.people[person]
             reasons = (
                 np.full(len(shot.times_s), NOT_SEEN)
                 if track is None
@@ -132,6 +134,8 @@ def plan_of(
             f"{source}: nobody can be given a mouth ({why}); nothing was written: choose another face, or video"
         )
     told = [*info.told, *(choice.told for choice in choices if choice.told)]
+    if abs(max(ends_s) - shown_when.times_s[-1]) > _SAME_LENGTH_S:
+        told.append(f"the sound ends at {max(ends_s):.2f} s, the picture at {float(shown_when.times_s[-1]):.2f} s")
     return Plan(source.until(frames[-1].time_s + frames[-1].duration_s), shown_when, scenes, left_alone, told)
 
 

@@ -1,6 +1,6 @@
 """What a call of the pipeline comes to, and how it is written."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from lipsync_lightning.media.joining import join
-from lipsync_lightning.media.mux import video_writer
+from lipsync_lightning.media.mux import join, video_writer
 from lipsync_lightning.media.resampling import exact
 from lipsync_lightning.pipeline.job import job_folder
 from lipsync_lightning.pipeline.painting import SceneSpeaker
 from lipsync_lightning.pipeline.plan import LeftAlone, Plan
-from lipsync_lightning.pipeline.provenance import Facts
+from lipsync_lightning.pipeline.provenance import Facts, facts_of
+from lipsync_lightning.pipeline.script import Script
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LipSyncResult:
     frames: np.ndarray | None = None  # (F, H, W, 3) uint8, where no `out` was given
 
 
-def result_of(path: Path | None, plan: Plan, **more: Any) -> LipSyncResult:
+def _result(path: Path | None, plan: Plan, **more: Any) -> LipSyncResult:
     num_synced = sum(len({frame for turn in scene.turns for frame in turn.frames}) for scene in plan.scenes)
     return LipSyncResult(
         path, plan.num_frames, num_synced, float(plan.timeline.times_s[-1]), plan.left_alone, plan.told, **more
@@ -37,20 +37,26 @@ def result_of(path: Path | None, plan: Plan, **more: Any) -> LipSyncResult:
 
 
 def write_result(
-    path: Path,
+    path: Path | None,
     plan: Plan,
     paint: SceneSpeaker,
     images: Iterator[np.ndarray],
     *,
-    heard: Path,
-    begins_s: float,
-    facts: Facts,
+    script: Script,
+    inputs: Mapping[str, Path],
+    model: Callable[[], str],
     asked: Mapping[str, Any],
 ) -> LipSyncResult:
     """Write every scene to a piece of its own, and join them; pieces that a killed job left are not made again.
 
-    Args: heard: the sound, which begins at `begins_s`. asked: of the call.
+    Args: path: None, to return frames instead. inputs: files, by what they are. model: names it. asked: of the call.
     """
+    if path is None:
+        frames: list[np.ndarray] = []
+        for scene in plan.scenes:
+            paint(scene, images, frames.append)
+        return _result(None, plan, frames=np.stack(frames))
+    facts = facts_of(model(), {name: file for name, file in inputs.items() if file.is_file()})
     info, encode = plan.source.info, {name: asked[name] for name in ("crf", "preset")}
     size = {"width": info.width, "height": info.height, "pixel_aspect": info.pixel_aspect}
     comment = "; ".join(filter(None, [info.metadata.get("comment"), str(facts)]))
@@ -68,11 +74,11 @@ def write_result(
             path,
             pieces,
             plan.timeline.times_s,
-            sound=heard,
-            sound_offset_s=exact(begins_s),
+            sound=script.heard,
+            sound_offset_s=exact(script.begins_s),
             sound_end_s=plan.timeline.times_s[-1] if asked["length"] == "shortest" else None,
             audio_track=asked["audio_track"],
             keep_sound=asked["keep_sound"],
             metadata={**info.metadata, "comment": comment},
         )
-    return result_of(path, plan, facts=facts)
+    return _result(path, plan, facts=facts)

@@ -26,6 +26,21 @@ class Line:
     end_s: float = inf  # when it is cut off, if it lasts so long
 
 
+@dataclass(frozen=True)
+class Script:
+    """All lines, and what is heard of them in the result."""
+
+    lines: list[Line]
+    heard: Path
+    begins_s: float = 0.0  # when what is heard begins, in seconds of the result
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The sounds, by what they are."""
+        numbered = {f"sound {number}": line.sound for number, line in enumerate(self.lines, 1)}
+        return {"sound": self.heard} | {name: sound for name, sound in numbered.items() if sound != self.heard}
+
+
 def read_script(path: Path) -> list[Line]:
     """Return the lines of a csv file: person,start,end,sound, times in seconds, `end` empty for the sound's own.
 
@@ -36,18 +51,20 @@ def read_script(path: Path) -> list[Line]:
 
 def script_of(
     segments: Path | str | None, audio: Any, face: str, sound_offset_s: float, sample_rate_hz: int, folder: Path
-) -> tuple[list[Line], Path]:
-    """Return who says what, and the file of what is heard, written to `folder` where it is none.
+) -> Script:
+    """Return who says what; what is heard is written to `folder` where it is no file.
 
     Args: as of a call of `LipSyncPipeline`. Raises: BadConfig, if neither segments nor a sound are given.
     """
     if segments is None and audio is None:
         raise BadConfig("give audio=<file>, or segments=<csv> of who says what")
-    heard = None if audio is None else sound_file(audio, sample_rate_hz, folder)
     if segments is None:
-        return [Line(face, heard, sound_offset_s)], heard
-    script = read_script(Path(segments))
-    return script, heard or write_mix(folder / "mix.flac", script)
+        heard = sound_file(audio, sample_rate_hz, folder)
+        return Script([Line(face, heard, sound_offset_s)], heard, sound_offset_s)
+    lines = read_script(Path(segments))
+    if audio is None:
+        return Script(lines, write_mix(folder / "mix.flac", lines))
+    return Script(lines, sound_file(audio, sample_rate_hz, folder), sound_offset_s)
 
 
 def _lines(path: Path) -> Iterator[Line]:

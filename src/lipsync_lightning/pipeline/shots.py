@@ -55,7 +55,7 @@ def find_shots(
     measure: Measure | None = None,
     resolution: int = 256,
 ) -> Iterator[Shot]:
-    """Yield the shots of a video. One begins at a cut, and where a fade has reached black.
+    """Yield the shots of a video. One begins at a cut, unless somebody stays in place, and where a fade reached black.
 
     Args:
         tracker: of this video, not yet used. It is shown frames with square pixels.
@@ -65,13 +65,15 @@ def find_shots(
     """
     shot = _GrowingShot(0)
     for number, (frame, begins_shot) in enumerate(_with_cuts(frames)):
-        if begins_shot and number:
-            yield shot.finished(tracker.cut(), float(pixel_aspect))
+        image = frame.image
+        if pixel_aspect != 1:
+            image = cv2.resize(image, (round(image.shape[1] * pixel_aspect), image.shape[0]))
+        if begins_shot and number and not tracker.goes_on(image):
+            yield shot.finished(tracker.cut(), pixel_aspect)
             shot = _GrowingShot(number)
-        image = _with_square_pixels(frame.image, pixel_aspect)
         shot.add(frame.time_s, image, tracker.people(image), measure, resolution)
     if shot.times_s:
-        yield shot.finished(tracker.cut(), float(pixel_aspect))
+        yield shot.finished(tracker.cut(), pixel_aspect)
 
 
 def _with_cuts(frames: Iterable[TimedFrame]) -> Iterator[tuple[TimedFrame, bool]]:
@@ -83,52 +85,37 @@ def _with_cuts(frames: Iterable[TimedFrame]) -> Iterator[tuple[TimedFrame, bool]
         yield frame, is_cut or fades
 
 
-def _with_square_pixels(image: np.ndarray, pixel_aspect: Fraction) -> np.ndarray:
-    if pixel_aspect == 1:
-        return image
-    height, width = image.shape[:2]
-    return cv2.resize(image, (round(width * pixel_aspect), height), interpolation=cv2.INTER_LINEAR)
-
-
-class _GrowingTrack:
-    def __init__(self) -> None:
-        self.numbers, self.values, self.measured = array("i"), array("f"), list[Any]()
-        self.aligner: Aligner | None = None  # as while painting it starts afresh when someone is back
-
-
 class _GrowingShot:
     def __init__(self, first_frame: int) -> None:
         self.first_frame = first_frame
         self.times_s = array("d")
-        self._tracks: dict[int, _GrowingTrack] = {}
+        self._rows = array("f")  # of each face: frame, the tracker's number, points, side, opening
+        self._measured: list[Any] = []  # of each face
+        self._aligners: dict[int, Aligner] = {}  # of those in sight, as while painting: whoever is back starts afresh
 
     def add(
         self, time_s: Fraction, image: np.ndarray, seen: dict[int, SeenFace], measure: Measure | None, resolution: int
     ) -> None:
-        for person in self._tracks.keys() - seen.keys():
-            self._tracks[person].aligner = None
-        for person, face in seen.items():
-            track = self._tracks.setdefault(person, _GrowingTrack())
-            track.aligner = track.aligner or Aligner(resolution=resolution)
-            matrix = track.aligner.matrix(face.points)
+        self._aligners = {number: self._aligners.get(number) or Aligner(resolution=resolution) for number in seen}
+        for number, face in seen.items():
+            matrix = self._aligners[number].matrix(face.points)
             side = resolution / np.linalg.det(matrix[:, :2]) ** 0.5
             opening = np.nan if face.mesh is None else mouth_opening(face.mesh)
-            track.numbers.append(len(self.times_s))
-            track.values.extend([*face.points.ravel(), side, opening])
-            track.measured.append(measure(image, face.mesh, matrix) if measure else None)
+            self._rows.extend([len(self.times_s), number, *face.points.ravel(), side, opening])
+            self._measured.append(measure(image, face.mesh, matrix) if measure else None)
         self.times_s.append(float(time_s))
 
-    def finished(self, who: dict[int, int], pixel_aspect: float) -> Shot:
+    def finished(self, who: dict[int, int], pixel_aspect: Fraction) -> Shot:
         """Return the shot; `who` of the video's people each number of the tracker is."""
-        num_frames = len(self.times_s)
-        values = {person: np.full((num_frames, 8), np.nan, np.float32) for person in sorted(who.values())}
-        measured: dict[int, list[Any]] = {person: [None] * num_frames for person in values}
-        for number, track in sorted(self._tracks.items()):
-            values[who[number]][np.array(track.numbers)] = np.array(track.values).reshape(-1, 8)
-            for frame, each in zip(track.numbers, track.measured, strict=True):
-                measured[who[number]][frame] = each
-        people = {}
-        for person, rows in values.items():
-            points = rows[:, :6].reshape(-1, 3, 2) / np.float32([pixel_aspect, 1])
-            people[person] = Track(points=points, side=rows[:, 6], opening=rows[:, 7], measured=measured[person])
+        people, rows = {}, np.array(self._rows).reshape(-1, 10)
+        persons = np.array([who[number] for number in rows[:, 1]])
+        for person in sorted(set(who.values())):
+            faces = np.flatnonzero(persons == person)
+            frames = rows[faces, 0].astype(int)
+            values, measured = np.full((len(self.times_s), 8), np.nan, np.float32), [None] * len(self.times_s)
+            values[frames] = rows[faces, 2:]
+            for frame, face in zip(frames, faces, strict=True):
+                measured[frame] = self._measured[face]
+            points = values[:, :6].reshape(-1, 3, 2) / np.array([pixel_aspect, 1], np.float32)
+            people[person] = Track(points=points, side=values[:, 6], opening=values[:, 7], measured=measured)
         return Shot(first_frame=self.first_frame, times_s=np.array(self.times_s), people=people)

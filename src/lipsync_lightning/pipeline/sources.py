@@ -81,7 +81,8 @@ def video_of(given: Any, fps: float, start_s: float, stop_s: float | None) -> Vi
     """
     if isinstance(given, str | Path):
         return VideoFile(Path(given), start_s, stop_s)
-    frames = given if isinstance(given, torch.Tensor) else torch.from_numpy(np.stack([np.asarray(f) for f in given]))
+    is_array = isinstance(given, torch.Tensor | np.ndarray)
+    frames = torch.as_tensor(given if is_array else np.stack([np.asarray(picture) for picture in given]))
     if frames.ndim == 4 and frames.shape[1] == 3 and frames.shape[3] != 3:
         frames = frames.permute(0, 2, 3, 1)
     if frames.is_floating_point():

@@ -13,7 +13,7 @@ import numpy as np
 from lipsync_lightning.clip import ClipSpec
 from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.media.audio import encode_flac
-from lipsync_lightning.media.mux import encode_clip
+from lipsync_lightning.media.clips import encode_clip
 from lipsync_lightning.media.video import read_frames
 from lipsync_lightning.preparation.filters import AlignedClip, Rejected
 from lipsync_lightning.preparation.ledger import CLIP, KEPT, REJECTED, Row

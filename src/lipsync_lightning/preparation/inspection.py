@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from lipsync_lightning.errors import BadMedia, BrokenShard, ClipMismatch, ClipTooShort, MissingShards
 from lipsync_lightning.evaluation.page import Picture, Table, write_page
+from lipsync_lightning.media.clips import decode_planes
 from lipsync_lightning.media.strips import film_strip, save_png
-from lipsync_lightning.media.video import decode_planes
 from lipsync_lightning.preparation.ledger import KEPT, REJECTED, SCORES, Row, read_ledger
 from lipsync_lightning.shards.format import SPLITS, Sidecar, not_prepared
 from lipsync_lightning.shards.reader import MEMBERS, ClipIndex
