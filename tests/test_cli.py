@@ -128,7 +128,7 @@ def test_help_and_mistakes_come_before_anything_large_is_imported(command: str, 
         f"atexit.register(lambda: print('large:', [n for n in ('torch', 'lightning', 'cv2') if n in sys.modules]))\n"
         f"from lipsync_lightning.{command} import main\nmain()"
     )
-    for arguments, told in ((["--help"], "Commands: demo, evaluate"), (list(MISTAKES[command]), "error: ")):
+    for arguments, told in ((["--help"], "Commands: app, demo, evaluate"), (list(MISTAKES[command]), "error: ")):
         code = looking.format(arguments=arguments)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
         assert told in done.stdout + done.stderr

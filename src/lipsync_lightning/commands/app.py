@@ -106,10 +106,8 @@ class Jobs:
     def _require_bearable(self, path: str) -> None:
         """Raises: BadMedia, if it is no media, or more than this page takes."""
         with open_media(path) as container:
-            stated = [
-                float(each.duration * each.time_base) for each in container.streams if each.duration and each.time_base
-            ]
-            seconds = max([*stated, (container.duration or 0) / av.time_base])
+            lengths = [float((each.duration or 0) * (each.time_base or 0)) for each in container.streams]
+            seconds = max([(container.duration or 0) / av.time_base, *lengths])
             pixels = max([0, *(each.width * each.height for each in container.streams.video)])
         if seconds > self.config.max_seconds or pixels > self.config.max_pixels:
             most = f"{self.config.max_seconds} s and {self.config.max_pixels / 1e6:g} million pixels"
@@ -170,7 +168,7 @@ CONTROLS: dict[str, Callable[[Any], Any]] = {  # as the command line names them
     "num_inference_steps": lambda own: gr.Number(own.num_inference_steps, label="num_inference_steps", precision=0),
     "guidance_scale": lambda own: gr.Number(own.guidance_scale, label="guidance_scale"),
     "speak_silence": lambda own: gr.Checkbox(False, label="speak_silence"),
-    "crf": lambda own: gr.Slider(0, 51, 11, step=1, label="crf", info="less is better, and larger"),
+    "crf": lambda own: gr.Slider(0, 51, 18, step=1, label="crf", info="less is better, and larger"),
 }
 
 

@@ -49,7 +49,7 @@ def sign(path: Path, certificate: Path | str, key: Path | str, facts: Facts) -> 
     """
     try:
         import c2pa  # pyright: ignore[reportMissingImports]
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key  # pyright: ignore[reportMissingImports]
+        from cryptography.hazmat.primitives import serialization  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise BadConfig("c2pa.certificate needs c2pa-python; pip install 'lipsync-lightning[c2pa]'") from error
     chain, private = Path(certificate).read_bytes(), Path(key).read_bytes()
@@ -59,7 +59,7 @@ def sign(path: Path, certificate: Path | str, key: Path | str, facts: Facts) -> 
     }
     known = c2pa.Builder.get_supported_mime_types()  # endings of names are among them
     try:
-        pem = load_pem_private_key(private, None)
+        pem = serialization.load_pem_private_key(private, None)
         kind = getattr(getattr(pem, "curve", None), "name", type(pem).__name__)
         info = c2pa.C2paSignerInfo(_ALGORITHMS.get(kind, "ps256"), chain, private, None)
         with c2pa.Signer.from_info(info) as signer, c2pa.Builder(manifest) as builder, whole_file(path) as part:
