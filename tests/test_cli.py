@@ -7,9 +7,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
+from command_line import CommandLine
 from lipsync_lightning.cli import build, one_sentence
 from lipsync_lightning.composing import hydra_arguments, quoted
 from lipsync_lightning.errors import BrokenShard
+from lipsync_lightning.train import main as train_main
 
 
 def test_our_own_error_is_found_behind_what_wraps_it():
@@ -150,3 +152,42 @@ def test_a_run_s_folder_is_found_from_where_one_is(tmp_path: Path, monkeypatch: 
         whole,
         f"--config-dir={whole}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("data.batch_size=two", "data.batch_size=two: give a number, such as"),
+        ("data.batch_size=null", "data.batch_size=None: give a number"),
+        ("module.optimizer.lr=1e-4x", "module.optimizer.lr=1e-4x: give a number"),
+        ("module.guidance_scale=nan", "module.guidance_scale=nan: give a number"),
+        ("module.gradient_checkpointing=maybe", "module.gradient_checkpointing=maybe: give true or false"),
+        ("seed=abc", "seed=abc: give a number"),
+        ("seed=-5", "seed=-5: give a number from 0"),
+        ("+colour=red", "+colour=red: there is no such key"),
+        ("checkpoint=best", "of the run that init_from= names"),
+        ("trainer.max_steps=0", "nothing would be trained"),
+        ("trainer.limit_train_batches=0", "nothing would be trained"),
+        ("trainer.accumulate_grad_batches=0", "nothing would be trained"),
+        ("trainer.gradient_clip_val=-1", "give a number above 0"),
+        ("data.shards=null", "data.shards=null: give a folder"),
+        ("run_dir=null", "run_dir=null: give a folder"),
+        ("run_dir=pyproject.toml/x", "Not a directory"),
+    ],
+)
+def test_values_that_mean_nothing_are_one_sentence(command_line: CommandLine, setting: str, words: str):
+    Path("pyproject.toml").touch()
+    assert words in command_line.refusal(train_main, "+experiment=stage2", "data.shards=nowhere", setting)
+
+
+def test_null_and_words_stay_where_lightning_or_a_yaml_takes_them(command_line: CommandLine):
+    meant = [
+        "trainer.max_epochs=null",
+        "trainer.devices=auto",
+        "+trainer.max_time=null",
+        "trainer.val_check_interval=0.5",
+    ]
+    meant += ["module.losses.terms.trepa=null", "+memory=forecast", "checkpoint_every=7", "init_from=null"]
+    said = command_line.refusal(train_main, "+experiment=stage2", "data.shards=nowhere", *meant)
+    assert "give a number" not in said
+    assert "no such key" not in said

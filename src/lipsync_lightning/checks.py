@@ -18,6 +18,18 @@ def require_servable(config: DictConfig) -> None:
         raise BadConfig(f"trainer.precision={precision}: {keep}; give bf16-mixed, 16-mixed or 32-true")
     if not trainer.log_every_n_steps:
         raise BadConfig("trainer.log_every_n_steps=0: skipped steps are told when the trainer logs; give 1 or more")
+    for key in ("run_dir", "data.shards"):
+        if OmegaConf.select(config, key, default="") is None:
+            raise BadConfig(f"{key}=null: give a folder")
+    if not 0 <= config.seed < 2**32:
+        raise BadConfig(f"seed={config.seed}: give a number from 0 to {2**32 - 1}")
+    for key in ("max_steps", "max_epochs", "limit_train_batches", "accumulate_grad_batches"):
+        if trainer.get(key) == 0:
+            raise BadConfig(f"trainer.{key}=0: nothing would be trained; give more")
+    if (trainer.get("gradient_clip_val") or 0) < 0:
+        raise BadConfig(f"trainer.gradient_clip_val={trainer.gradient_clip_val}: give a number above 0, or null")
+    if config.checkpoint != "last" and config.init_from is None:
+        raise BadConfig(f"checkpoint={config.checkpoint} chooses of the run that init_from= names; give that too")
     if data.batch_size < 1 or data.num_workers < 0:
         told = f"data.batch_size={data.batch_size} data.num_workers={data.num_workers}"
         raise BadConfig(f"{told}: give 1 or more windows, and 0 or more workers")

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lipsync_lightning.composing import hydra_arguments, without_leftovers
+from lipsync_lightning.composing import hydra_arguments, require_kinds, without_leftovers
 from lipsync_lightning.errors import LipSyncError
 from lipsync_lightning.files import CONF_DIR, weights_dir
 
@@ -46,6 +46,7 @@ def command(name: str, about: str | None, check: Callable[[DictConfig], None] | 
     def job(config: DictConfig) -> None:
         try:
             config = without_leftovers(config)
+            require_kinds(config)
             if check is not None:
                 check(config)
             import_module(f"lipsync_lightning.commands.{name}").run(config)

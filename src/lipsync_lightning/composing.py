@@ -18,6 +18,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.files import PLUGINS
 
 # The last names of keys whose values are paths; `shards` may be a list or a mapping of them.
@@ -25,6 +26,7 @@ _PATHS = {"video", "audio", "videos", "out", "model", "run", "source", "inspect"
 _PATHS |= {"segments", "batch", "report", "certificate", "key"}
 _PATHS |= {"shards", "run_dir", "demo_dir", "runs_dir", "cache_dir", "init_from", "ckpt_path", "root", "lists"}
 _UNKNOWN_TO_HYDRA = re.compile(r"[^\w\s/\-+.$%*@:?|=,()\[\]{}'\"\\]|[^\x00-\x7f]")
+ADDABLE = ("memory",)  # keys that no YAML has, and commands read
 _LIKE_A_FLAG = re.compile(r"--(?!cfg=|info=|package=)([\w.@/]+=.*)", re.DOTALL)  # as wandb's agent gives keys
 
 
@@ -120,6 +122,32 @@ def without_leftovers(config: DictConfig) -> DictConfig:
         with open_dict(config):
             OmegaConf.update(config, place, fresh, merge=False)
     return config
+
+
+def require_kinds(config: DictConfig) -> None:
+    """Raises: BadConfig, for words, null or NaN where a YAML has a number, for what is no switch, and for unknown keys.
+
+    What a YAML has is what it says without the values of this command line; only Lightning's own keys may be null.
+    """
+    hydra, loader = HydraConfig.get(), GlobalHydra.instance().config_loader()
+    given = OverridesParser.create().parse_overrides(list(hydra.overrides.task))
+    groups = [each for each in given if each.get_key_element().lstrip("+~") in hydra.runtime.choices]
+    own = [each for each in given if each not in groups and not each.key_or_group.startswith("hydra.")]
+    lines = [str(each.input_line) for each in given if each not in own]
+    plain = loader.load_configuration(hydra.job.config_name, lines, RunMode.RUN)
+    values = [each for each in own if not each.is_delete()]
+    for each in values:
+        key = each.key_or_group
+        value = OmegaConf.select(config, key, throw_on_missing=False)
+        usual = OmegaConf.select(plain, key, throw_on_missing=False)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+        if isinstance(usual, bool) and not isinstance(value, bool):
+            raise BadConfig(f"{key}={value}: give true or false")
+        may_be_off = key.startswith("trainer.") and (value is None or isinstance(value, bool))
+        if isinstance(usual, int | float) and not (isinstance(usual, bool) or is_number or may_be_off):
+            raise BadConfig(f"{key}={value}: give a number, such as {usual}")
+        if each.is_add() and "." not in key and key not in plain and key not in ADDABLE:
+            raise BadConfig(f"+{key}={value}: there is no such key; --help lists them")
 
 
 def _alone(choice: str) -> DictConfig:

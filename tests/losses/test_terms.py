@@ -101,3 +101,10 @@ def test_a_term_that_counts_at_no_trained_timestep_or_outside_the_schedule_is_re
     ):
         losses.require_trained(density)
     WeightedLosses(terms={"it": WeightedLoss(weight=1.0, loss=NoiseLoss())}).require_trained(density)
+
+
+def test_a_loss_without_any_term_or_with_a_negative_weight_is_refused():
+    with pytest.raises(BadConfig, match="no term left"):
+        WeightedLosses(terms={"noise": None})
+    with pytest.raises(BadConfig, match="weight=-1"):
+        WeightedLoss(weight=-1, loss=NoiseLoss())

@@ -68,3 +68,10 @@ def test_who_was_planned_for_a_side_stays_there_with_all_that_comes_later():
 def test_the_data_sets_hold_out_people(recipe: str, name: str, person: str):
     split = OmegaConf.load(CONF_DIR / "preparation" / "recipe" / f"{recipe}.yaml").split
     assert SplitByHash(num_heldout=split.num_heldout, identity=split.identity).identity_of(name) == person
+
+
+def test_nobody_left_to_train_on_is_told_and_less_than_nobody_refused():
+    with pytest.warns(UserWarning, match=r"num_heldout=9 holds out all 2 identities: nothing is left to train on"):
+        assert SplitByHash(num_heldout=9, identity=".+").heldout({"a", "b"}) == {"a", "b"}
+    with pytest.raises(BadConfig, match="num_heldout=-1"):
+        SplitByHash(num_heldout=-1, identity=".+")

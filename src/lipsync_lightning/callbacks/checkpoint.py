@@ -62,6 +62,9 @@ class StepCheckpoint(ModelCheckpoint):
         """Args: monitor: name of a figure of validation. mode: `min` or `max`, what is better. Raises: BadConfig."""
         if mode not in ("min", "max"):
             raise BadConfig(f"callbacks.checkpoint.mode={mode}: give min or max, whichever is better")
+        if every_num_steps != int(every_num_steps) or every_num_steps < 1 or num_kept < 1:
+            told = f"checkpoint_every={every_num_steps} callbacks.checkpoint.num_kept={num_kept}"
+            raise BadConfig(f"{told}: give whole numbers, 1 or more")
         self.watched, self.is_lower_better, self.num_best = monitor, mode == "min", num_best
         super().__init__(
             dirpath=Path(run_dir) / CHECKPOINTS,

@@ -19,6 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from torch.distributed import DistError
 
 from lipsync_lightning.callbacks.stop_on_signal import StopOnSignal
@@ -145,11 +146,14 @@ def run(config: DictConfig) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for message in _MEANT_SO:
         warnings.filterwarnings("ignore", message=message)
-    run_dir = Path(HydraConfig.get().runtime.output_dir)  # in a sweep, every job's own folder
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    run_dir = Path(
+        HydraConfig.get().runtime.output_dir if in_sweep else config.run_dir
+    ).absolute()  # each job has its own
     with ExitStack() as stack:
         if config.trainer.get("fast_dev_run"):  # which leaves nothing
-            if run_dir.is_dir() and not any(run_dir.iterdir()):
-                run_dir.rmdir()
+            if in_sweep and not any(run_dir.iterdir()):
+                run_dir.rmdir()  # Hydra's
             run_dir = Path(stack.enter_context(TemporaryDirectory()))
         else:
             rank_zero_only(stack.enter_context)(owned(run_dir))
@@ -185,6 +189,11 @@ def train(config: DictConfig, run_dir: Path) -> None:
         require_weights(init_from, which)
         warn_if_target_differs(init_from, config)
     module = build(config.module)
+    if unknown := [name for name in config.networks if not isinstance(getattr(module, name, None), nn.Module)]:
+        there = [name for name, _ in module.named_children()]
+        raise BadConfig(
+            f"networks={config.networks}: the module has no {', '.join(unknown)}; it has {', '.join(there)}"
+        )
     if init_from is not None:
         module.load_weights(init_from, which)
     if with_lora and checkpoint is None:

@@ -76,8 +76,8 @@ class WeightedLoss(nn.Module):
         Raises: BadConfig, for values that mean nothing.
         """
         super().__init__()
-        if not isinstance(weight, int | float) or not isfinite(weight):
-            raise BadConfig(f"weight={weight!r} of a loss term: give a finite number")
+        if not isinstance(weight, int | float) or not isfinite(weight) or weight < 0:
+            raise BadConfig(f"weight={weight!r} of a loss term: give a finite number, 0 or more")
         if every_nth_frame < 1 or (timesteps is not None and (len(timesteps) != 2 or timesteps[0] > timesteps[1])):
             raise BadConfig(f"{every_nth_frame=}, {timesteps=}: give 1 or more, and [lowest, highest]")
         self.weight = weight
@@ -107,6 +107,8 @@ class WeightedLosses(nn.Module):
         """Args: terms: by name; an experiment removes a term of the YAML it builds on by setting it to null."""
         super().__init__()
         self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term is not None})
+        if not self.terms:
+            raise BadConfig("module.losses.terms has no term left; keep one, or nothing is learned")
 
     def require_trained(self, density: np.ndarray) -> None:
         """Raises: BadConfig, if a term counts at none of the timesteps that are trained, or at some that are none.

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from difflib import get_close_matches
 from functools import partial
+from math import inf
 from typing import Any
 
 import torch
@@ -75,6 +76,9 @@ class UNetModule(RebuiltModule):
         super().__init__()
         trainable = self.published_parts if trainable is None else trainable
         require_fitting_latents(unet, autoencoder)
+        if not (0 <= audio_dropout <= 1 and 0 <= guidance_scale < inf and num_inference_steps >= 1):
+            told = f"{audio_dropout=} {guidance_scale=} {num_inference_steps=}"
+            raise BadConfig(f"module: {told}: give a share of 0 to 1, a finite number, and 1 or more")
         self.losses = losses
         self.autoencoder = frozen(autoencoder)  # pyright: ignore[reportArgumentType]
         self.autoencoder_fingerprint = encoder_fingerprint(self.autoencoder)

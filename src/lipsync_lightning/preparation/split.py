@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
@@ -55,6 +56,11 @@ class SplitByHash:
     num_heldout: int  # identities to hold out; 0 for none
     identity: str  # a regular expression; what it matches in a source's name is the identity
 
+    def __post_init__(self) -> None:
+        if self.num_heldout < 0 or not isinstance(self.identity, str):
+            told = f"split.num_heldout={self.num_heldout} split.identity={self.identity}"
+            raise BadConfig(f"{told}: give 0 or more identities, and a regular expression")
+
     def identity_of(self, name: str) -> str:
         found = re.search(self.identity, name)
         if found is None:
@@ -63,6 +69,9 @@ class SplitByHash:
 
     def heldout(self, identities: set[str]) -> set[str]:
         by_hash = sorted(identities, key=lambda each: hashlib.sha256(f"lipsync-test-1:{each}".encode()).hexdigest())
+        if 0 < len(identities) <= self.num_heldout:
+            told = f"split.num_heldout={self.num_heldout} holds out all {len(identities)} identities"
+            warnings.warn(f"{told}: nothing is left to train on", stacklevel=2)
         return set(by_hash[: self.num_heldout])
 
 
