@@ -165,7 +165,6 @@ def test_a_run_s_folder_is_found_from_where_one_is(tmp_path: Path, monkeypatch: 
         ("seed=abc", "seed=abc: give a number"),
         ("seed=-5", "seed=-5: give a number from 0"),
         ("+colour=red", "+colour=red: there is no such key"),
-        ("checkpoint=best", "of the run that init_from= names"),
         ("trainer.max_steps=0", "nothing would be trained"),
         ("trainer.limit_train_batches=0", "nothing would be trained"),
         ("trainer.accumulate_grad_batches=0", "nothing would be trained"),
@@ -191,3 +190,8 @@ def test_null_and_words_stay_where_lightning_or_a_yaml_takes_them(command_line: 
     said = command_line.refusal(train_main, "+experiment=stage2", "data.shards=nowhere", *meant)
     assert "give a number" not in said
     assert "no such key" not in said
+
+
+def test_a_checkpoint_is_chosen_of_a_run_that_is_named(command_line: CommandLine):
+    said = command_line.refusal(train_main, "+experiment=syncnet", "data.shards=nowhere", "checkpoint=best")
+    assert "checkpoint=best chooses of the run that init_from= names" in said

@@ -147,9 +147,8 @@ def run(config: DictConfig) -> None:
     for message in _MEANT_SO:
         warnings.filterwarnings("ignore", message=message)
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    run_dir = Path(
-        HydraConfig.get().runtime.output_dir if in_sweep else config.run_dir
-    ).absolute()  # each job has its own
+    # In a sweep, each job has its own.
+    run_dir = Path(HydraConfig.get().runtime.output_dir if in_sweep else config.run_dir).absolute()
     with ExitStack() as stack:
         if config.trainer.get("fast_dev_run"):  # which leaves nothing
             if in_sweep and not any(run_dir.iterdir()):
