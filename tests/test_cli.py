@@ -187,6 +187,7 @@ def test_null_and_words_stay_where_lightning_or_a_yaml_takes_them(command_line: 
         "trainer.val_check_interval=0.5",
     ]
     meant += ["module.losses.terms.trepa=null", "+memory=forecast", "checkpoint_every=7", "init_from=null"]
+    meant += ["module.losses.terms.sync.weight=0.5", "~module.losses.terms.sync"]
     said = command_line.refusal(train_main, "+experiment=stage2", "data.shards=nowhere", *meant)
     assert "give a number" not in said
     assert "no such key" not in said

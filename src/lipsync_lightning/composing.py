@@ -138,8 +138,10 @@ def require_kinds(config: DictConfig) -> None:
     values = [each for each in own if not each.is_delete()]
     for each in values:
         key = each.key_or_group
-        value = OmegaConf.select(config, key, throw_on_missing=False)
+        value = OmegaConf.select(config, key, default=...)
         usual = OmegaConf.select(plain, key, throw_on_missing=False)
+        if value is ...:  # another override removes what it is part of
+            continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
         if isinstance(usual, bool) and not isinstance(value, bool):
             raise BadConfig(f"{key}={value}: give true or false")
