@@ -168,7 +168,7 @@ CONTROLS: dict[str, Callable[[Any], Any]] = {  # as the command line names them
     "num_inference_steps": lambda own: gr.Number(own.num_inference_steps, label="num_inference_steps", precision=0),
     "guidance_scale": lambda own: gr.Number(own.guidance_scale, label="guidance_scale"),
     "speak_silence": lambda own: gr.Checkbox(False, label="speak_silence"),
-    "crf": lambda own: gr.Slider(0, 51, 18, step=1, label="crf", info="less is better, and larger"),
+    "crf": lambda own: gr.Slider(0, 51, 11, step=1, label="crf", info="less is better, and larger"),
 }
 
 
