@@ -179,12 +179,14 @@ def print_media(asked: dict[str, str], folder: Path, resolution: int) -> None:
     placed = list(zip(frames, alignment_matrices(points[: len(frames)], resolution), strict=True))
     rows["alignment"], faces = per_frame(lambda: [align(frame, matrix, resolution) for frame, matrix in placed])
     new = [(frame, cv2.GaussianBlur(face, (3, 3), 0), m) for (frame, m), face in zip(placed, faces, strict=True)]
-    rows["pasting"], pasted = per_frame(lambda: [paste_back(*each) for each in new])
+    mask = 1 - keep_mask(resolution).numpy()
+    rows["pasting"], pasted = per_frame(lambda: [paste_back(*each, mask) for each in new])
     with av.open(str(folder / "unused.mp4"), "w") as container:
         stream = add_h264(container, width=width, height=height, fps=Fraction(25), options={})
         rows["to YUV"], yuv = per_frame(lambda: [to_yuv(frame, stream, n) for n, frame in enumerate(pasted)])
         container.mux(stream.encode(yuv[0]))
         container.mux(stream.encode(None))
+    rows["decoding and RGB once more, for the first look"] = rows["decoding"] + rows["to RGB"]
     before_x264 = sum(rows.values())
     for preset in PRESETS:
         rows[f"x264 `{preset}`"] = per_frame(lambda preset=preset: encoded(preset))[0]

@@ -41,6 +41,11 @@ def test_too_many_such_steps_in_a_row_end_the_run_with_the_way_out():
         trained(1.0, nan, nan, nan)
 
 
+def test_a_run_that_ends_with_such_steps_is_not_told_as_trained():
+    with pytest.warns(UserWarning, match=r"the last 2 steps had gradients that are not finite, and .* no use"):
+        trained(1.0, nan, nan)
+
+
 def test_steps_that_were_not_looked_back_at_are_counted_at_the_end_and_in_a_checkpoint():
     with pytest.warns(UserWarning, match="step 1"):
         assert trained(1.0, nan, every=10)[1].skipped == 1
