@@ -26,7 +26,7 @@ _PATHS = {"video", "audio", "videos", "out", "model", "run", "source", "inspect"
 _PATHS |= {"segments", "batch", "report", "certificate", "key"}
 _PATHS |= {"shards", "run_dir", "demo_dir", "runs_dir", "cache_dir", "init_from", "ckpt_path", "root", "lists"}
 _UNKNOWN_TO_HYDRA = re.compile(r"[^\w\s/\-+.$%*@:?|=,()\[\]{}'\"\\]|[^\x00-\x7f]")
-ADDABLE = ("memory",)  # keys that no YAML has, and commands read
+ADDABLE = ("memory", "profile")  # keys that no YAML has, and commands read
 _LIKE_A_FLAG = re.compile(r"--(?!cfg=|info=|package=)([\w.@/]+=.*)", re.DOTALL)  # as wandb's agent gives keys
 
 

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +102,9 @@ def test_a_signal_leaves_no_half_file_and_a_former_result_as_it_was(folder: Path
     write_wav(folder / "long.wav", np.zeros((16000 * 60, 1)), 16000)
     (folder / "out.mp4").write_text("former")
     command = [sys.executable, "-m", "lipsync_lightning.infer", "model=export", "video=long.mp4", "audio=long.wav"]
-    process = subprocess.Popen([*command, "out=out.mp4", *FAST], cwd=folder, stderr=subprocess.PIPE, text=True)
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which shells have background jobs ignore
+    pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": heeded}
+    process = subprocess.Popen([*command, "out=out.mp4", *FAST], cwd=folder, **pipes)
     job = folder / ".out.mp4.job"
     until = time.monotonic() + 120
     while not list(job.glob(".*.part")) and process.poll() is None and time.monotonic() < until:
