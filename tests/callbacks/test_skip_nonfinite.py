@@ -42,7 +42,7 @@ def test_too_many_such_steps_in_a_row_end_the_run_with_the_way_out():
 
 
 def test_a_run_that_ends_with_such_steps_is_not_told_as_trained():
-    with pytest.warns(UserWarning, match=r"the last 2 steps had gradients that are not finite, and .* no use"):
+    with pytest.warns(UserWarning, match=r"the last 2 steps had gradients that are not finite; .* no use"):
         trained(1.0, nan, nan)
 
 

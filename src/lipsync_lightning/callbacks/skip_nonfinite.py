@@ -72,7 +72,7 @@ class SkipNonfinite(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.look_back()
         if self.in_a_row:
-            told = f"the last {self.in_a_row} steps had gradients that are not finite, and the networks may be of no use"
+            told = f"the last {self.in_a_row} steps had gradients that are not finite; the networks may be of no use"
             warnings.warn(f"{told}; go on with ckpt_path=<an earlier checkpoint>", stacklevel=2)
 
     def state_dict(self) -> dict[str, Any]:
