@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from lipsync_lightning.files import sha256_of
 from lipsync_lightning.media.alignment import alignment_matrices
 from lipsync_lightning.media.audio import encode_flac, read_audio
 from lipsync_lightning.media.masks import keep_mask
+from lipsync_lightning.media.mux import video_writer
 from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.media.video import TimedFrame, probe, read_frames, timed_frames
 from lipsync_lightning.pipeline import painting, plan, sources, windows
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
 from patch_region import patch_region
-from tiny_media import POINTS, SIDE, sound_of, write_video
+from tiny_media import POINTS, SIDE, numbered_frames, sound_of, write_timed, write_video
 
 NUM_FRAMES = 10  # two whole windows and a half
 
@@ -288,3 +290,38 @@ def test_what_fails_in_a_thread_is_told_as_it_is_and_leaves_nothing(pipeline, ca
         pipeline(**call)
     assert list(out.parent.iterdir()) == []
     assert threading.active_count() == num_threads
+
+
+def test_a_header_that_states_too_short_a_length_costs_no_frame(pipeline, video, speech, out, monkeypatch):
+    monkeypatch.setattr(sources, "probe", lambda path: replace(probe(path), duration_s=0.05))
+    assert pipeline(video, speech, out=out, faces=SidecarPeople()).num_synced == NUM_FRAMES
+
+
+def test_a_variable_rate_is_kept_and_lips_hear_what_is_heard_when_a_frame_is_shown(pipeline, tmp_path, out):
+    times_ms = [0, 40, 80, 120, 620, 660, 700, 740, 780, 820]
+    video = write_timed(tmp_path / "v.mp4", times_ms, numbered_frames(NUM_FRAMES), bf="0")
+    (tmp_path / "v.json").write_text(json.dumps({"points": [POINTS.tolist()] * NUM_FRAMES}))
+    made = []
+    for name, loud in (("quiet", range(0)), ("early", range(3)), ("late", range(16, 21))):  # in frames of 40 ms
+        (tmp_path / f"{name}.flac").write_bytes(encode_flac(sound_of(25, loud=loud), 16000))
+        made.append(pipeline(video, tmp_path / f"{name}.flac", faces=SidecarPeople(), overlap=0).frames.astype(int))
+    early, late = (np.abs(each - made[0]).mean(axis=(1, 2, 3)) for each in made[1:])
+    assert early[:3].mean() > 4 * early[5:].mean()
+    assert late[5:].mean() > 4 * late[:3].mean()
+    pipeline(video, tmp_path / "late.flac", out=out, faces=SidecarPeople())
+    assert [float(frame.time_s) for frame in timed_frames(out)] == pytest.approx([ms / 1000 for ms in times_ms])
+
+
+def test_wide_pixels_stay_wide_and_the_face_is_painted_as_it_looks(pipeline, tmp_path, speech, out):
+    noise = np.random.default_rng(1).integers(0, 256, (NUM_FRAMES, SIDE, SIDE // 2, 3), dtype=np.uint8)
+    video = tmp_path / "wide.mp4"
+    with video_writer(video, width=SIDE // 2, height=SIDE, fps=25, pixel_aspect=Fraction(2), crf=1) as write:
+        for frame in noise:
+            write(frame)
+    (tmp_path / "wide.json").write_text(json.dumps({"points": [POINTS.tolist()] * NUM_FRAMES}))  # as it looks
+    real = np.stack(list(read_frames(video)))
+    change = (pipeline(video, speech, faces=SidecarPeople()).frames != real).any(axis=(0, 3))
+    rows, columns = (np.flatnonzero(change.any(axis=axis)) for axis in (1, 0))
+    assert np.ptp(columns) == pytest.approx(np.ptp(rows) * 0.7, abs=5)  # 0.41 of the face's width, not of its height
+    pipeline(video, speech, out=out, faces=SidecarPeople())
+    assert probe(out).pixel_aspect == 2
