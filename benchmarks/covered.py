@@ -44,9 +44,8 @@ def meshes_of(frames: list[np.ndarray]) -> list[np.ndarray | None]:
 
 def covered(frames: list[np.ndarray]) -> np.ndarray:
     """Return on which frames, (F,) bool, the mouth is held to be covered; NaN where no face is seen."""
-    meshes, anywhere = meshes_of(frames), np.eye(2, 3)
-    rows = [None if m is None else measure(f, m, anywhere, 256) for f, m in zip(frames, meshes, strict=True)]
-    reasons = reasons_of(records_of(rows), Thresholds(min_side_px=0, max_turn_degrees=90))
+    rows = [None if m is None else measure(f, m) for f, m in zip(frames, meshes_of(frames), strict=True)]
+    reasons = reasons_of(records_of(np.full(len(rows), 256.0), rows), Thresholds(min_side_px=0, max_turn_degrees=90))
     return np.where([row is None for row in rows], np.nan, reasons == "something covers the mouth")
 
 

@@ -1,6 +1,7 @@
 """What a command's configuration must agree with, before anything large is imported."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -63,7 +64,12 @@ def given(*keys: str) -> Callable[[DictConfig], None]:
 
 
 def require_job(config: DictConfig) -> None:
-    """Raises: BadConfig, if it does not say what is lip-synced, or listed, or whereto."""
+    """Raises: BadConfig, if it does not say what is lip-synced, or listed, or whereto, or signed by whom."""
+    signer = [config.c2pa.certificate, config.c2pa.key]
+    if signer != [None, None] and not all(path and Path(path).is_file() for path in signer):
+        raise BadConfig(f"c2pa.certificate={signer[0]} c2pa.key={signer[1]}: give two PEM files that are there")
+    if config.batch and config.report:
+        raise BadConfig(f"report={config.report}: batch= writes a report of its own; drop one of the two")
     is_listing = config.faces["_target_"].endswith("EveryoneListed")
     needed = ["video", "out"] if is_listing else ["model"] if config.batch else ["model", "video", "out"]
     missing = [f"{key}=" for key in needed if OmegaConf.is_missing(config, key) or config[key] is None]

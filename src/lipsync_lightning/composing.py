@@ -142,11 +142,11 @@ def require_kinds(config: DictConfig) -> None:
         usual = OmegaConf.select(plain, key, throw_on_missing=False)
         if value is ...:  # another override removes what it is part of
             continue
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+        means_none = value is None or isinstance(value, str | bool) or value != value  # lists and mappings may be meant
         if isinstance(usual, bool) and not isinstance(value, bool):
             raise BadConfig(f"{key}={value}: give true or false")
         may_be_off = key.startswith("trainer.") and (value is None or isinstance(value, bool))
-        if isinstance(usual, int | float) and not (isinstance(usual, bool) or is_number or may_be_off):
+        if means_none and isinstance(usual, int | float) and not (isinstance(usual, bool) or may_be_off):
             raise BadConfig(f"{key}={value}: give a number, such as {usual}")
         if each.is_add() and "." not in key and key not in plain and key not in ADDABLE:
             raise BadConfig(f"+{key}={value}: there is no such key; --help lists them")

@@ -1,5 +1,6 @@
 """Where the library's own files lie, and how it writes files: whole or not at all."""
 
+import csv
 import errno
 import fcntl
 import hashlib
@@ -12,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from lipsync_lightning.errors import WouldOverwrite
+from lipsync_lightning.errors import BadConfig, WouldOverwrite
 
 _HERE = Path(__file__).resolve()
 CONF_DIR = next(parent / "conf" for parent in _HERE.parents if (parent / "conf").is_dir())  # of a wheel or a checkout
@@ -77,6 +79,29 @@ def write_atomically(path: Path, data: bytes) -> Path:
     with whole_file(path) as part:
         part.write_bytes(data)
     return path
+
+
+def csv_rows(path: Path, what: str, needed: set[str], known: set[str]) -> list[dict[str, str]]:
+    """Return the rows of a csv file, by the names of its columns; cells may be empty, but for needed ones.
+
+    Args: what: names the file in errors. Raises: BadConfig, for anything else, naming the row.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows: list[dict[str, Any]] = list(csv.DictReader(file, skipinitialspace=True, restval=""))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadConfig(f"{what}={path} cannot be read ({error}); give a csv file") from error
+    if not rows or not needed <= rows[0].keys() <= known | {None}:
+        found = ",".join(map(str, rows[0])) if rows else "no row"
+        told = f"{what}={path} has {found}; its columns must be {','.join(sorted(needed))}"
+        more = f", and may be {','.join(sorted(known - needed))}" if known - needed else ""
+        raise BadConfig(f"{told}{more}")
+    for number, row in enumerate(rows, 2):
+        if None in row:
+            raise BadConfig(f"{what}={path}, row {number} has more cells than columns; quote those with commas")
+        if missing := [name for name in sorted(needed) if not row[name]]:
+            raise BadConfig(f"{what}={path}, row {number} says nothing of {', '.join(missing)}")
+    return rows
 
 
 @contextmanager

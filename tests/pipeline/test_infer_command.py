@@ -75,7 +75,14 @@ def test_a_list_of_jobs_is_done_and_failures_are_told_and_skipped(command_line: 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("video,out,colour\na,b,red\n", "columns"), ("video\na\n", "video and out are needed"), ("", "has columns")],
+    [
+        ("video,out,colour\na,b,red\n", "has video,out,colour; its columns must be out,video, and may be"),
+        ("video\na\n", "its columns must be out,video"),
+        ("", "has no row"),
+        ("video,out\na,\n", "row 2 says nothing of out"),
+        ("video,out,face\na,b,640,300\n", "row 2 has more cells than columns"),
+        ("video,out,seed\na,b,{\n", "row 2: while parsing"),
+    ],
 )
 def test_what_is_no_list_of_jobs_is_refused(command_line: CommandLine, folder: Path, text: str, words: str):
     (folder / "jobs.csv").write_text(text)

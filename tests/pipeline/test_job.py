@@ -1,5 +1,6 @@
 """A job that was killed goes on at the last finished scene, and only if it is the same job."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from lipsync_lightning.files import owned
 from lipsync_lightning.media.people import SidecarPeople
 from lipsync_lightning.pipeline import painting
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline
-from tiny_media import numbered_frames, sound_of, write_video
+from tiny_media import POINTS, numbered_frames, sound_of, write_video
 
 NUM_FRAMES, CUT = 24, 12
 
@@ -86,3 +87,22 @@ def test_two_jobs_with_one_result_are_told_apart_and_nothing_is_lost(pipeline, c
     with owned(out.with_name(f".{out.name}.job")), pytest.raises(WouldOverwrite, match="is at work in"):
         pipeline(**call)
     assert out.read_text() == "former"
+
+
+def test_what_was_made_with_other_points_or_weights_is_not_taken(pipeline, call, out, painted, monkeypatch):
+    points = call["video"].with_suffix(".json")
+    for change in ("points", "weights"):
+        mend = broken_after(monkeypatch, CUT + 3)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline(**call)
+        mend()
+        if change == "points":
+            points.write_text(json.dumps({"points": [(POINTS + 1).tolist()] * NUM_FRAMES}))
+        else:
+            next(pipeline.unet.parameters()).data.neg_()
+        painted.clear()
+        pipeline(**call)
+        resumed, num_windows = out.read_bytes(), len(painted)
+        painted.clear()
+        pipeline(**call)
+        assert (out.read_bytes(), len(painted)) == (resumed, num_windows)

@@ -111,11 +111,11 @@ def test_without_guidance_and_with_it_differ_and_the_seed_repeats(pipeline, vide
 def test_only_what_is_generated_is_replaced(pipeline, speech, tmp_path, monkeypatch, pasting):
     monkeypatch.chdir(tmp_path)
     noise = np.random.default_rng(1).integers(0, 256, (NUM_FRAMES, SIDE, SIDE, 3), dtype=np.uint8)
-    points = [None if index in (4, 5) else POINTS.tolist() for index in range(NUM_FRAMES)]
+    points = [None if index in (4, 5, 6) else POINTS.tolist() for index in range(NUM_FRAMES)]
     (tmp_path / "the given 10 frames.json").write_text(json.dumps({"points": points}))
     made = pipeline(noise, speech, faces=SidecarPeople(), pasting=pasting).frames
     changed = (made != noise).any(axis=3)
-    assert [bool(frame.any()) for frame in changed] == [index not in (4, 5) for index in range(NUM_FRAMES)]
+    assert [bool(frame.any()) for frame in changed] == [index not in (4, 5, 6) for index in range(NUM_FRAMES)]
     (matrix,) = alignment_matrices(POINTS[None], 32)
     canvas = patch_region(matrix, 32, noise.shape[1:])
     generated = cv2.resize(1 - keep_mask(32).numpy(), (210 * 32 // 256, 280 * 32 // 256))
@@ -123,6 +123,18 @@ def test_only_what_is_generated_is_replaced(pipeline, speech, tmp_path, monkeypa
     assert not changed[:, ~(generated if pasting == "mask" else canvas)].any()
     assert changed[0, generated].mean() > 0.5
     assert canvas.mean() > 1.5 * generated.mean()
+
+
+def test_a_face_that_is_missed_for_two_frames_is_painted_where_it_must_be(pipeline, speech, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(1).integers(0, 256, (NUM_FRAMES, SIDE, SIDE, 3), dtype=np.uint8)
+    moving = [(POINTS + np.array([index, 0])).tolist() for index in range(NUM_FRAMES)]
+    missed = [None if index in (4, 5) else points for index, points in enumerate(moving)]
+    made = []
+    for points in (moving, missed):
+        Path("the given 10 frames.json").write_text(json.dumps({"points": points}))
+        made.append(pipeline(noise, speech, faces=SidecarPeople()).frames)
+    np.testing.assert_array_equal(*made)
 
 
 def test_no_face_at_all_writes_nothing_and_keeps_a_former_result(pipeline, tmp_path, speech, out):

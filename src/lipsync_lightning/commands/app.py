@@ -15,11 +15,11 @@ import numpy as np
 from omegaconf import DictConfig
 
 from lipsync_lightning.cli import one_sentence
-from lipsync_lightning.commands.infer import device_and_dtype
+from lipsync_lightning.commands.infer import ready_pipeline
 from lipsync_lightning.errors import BadConfig, BadMedia, LipSyncError
 from lipsync_lightning.media.strips import film_strip
 from lipsync_lightning.media.video import open_media, probe, timed_frames
-from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
+from lipsync_lightning.pipeline.lipsync import LipSyncPipeline
 from lipsync_lightning.pipeline.result import LipSyncResult
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is told to anybody
@@ -33,9 +33,7 @@ _PROGRESS = gr.Progress()  # what Gradio knows the parameter by
 
 
 def run(config: DictConfig) -> None:
-    device, dtype = device_and_dtype(config.device, config.dtype)
-    pipeline = load_pipeline(config.model)
-    pipeline.place(device, dtype, **{name: config[name] for name in ("decoder", "compile", "offload")})
+    pipeline = ready_pipeline(config)
     with TemporaryDirectory(prefix="lipsync_app_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # of uploads and results
         launch(page(Jobs(pipeline, config)), config)
@@ -77,7 +75,7 @@ class Jobs:
     def click(self, video: str, seconds: float, place: gr.SelectData) -> tuple[str, np.ndarray]:
         """Return `face` for the person at a pixel, and the frame with a ring there."""
         (x, y), image = place.index, np.ascontiguousarray(self.frame(video, seconds))
-        return f"{x},{y}@{seconds:g}", cv2.circle(image, (x, y), max(4, len(image) // 40), (255, 0, 80), 3)
+        return f"{x},{y}@{seconds or 0:g}", cv2.circle(image, (x, y), max(4, len(image) // 40), (255, 0, 80), 3)
 
     def lipsync(
         self, request: gr.Request, progress: gr.Progress = _PROGRESS, *given: Any

@@ -25,6 +25,7 @@ from lipsync_lightning.media.masks import keep_mask
 from lipsync_lightning.media.people import People
 from lipsync_lightning.media.strips import film_strip, save_png
 from lipsync_lightning.modules.weights import RUN_CONFIG
+from lipsync_lightning.pipeline.fitness import EVERY_FRAME
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
 
 
@@ -70,7 +71,9 @@ def scores_of_system(
             continue
         said, own = test.speech[condition], test.speech[OWN]
         video = out / "evaluation" / f"{name}_{condition.split()[0]}_{test.path.stem}.mp4"
-        pipeline(test.path, said.sound, out=video, faces=faces, seed=config.seed, speak_silence=True)
+        pipeline(
+            test.path, said.sound, out=video, faces=faces, seed=config.seed, speak_silence=True, fitness=EVERY_FRAME
+        )
         made, real = (aligned_faces(path, test.path, faces, judge.clip) for path in (video, test.path))
         scores = judge.following(made, said, own)
         if condition == OWN:  # there is no real video of other words to compare with

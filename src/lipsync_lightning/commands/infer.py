@@ -1,6 +1,5 @@
 """`python -m lipsync_lightning.infer`: lip-sync a video, or many, or show who is in one."""
 
-import csv
 import json
 import signal
 import sys
@@ -14,7 +13,7 @@ from omegaconf import DictConfig
 
 from lipsync_lightning.cli import build, one_sentence
 from lipsync_lightning.errors import BadConfig, LipSyncError, StepFailed
-from lipsync_lightning.files import write_atomically
+from lipsync_lightning.files import csv_rows, write_atomically
 from lipsync_lightning.media.strips import save_png
 from lipsync_lightning.pipeline.choice import EveryoneListed
 from lipsync_lightning.pipeline.lipsync import LipSyncPipeline, load_pipeline
@@ -24,7 +23,8 @@ from lipsync_lightning.pipeline.result import LipSyncResult
 OF_A_CALL = ("video", "audio", "out", "segments", "face", "length", "extend", "start", "end", "sound_offset")
 OF_A_CALL += ("speak_silence", "audio_track", "seed", "num_inference_steps", "guidance_scale", "solver")
 OF_A_CALL += ("deep_features_every", "windows_at_a_time", "overlap", "pasting", "keep_sound", "crf", "preset")
-_PATHS = ("video", "audio", "out", "segments", "report")
+_PATHS = ("video", "audio", "out", "segments")
+_AS_WRITTEN = (*_PATHS, "face", "audio_track")
 
 
 def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
@@ -38,22 +38,28 @@ def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, torch.dtype
         raise BadConfig(f"device={device} cannot be used here: {str(error).splitlines()[0]}; try device=cpu") from error
 
 
+def ready_pipeline(config: DictConfig) -> LipSyncPipeline:
+    """Return the pipeline of `model`, placed as the configuration says."""
+    device, dtype = device_and_dtype(config.device, config.dtype)
+    options = {name: config[name] for name in ("decoder", "compile", "offload")}
+    return load_pipeline(config.model).place(device, dtype, **options)
+
+
 def run(config: DictConfig) -> None:
     faces: Any = build(config.faces)
     if isinstance(faces, EveryoneListed):
-        save_png(config.out, faces.sheet(Path(config.video)))
+        save_png(config.out, faces.sheet(Path(config.video), config.start, config.end))
         print(config.out)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: half a file is not left behind
-    device, dtype = device_and_dtype(config.device, config.dtype)
-    pipeline = load_pipeline(config.model)
-    pipeline.place(device, dtype, **{name: config[name] for name in ("decoder", "compile", "offload")})
+    jobs = [] if config.batch is None else _jobs(Path(config.batch))
+    pipeline = ready_pipeline(config)
     options: dict[str, Any] = {name: config[name] for name in OF_A_CALL}
     options |= {"faces": faces, "fitness": build(config.fitness), "occluder": build(config.occluder)}
     if config.batch is None:
         _speak(pipeline, options, config)
     else:
-        _speak_all(Path(config.batch), pipeline, options, config)
+        _speak_all(Path(config.batch), jobs, pipeline, options, config)
 
 
 def _speak(pipeline: LipSyncPipeline, options: dict[str, Any], config: DictConfig) -> LipSyncResult:
@@ -69,9 +75,11 @@ def _speak(pipeline: LipSyncPipeline, options: dict[str, Any], config: DictConfi
     return result
 
 
-def _speak_all(batch: Path, pipeline: LipSyncPipeline, options: dict[str, Any], config: DictConfig) -> None:
+def _speak_all(
+    batch: Path, rows: list[dict[str, Any]], pipeline: LipSyncPipeline, options: dict[str, Any], config: DictConfig
+) -> None:
     """Do the jobs of a csv, a row each, and write what became of them beside it. Raises: StepFailed, if one failed."""
-    report, rows = batch.with_suffix(".report.csv"), _jobs(batch)
+    report = batch.with_suffix(".report.csv")
     done: list[dict[str, Any]] = []
     for number, row in enumerate(rows, 1):
         print(f"[{number} of {len(rows)}] {row['out']}")
@@ -92,25 +100,14 @@ def _speak_all(batch: Path, pipeline: LipSyncPipeline, options: dict[str, Any], 
 
 def _jobs(batch: Path) -> list[dict[str, Any]]:
     """Return the options of each row; paths are seen from the csv's folder. Raises: BadConfig, for another file."""
-    try:
-        with batch.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, skipinitialspace=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadConfig(f"batch={batch} cannot be read ({error}); give a csv file") from error
-    columns = set(rows[0]) if rows else set()
-    if not {"video", "out"} <= columns or not columns <= set(OF_A_CALL):
-        known = ",".join(OF_A_CALL)
-        raise BadConfig(
-            f"batch={batch} has columns {','.join(map(str, columns))}; video and out are needed, of {known}"
-        )
-    return [
-        {
-            name: str(batch.parent / cell) if name in _PATHS else cell if name == "face" else yaml.safe_load(cell)
-            for name, cell in row.items()
-            if cell
-        }
-        for row in rows
-    ]
+    jobs = []
+    for number, row in enumerate(csv_rows(batch, "batch", {"video", "out"}, set(OF_A_CALL)), 2):
+        try:
+            values = {name: cell if name in _AS_WRITTEN else yaml.safe_load(cell) for name, cell in row.items() if cell}
+        except yaml.YAMLError as error:
+            raise BadConfig(f"batch={batch}, row {number}: {' '.join(str(error).split())}") from error
+        jobs.append({name: str(batch.parent / v) if name in _PATHS else v for name, v in values.items()})
+    return jobs
 
 
 def _quoted(value: Any) -> str:

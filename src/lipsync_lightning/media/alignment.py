@@ -55,6 +55,12 @@ class Aligner:
         return np.column_stack([linear, template_centre - linear @ centre + self._bias])
 
 
+def side_of(points: Points) -> float:
+    """Return the side of the square of the frame that a face is aligned from, in pixels, of its points (3, 2)."""
+    spreads = [np.std(each - each.mean(axis=0), ddof=1) for each in (points, _TEMPLATE)]
+    return float(_DRAWN_AT * spreads[0] / spreads[1])
+
+
 def alignment_matrices(points: np.ndarray, resolution: int) -> np.ndarray:
     """Return, for each frame of one video, the map from its pixels to the canvas of the upright face.
 

@@ -21,13 +21,11 @@ from av.packet import Packet
 from av.stream import Disposition
 
 from lipsync_lightning.errors import BadConfig, BadMedia, ClipTooShort, MissingAudio
+from lipsync_lightning.media.resampling import LEAP_S, LONGEST_PAUSE_S
 from lipsync_lightning.media.video import open_media, require_whole, video_stream
 
 # A recorder that drops sound leaves a hole in the times; smaller steps are rounding of a coarse clock.
 _HOLE_S = Fraction(1, 20)
-# From which on a hole is none, but the clock of another recording that was joined: where FFmpeg has it in formats that
-# are joined so, such as MPEG-TS, and in others where nobody pauses so long. Pictures have the same.
-_LEAP_S, _LONGEST_PAUSE_S = 10, 3600
 
 MOST_CHANNELS = 8  # of which FFmpeg's mixing and lossless codecs know what they are
 _LOUDEST = 1e6  # of float samples; a full scale is 1
@@ -130,7 +128,7 @@ class SteadyClock:
     """Times of a file, going on where they ended wherever its clock steps back or leaps."""
 
     def __init__(self, container: InputContainer) -> None:
-        self._leap_s = _LEAP_S if container.format.flags & Flags.ts_discont.value else _LONGEST_PAUSE_S
+        self._leap_s = LEAP_S if container.format.flags & Flags.ts_discont.value else LONGEST_PAUSE_S
         self._shift_s = Fraction(0)
         self._end_s: Fraction | None = None
 

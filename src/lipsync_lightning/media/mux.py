@@ -24,8 +24,6 @@ from lipsync_lightning.media.resampling import exact
 from lipsync_lightning.media.soundtrack import sound_packets
 
 _CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}  # by the ending of a file's name
-# What a file says of itself and not of what it shows.
-_OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder", "handler_name", "vendor_id", "language"}
 
 _CLOCK = Fraction(1, 90000)  # what most frame rates divide
 
@@ -119,13 +117,12 @@ def _told_of(path: Path) -> Iterator[None]:
 def _container_for(path: Path, part: Path, metadata: Mapping[str, str]) -> OutputContainer:
     """Return an empty file `part`, of the kind that the name `path` says."""
     kind = container_kind(path)
-    kept = {name: str(text) for name, text in metadata.items() if name.lower() not in _OF_THE_FILE}
     flags = "+faststart"
-    if any("." in name for name in kept):  # com.apple.quicktime.…, as telephones write them
+    if any("." in name for name in metadata):  # com.apple.quicktime.…, as telephones write them
         flags += "+use_metadata_tags"
     options = {} if kind == "matroska" else {"movflags": flags}
     container = av.open(str(part.absolute()), "w", format=kind, container_options=options)
-    container.metadata.update(kept)
+    container.metadata.update(metadata)
     return container
 
 

@@ -24,7 +24,7 @@ _SECONDS_BACK = (0, 2, 8, 32)
 # clock that stutters, or a pause. Those of FFmpeg (`ts_discontinuity_process`): only a transport or program stream may
 # start again at a later time. Elsewhere a picture may stand for minutes, as that of a screen does.
 _STEP_BACK_S = Fraction(1, 10)
-_LEAP_S, _LONGEST_PAUSE_S = 10, 3600
+LEAP_S, LONGEST_PAUSE_S = 10, 3600
 
 
 def exact(number: float) -> Fraction:
@@ -90,7 +90,7 @@ def _begun(
         else:
             time = frame.pts * clock - zero
             if begin is not None and end is not None:
-                if not -_STEP_BACK_S <= time - begin <= (_LEAP_S if may_leap else _LONGEST_PAUSE_S):
+                if not -_STEP_BACK_S <= time - begin <= (LEAP_S if may_leap else LONGEST_PAUSE_S):
                     zero += time - end
                     time = end
                 time = max(time, begin + clock)
@@ -104,7 +104,7 @@ def _starts_again(path: str, index: int) -> bool:
     with av.open(path) as container:
         packets = container.demux(container.streams[index])
         times = [float(packet.dts * packet.time_base) for packet in packets if packet.dts is not None]
-    return any(not -_STEP_BACK_S <= after - before <= _LEAP_S for before, after in pairwise(times))
+    return any(not -_STEP_BACK_S <= after - before <= LEAP_S for before, after in pairwise(times))
 
 
 def _decoded_from(

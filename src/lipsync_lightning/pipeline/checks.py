@@ -35,6 +35,8 @@ def check_call(num_frames: int, asked: Mapping[str, Any]) -> None:
         value = asked[name]
         if not (value is None and name == "end") and not (isinstance(value, int | float) and isfinite(value)):
             raise BadConfig(f"{name}={value!r} must be a number")
+    if asked["fps"] <= 0:
+        raise BadConfig(f"fps={asked['fps']}: give frames a second, more than 0")
     if asked["start"] < 0 or (asked["end"] is not None and asked["end"] <= asked["start"]):
         raise BadConfig(f"start={asked['start']} end={asked['end']}: give seconds, the start before the end")
 

@@ -69,8 +69,10 @@ def _largest(shot: Shot) -> int | None:
 def _speaking(shot: Shot, sound: np.ndarray, sample_rate_hz: int) -> int | None:
     if len(shot.people) < 2:
         return _largest(shot)
+    begin = max(0, int((shot.times_s[0] - _HEARD_S) * sample_rate_hz))
+    sound = sound[begin : int((shot.times_s[-1] + _HEARD_S) * sample_rate_hz) + 1]
     power = np.concatenate([[0.0], np.cumsum(np.square(sound, dtype=np.float64))])
-    around = shot.times_s[:, None] + np.array([-_HEARD_S / 2, _HEARD_S / 2])
+    around = (shot.times_s - begin / sample_rate_hz)[:, None] + np.array([-_HEARD_S / 2, _HEARD_S / 2])
     first, last = np.clip((around * sample_rate_hz).astype(int), 0, len(sound)).T
     heard = (power[last] - power[first]) / np.maximum(last - first, 1)
     loudness = np.log(heard / max(heard.max(), _SILENCE) + _SILENCE)
@@ -130,10 +132,11 @@ def _person_at(shots: Sequence[Shot], face: str | int) -> int:
 class EveryoneListed(MeshPeople):
     """People who are to be shown, and not to speak."""
 
-    def sheet(self, video: Path) -> np.ndarray:
-        """Return the contact sheet of a video."""
-        aspect = probe(video).pixel_aspect
-        return contact_sheet(timed_frames(video), list(find_shots(timed_frames(video), self.for_video(video), aspect)))
+    def sheet(self, video: Path, start_s: float, stop_s: float | None) -> np.ndarray:
+        """Return the contact sheet of a part of a video, whose numbers a job has that is given the same part."""
+        aspect, tracker = probe(video).pixel_aspect, self.for_video(video)
+        looked, shown = (timed_frames(video, start_s=start_s, stop_s=stop_s) for _ in range(2))
+        return contact_sheet(shown, list(find_shots(looked, tracker, aspect)))
 
 
 def contact_sheet(frames: Iterable[TimedFrame], shots: Sequence[Shot]) -> np.ndarray:

@@ -35,6 +35,9 @@ class Thresholds:
     fade_frames: int = 5  # over which the painted mouth goes and comes
 
 
+EVERY_FRAME = Thresholds(max_turn_degrees=float("inf"), min_side_px=0, max_covered=float("inf"), fade_frames=0)
+
+
 class Occluder(Protocol):
     """What sees things before a face. None comes with the library."""
 
@@ -68,22 +71,15 @@ class Records:
         return np.maximum(least / np.maximum(contrast, 1e-3), change / (_CHANGE * eyes))
 
 
-def measure(frame: np.ndarray, mesh: np.ndarray | None, matrix: np.ndarray, resolution: int) -> list[float]:
-    """Return a frame's row of `Records`.
-
-    Args:
-        frame: (H, W, 3) uint8 RGB, of square pixels.
-        mesh: (468, 2), pixels of the frame; None, where only the alignment is known.
-        matrix: (2, 3), of `Aligner` at `resolution`.
-    """
-    side = resolution / float(np.sqrt(np.linalg.det(matrix[:, :2])))
-    return [side, *(_UNKNOWN if mesh is None else [turn_of(mesh), *mouth_of(frame, mesh)])]
+def measure(frame: np.ndarray, mesh: np.ndarray) -> list[float]:
+    """Return a face's row of `Records`: of a frame (H, W, 3) uint8 RGB of square pixels, and a mesh (468, 2)."""
+    return [turn_of(mesh), *mouth_of(frame, mesh)]
 
 
-def records_of(rows: Sequence[list[float] | None]) -> Records:
-    """Return the records of what `measure` returned, frame after frame; None where the face was not seen."""
-    values = np.array([[np.nan, *_UNKNOWN] if row is None else row for row in rows], np.float32).reshape(-1, 7)
-    return Records(side=values[:, 0], turn=values[:, 1], mouth=values[:, 2:])
+def records_of(side: np.ndarray, rows: Sequence[list[float] | None]) -> Records:
+    """Return the records of one person: sides (F,), and what `measure` returned, None where no mesh is known."""
+    values = np.array([_UNKNOWN if row is None else row for row in rows], np.float32).reshape(-1, len(_UNKNOWN))
+    return Records(side=side, turn=values[:, 0], mouth=values[:, 1:])
 
 
 def turn_of(mesh: np.ndarray) -> float:

@@ -14,13 +14,13 @@ _RECORD = "job.json"
 
 
 @contextmanager
-def job_folder(out: Path | None, recipe: Mapping[str, Any]) -> Iterator[Path]:
+def job_folder(out: Path, recipe: Mapping[str, Any]) -> Iterator[Path]:
     """Yield a folder for a result's scenes, with those that an earlier, interrupted job of the same recipe finished.
 
     It lies beside `out` and vanishes when the block ends; if that fails, it stays as long as a scene is in it.
     Raises: WouldOverwrite, if another process is making the same `out`.
     """
-    if out is None or (out.exists() and not out.is_file()):
+    if out.exists() and not out.is_file():
         with TemporaryDirectory() as folder:
             yield Path(folder)
         return
@@ -28,7 +28,7 @@ def job_folder(out: Path | None, recipe: Mapping[str, Any]) -> Iterator[Path]:
     folder = out.with_name(f".{out.name}.job")
     with owned(folder):
         record = folder / _RECORD
-        wanted = json.dumps(recipe, sort_keys=True, default=str).encode()
+        wanted = json.dumps(recipe, sort_keys=True).encode()
         if not (record.is_file() and record.read_bytes() == wanted):
             for old in folder.glob("*.mp4"):
                 old.unlink()

@@ -32,7 +32,7 @@ from lipsync_lightning.pipeline.reference import REFERENCES
 from lipsync_lightning.pipeline.result import write_result
 from lipsync_lightning.pipeline.script import script_of
 from lipsync_lightning.pipeline.shortcuts import at_work, solver_of, tiny_decoder
-from lipsync_lightning.pipeline.sources import video_of
+from lipsync_lightning.pipeline.sources import VideoFile, first_frame, video_of
 
 
 class LipSyncPipeline(DiffusionPipeline):
@@ -204,32 +204,31 @@ class LipSyncPipeline(DiffusionPipeline):
         source = video_of(video, fps, start, end)
         bar: Any = self.progress_bar(total=source.info.about_frames)  # pyright: ignore[reportCallIssue]
         with TemporaryDirectory() as given, bar:
-            script = script_of(segments, audio, str(face), sound_offset, sample_rate, Path(given))
-            inputs = {"video": Path(str(source)), **script.files}
+            script = script_of(segments, audio, str(face), sound_offset, sample_rate, audio_track, Path(given))
+            inputs = {"video": source.path} if isinstance(source, VideoFile) else {}
+            inputs |= script.files(but=Path(given))
             path = None if out is None else free_path(Path(out), list(inputs.values()))
             bar.set_description("looking")
-            tracker = (faces or MeshPeople()).for_video(inputs["video"], round(start * float(source.info.fps)))
+            tracker = (faces or MeshPeople()).for_video(Path(str(source)), first_frame(start, source.info.fps))
             chosen = {name: asked[name] for name in ("fitness", "length", "extend", "speak_silence", "audio_track")}
             plan = plan_of(source, tracker, script.lines, self.audio_encoder, self.clip, **chosen, seen=bar.update)
             bar.reset(plan.num_frames)
             bar.set_description("speaking" if path is None else path.name)
             images = plan.timeline.images(plan.source)
-            given_on = {
-                "inpaint": inpaint,
-                "clip": self.clip,
-                "occluder": occluder,
-                "overlap": overlap,
-                "done": bar.update,
-            }
             paint = SceneSpeaker(
+                inpaint=inpaint,
                 device=self._visited or self.unet.device,
+                clip=self.clip,
                 reference=REFERENCES[self.config["reference"]],
                 mask=1 - keep_mask(self.clip.resolution, self.config["mask"]).numpy() if pasting == "mask" else None,
+                occluder=occluder,
+                overlap=overlap,
                 at_a_time=windows_at_a_time,
-                **given_on,
+                done=bar.update,
             )
-            model = partial(identity, self.unet, self.config.get("_name_or_path"))
-            return write_result(path, plan, paint, images, script=script, inputs=inputs, model=model, asked=asked)
+            networks = [self.unet, self.autoencoder, self.audio_encoder, *([self._decoder] if self._decoder else [])]
+            name = partial(identity, self.config.get("_name_or_path"), *networks)
+            return write_result(path, plan, paint, images, script=script, inputs=inputs, identity=name, asked=asked)
 
     def inpainter(
         self,

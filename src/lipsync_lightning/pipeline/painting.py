@@ -38,7 +38,7 @@ class SceneSpeaker:
     def __call__(self, scene: Scene, images: Iterator[np.ndarray], write: Callable[[np.ndarray], Any]) -> None:
         windows = windows_of(scene.turns, self.clip.num_frames, self.overlap, self.reference)
         read = ahead(batches(images, len(scene.frames), windows, self.clip.resolution, self.at_a_time), 1)
-        with closing(read) as made, behind(Painter(write, self.mask, self.occluder), 1) as put:
+        with closing(read) as made, behind(Painter(write, self.mask, self.occluder, self.overlap), 1) as put:
             for batch in made:
                 put((batch, self._new_faces(batch)))
                 self.done(len(batch.images))
@@ -61,10 +61,17 @@ class Painter:
     """Blends what windows made of each frame and pastes it in; writes a frame when no window changes it any more."""
 
     def __init__(
-        self, write: Callable[[np.ndarray], None], mask: np.ndarray | None, occluder: Occluder | None = None
+        self,
+        write: Callable[[np.ndarray], None],
+        mask: np.ndarray | None,
+        occluder: Occluder | None = None,
+        overlap: int = 0,
     ) -> None:
-        """Args: mask: (R, R), 1 where a face is generated; None for the published pasting, which no occluder bounds."""
-        self._write, self._mask, self._occluder = write, mask, occluder
+        """Args:
+        mask: (R, R), 1 where a face is generated; None for the published pasting, which no occluder bounds.
+        overlap: frames over which windows are blended, at both ends.
+        """
+        self._write, self._mask, self._occluder, self._overlap = write, mask, occluder, overlap
         self._made: dict[tuple[Turn, int], tuple[np.ndarray, float, np.ndarray]] = {}
         self._images: deque[np.ndarray] = deque()
         self._written = 0
@@ -73,9 +80,13 @@ class Painter:
         """Take a batch, and a new face (T, R, R, 3), uint8, for each frame of its windows."""
         batch, new = made
         for window, faces, seen in zip(batch.windows, new, batch.faces, strict=True):
-            for frame, face, old, share in zip(window.frames, faces, seen, window.shares, strict=True):
-                before, shares, _ = self._made.get((window.turn, frame), (0.0, 0.0, old))
-                self._made[window.turn, frame] = before + face * np.float32(share), shares + share, old
+            for place, frame in enumerate(window.frames):
+                if place and frame == window.frames[place - 1]:
+                    break  # a short turn's last frame, once more
+                share = min(place + 1, len(window.frames) - place, self._overlap + 1)
+                before, shares, _ = self._made.get((window.turn, frame), (0.0, 0.0, seen[place]))
+                total = before + faces[place] * np.float32(share)
+                self._made[window.turn, frame] = total, shares + share, seen[place]
         self._images += batch.images
         while self._images and self._written < batch.finished:
             image = self._images.popleft()

@@ -1,10 +1,12 @@
 """What a result says of its making: one comment in its metadata and, where a certificate is given, a C2PA manifest."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+
+from torch import nn
 
 from lipsync_lightning.errors import BadConfig
 from lipsync_lightning.files import sha256_of, whole_file
@@ -33,10 +35,13 @@ def facts_of(model: str, inputs: Mapping[str, Path | str]) -> Facts:
     return Facts(model, paths, {name: sha256_of(path) for name, path in paths.items()})
 
 
-def identity(unet: Any, folder: str | None) -> str:
-    """Return a model's name, and a number that changes with its U-Net's weights."""
-    total = sum(float(parameter.detach().float().abs().sum()) for parameter in unet.parameters())
-    return f"{Path(folder or 'a pipeline').resolve().name} ({total:.6g})"
+def identity(folder: str | None, *networks: nn.Module) -> str:
+    """Return a model's name, and digits of a hash of its networks' weights, about a hundred of each tensor."""
+    digest = hashlib.sha256()
+    for parameter in (parameter for network in networks for parameter in network.parameters()):
+        picked = parameter.detach().flatten()[:: max(1, parameter.numel() // 64)]
+        digest.update(picked.float().cpu().numpy().tobytes())
+    return f"{Path(folder or 'a pipeline').resolve().name} ({digest.hexdigest()[:12]})"
 
 
 def sign(path: Path, certificate: Path | str, key: Path | str, facts: Facts) -> None:

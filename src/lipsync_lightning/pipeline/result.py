@@ -16,6 +16,10 @@ from lipsync_lightning.pipeline.plan import LeftAlone, Plan
 from lipsync_lightning.pipeline.provenance import Facts, facts_of
 from lipsync_lightning.pipeline.script import Script
 
+# What of a call makes other pieces of the same plan.
+_MAKE_ANOTHER = ("seed", "num_inference_steps", "guidance_scale", "solver", "deep_features_every", "overlap", "pasting")
+_MAKE_ANOTHER += ("crf", "preset", "occluder")
+
 
 @dataclass(frozen=True)
 class LipSyncResult:
@@ -44,31 +48,34 @@ def write_result(
     *,
     script: Script,
     inputs: Mapping[str, Path],
-    model: Callable[[], str],
+    identity: Callable[[], str],
     asked: Mapping[str, Any],
 ) -> LipSyncResult:
     """Write every scene to a piece of its own, and join them; pieces that a killed job left are not made again.
 
-    Args: path: None, to return frames instead. inputs: files, by what they are. model: names it. asked: of the call.
+    Args:
+        path: None, to return frames instead.
+        inputs: files, by what they are. identity: names the model. asked: what the call was asked for.
     """
     if path is None:
         frames: list[np.ndarray] = []
         for scene in plan.scenes:
             paint(scene, images, frames.append)
         return _result(None, plan, frames=np.stack(frames))
-    facts = facts_of(model(), {name: file for name, file in inputs.items() if file.is_file()})
+    facts = facts_of(identity(), inputs)
     info, encode = plan.source.info, {name: asked[name] for name in ("crf", "preset")}
     size = {"width": info.width, "height": info.height, "pixel_aspect": info.pixel_aspect}
     comment = "; ".join(filter(None, [info.metadata.get("comment"), str(facts)]))
-    with job_folder(path, {**asked, "facts": facts}) as folder:
+    recipe = {"asked": {name: str(asked[name]) for name in _MAKE_ANOTHER}, "facts": str(facts), "plan": plan.digest()}
+    recipe["generator"] = asked["generator"] and asked["generator"].initial_seed()
+    with job_folder(path, recipe) as folder:
         pieces = [folder / f"{number:06d}.mp4" for number in range(len(plan.scenes))]
         for scene, piece in zip(plan.scenes, pieces, strict=True):
             if piece.is_file():
                 paint.done(sum(1 for _ in islice(images, len(scene.frames))))
                 continue
-            with video_writer(
-                piece, **size, fps=25, num_b_frames=0, **encode
-            ) as write:  # no frame looks ahead: see `join`
+            # No frame looks ahead: see `join`.
+            with video_writer(piece, **size, fps=25, num_b_frames=0, **encode) as write:
                 paint(scene, images, write)
         join(
             path,
@@ -77,7 +84,7 @@ def write_result(
             sound=script.heard,
             sound_offset_s=exact(script.begins_s),
             sound_end_s=plan.timeline.times_s[-1] if asked["length"] == "shortest" else None,
-            audio_track=asked["audio_track"],
+            audio_track=script.audio_track,
             keep_sound=asked["keep_sound"],
             metadata={**info.metadata, "comment": comment},
         )

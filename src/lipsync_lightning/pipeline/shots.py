@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lipsync_lightning.media.alignment import Aligner
+from lipsync_lightning.media.alignment import side_of
 from lipsync_lightning.media.face_mesh import mouth_opening
 from lipsync_lightning.media.people import PeopleTracker, SeenFace
 from lipsync_lightning.media.shots import AdaptiveShots
@@ -20,8 +20,7 @@ _CUTS = AdaptiveShots(threshold=3.0, min_content=15.0, window=2, min_shot_second
 # Mean levels of a picture: below, a fade has reached black (PySceneDetect's threshold); above, one can begin.
 _BLACK, _LIGHT = 12, 24
 
-# What to keep of a face: frame (H, W, 3) with square pixels, mesh (468, 2) or None, matrix (2, 3) of its alignment.
-Measure = Callable[[np.ndarray, np.ndarray | None, np.ndarray], Any]
+Measure = Callable[[np.ndarray, np.ndarray], Any]  # what to keep of a frame (H, W, 3) with square pixels, and a mesh
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class Track:
     points: np.ndarray  # (F, 3, 2) float32, as `alignment.Points`, pixels as stored
     side: np.ndarray  # (F,) float32, of the face when aligned, in square pixels of the frame
     opening: np.ndarray  # (F,) float32, of the mouth, as `mouth_opening` says; NaN also where no mesh is known
-    measured: list[Any]  # (F,), what `measure` returned; None where not seen
+    measured: list[Any]  # (F,), what `measure` returned; None where no mesh is known
 
     @property
     def seen(self) -> np.ndarray:
@@ -53,7 +52,6 @@ def find_shots(
     tracker: PeopleTracker,
     pixel_aspect: Fraction = Fraction(1),
     measure: Measure | None = None,
-    resolution: int = 256,
 ) -> Iterator[Shot]:
     """Yield the shots of a video. One begins at a cut, unless somebody stays in place, and where a fade reached black.
 
@@ -61,7 +59,6 @@ def find_shots(
         tracker: of this video, not yet used. It is shown frames with square pixels.
         pixel_aspect: width over height of a pixel.
         measure: called once for each face; what it returns is kept.
-        resolution: of the alignment whose matrix `measure` is given.
     """
     shot = _GrowingShot(0)
     for number, (frame, begins_shot) in enumerate(_with_cuts(frames)):
@@ -71,7 +68,7 @@ def find_shots(
         if begins_shot and number and not tracker.goes_on(image):
             yield shot.finished(tracker.cut(), pixel_aspect)
             shot = _GrowingShot(number)
-        shot.add(frame.time_s, image, tracker.people(image), measure, resolution)
+        shot.add(frame.time_s, image, tracker.people(image), measure)
     if shot.times_s:
         yield shot.finished(tracker.cut(), pixel_aspect)
 
@@ -91,18 +88,12 @@ class _GrowingShot:
         self.times_s = array("d")
         self._rows = array("f")  # of each face: frame, the tracker's number, points, side, opening
         self._measured: list[Any] = []  # of each face
-        self._aligners: dict[int, Aligner] = {}  # of those in sight, as while painting: whoever is back starts afresh
 
-    def add(
-        self, time_s: Fraction, image: np.ndarray, seen: dict[int, SeenFace], measure: Measure | None, resolution: int
-    ) -> None:
-        self._aligners = {number: self._aligners.get(number) or Aligner(resolution=resolution) for number in seen}
+    def add(self, time_s: Fraction, image: np.ndarray, seen: dict[int, SeenFace], measure: Measure | None) -> None:
         for number, face in seen.items():
-            matrix = self._aligners[number].matrix(face.points)
-            side = resolution / np.linalg.det(matrix[:, :2]) ** 0.5
             opening = np.nan if face.mesh is None else mouth_opening(face.mesh)
-            self._rows.extend([len(self.times_s), number, *face.points.ravel(), side, opening])
-            self._measured.append(measure(image, face.mesh, matrix) if measure else None)
+            self._rows.extend([len(self.times_s), number, *face.points.ravel(), side_of(face.points), opening])
+            self._measured.append(None if measure is None or face.mesh is None else measure(image, face.mesh))
         self.times_s.append(float(time_s))
 
     def finished(self, who: dict[int, int], pixel_aspect: Fraction) -> Shot:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def video_of(given: Any, fps: float, start_s: float, stop_s: float | None) -> Vi
     if isinstance(given, str | Path):
         return VideoFile(Path(given), start_s, stop_s)
     is_array = isinstance(given, torch.Tensor | np.ndarray)
-    frames = torch.as_tensor(given if is_array else np.stack([np.asarray(picture) for picture in given]))
+    frames = torch.as_tensor(given if is_array else np.array([np.asarray(picture) for picture in given]))
     if frames.ndim == 4 and frames.shape[1] == 3 and frames.shape[3] != 3:
         frames = frames.permute(0, 2, 3, 1)
     if frames.is_floating_point():
@@ -91,8 +92,15 @@ def video_of(given: Any, fps: float, start_s: float, stop_s: float | None) -> Vi
         frames = (frames * 255).round().byte()
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != torch.uint8 or not len(frames):
         raise BadMedia(f"frames of shape {tuple(frames.shape)} {frames.dtype}: give (F, H, W, 3) bytes, or a path")
-    first, last = round(start_s * fps), None if stop_s is None else round(stop_s * fps)
+    first, last = first_frame(start_s, fps), None if stop_s is None else first_frame(stop_s, fps)
+    if not len(frames[first:last]):
+        raise BadMedia(f"no frame between {start_s} s and {stop_s} s of {len(frames) / fps:g} s; ask for another part")
     return VideoArray(frames.cpu().numpy()[first:last], fps)
+
+
+def first_frame(start_s: float, fps: float | Fraction) -> int:
+    """Return the number of the first frame that begins at a time, or later."""
+    return max(0, ceil(exact(start_s) * Fraction(fps) - Fraction(1, 1000)))
 
 
 def sound_file(given: Any, sample_rate_hz: int, folder: Path) -> Path:

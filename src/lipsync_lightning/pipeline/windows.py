@@ -7,6 +7,7 @@ from itertools import islice, pairwise
 import numpy as np
 from torch import Tensor
 
+from lipsync_lightning.errors import BadMedia
 from lipsync_lightning.media.alignment import align
 from lipsync_lightning.pipeline.reference import Reference
 
@@ -31,7 +32,6 @@ class Window:
     turn: Turn
     frames: list[int]  # of the scene
     reference: list[int]  # of the scene: what shows the U-Net the person
-    shares: np.ndarray  # (T,), how much of each frame is this window's, where windows overlap; any scale
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,14 @@ class Batch:
 def windows_of(turns: Sequence[Turn], size: int, overlap: int, reference: Reference) -> list[Window]:
     """Return the windows of some turns, by their first frames; the last of a turn ends with it.
 
-    Args: overlap: frames that successive windows of a turn share, at least; they are blended there.
+    Args: overlap: frames that successive windows of a turn share, at least.
     """
     windows = []
-    ramp = np.arange(1, size + 1)
-    shares = np.minimum(np.minimum(ramp, ramp[::-1]), overlap + 1)
     for turn in turns:
         last = max(turn.frames.start, turn.frames.stop - size)
         for first in [*range(turn.frames.start, last, size - overlap), last]:
             frames = [min(frame, turn.frames[-1]) for frame in range(first, first + size)]
-            windows.append(Window(turn, frames, reference(turn.frames, frames), shares))
+            windows.append(Window(turn, frames, reference(turn.frames, frames)))
     return sorted(windows, key=lambda window: window.frames[0])
 
 
@@ -72,6 +70,8 @@ def batches(
     def read(stop: int) -> list[np.ndarray]:
         nonlocal place
         found = list(islice(images, max(0, stop - place)))
+        if len(found) < stop - place:
+            raise BadMedia("the video has fewer frames than when it was looked at; leave it alone while it is read")
         for image in found:
             for turn in turns:
                 if place in turn.frames:
@@ -79,7 +79,11 @@ def batches(
             place += 1
         return found
 
-    groups = [list(windows[first : first + at_a_time]) for first in range(0, len(windows), at_a_time)]
+    groups: list[list[Window]] = []
+    for window in windows:  # those of a group lie close together, for frames between them are held in memory
+        if not groups or len(groups[-1]) == at_a_time or window.frames[0] - groups[-1][0].frames[0] >= size * at_a_time:
+            groups.append([])
+        groups[-1].append(window)
     for group, following in pairwise([*groups, [], []]):
         stop = max((window.frames[-1] + 1 for window in group), default=num_frames)
         while stop - place > size * at_a_time:  # nobody speaks for a while
