@@ -36,7 +36,7 @@ from lipsync_lightning.pipeline.sources import VideoFile, first_frame, video_of
 
 
 class LipSyncPipeline(DiffusionPipeline):
-    """Streams a video through the U-Net in windows of `clip.num_frames`; memory does not grow with its length.
+    """Streams a video through the U-Net in windows of `clip.num_frames`; a few of them are in memory at a time.
 
     `LipSyncPipeline.from_pretrained(folder)` loads an export, `save_pretrained(folder)` writes one.
     """
