@@ -77,6 +77,8 @@ def require_job(config: DictConfig) -> None:
         missing.append("audio=")
     if missing:
         raise BadConfig(f"give {' '.join(missing)}; --help says what they mean")
+    if is_listing and not str(config.out).lower().endswith(".png"):
+        raise BadConfig(f"out={config.out}: faces=list writes a picture; give a name that ends in .png")
 
 
 def require_models(config: DictConfig) -> None:

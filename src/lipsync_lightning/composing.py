@@ -23,7 +23,7 @@ from lipsync_lightning.files import PLUGINS
 
 # The last names of keys whose values are paths; `shards` may be a list or a mapping of them.
 _PATHS = {"video", "audio", "videos", "out", "model", "run", "source", "inspect", "decoder", "model_config", "path"}
-_PATHS |= {"segments", "batch", "report", "certificate", "key"}
+_PATHS |= {"segments", "batch", "report", "certificate", "key", "face"}  # x,y is no list either
 _PATHS |= {"shards", "run_dir", "demo_dir", "runs_dir", "cache_dir", "init_from", "ckpt_path", "root", "lists"}
 _UNKNOWN_TO_HYDRA = re.compile(r"[^\w\s/\-+.$%*@:?|=,()\[\]{}'\"\\]|[^\x00-\x7f]")
 ADDABLE = ("memory", "profile")  # keys that no YAML has, and commands read

@@ -82,6 +82,7 @@ def test_a_list_of_jobs_is_done_and_failures_are_told_and_skipped(command_line: 
         ("video,out\na,\n", "row 2 says nothing of out"),
         ("video,out,face\na,b,640,300\n", "row 2 has more cells than columns"),
         ("video,out,seed\na,b,{\n", "row 2: while parsing"),
+        ("video,out\na,x.mp4\nb,x.mp4\n", "x.mp4 twice; give every job its own"),
     ],
 )
 def test_what_is_no_list_of_jobs_is_refused(command_line: CommandLine, folder: Path, text: str, words: str):
@@ -101,6 +102,13 @@ def test_everyone_in_a_video_is_shown_with_a_number(command_line: CommandLine, f
 def test_what_is_missing_is_asked_for(command_line: CommandLine, folder: Path):
     assert "give video= out= audio=" in command_line.refusal(main, "model=export")
     assert "give video=" in command_line.refusal(main, "faces=list", "out=who.png")
+    assert "ends in .png" in command_line.refusal(main, "faces=list", "video=v.mp4", "out=who.mp4")
+
+
+def test_a_place_is_given_as_the_shell_gives_it(command_line: CommandLine, folder: Path):
+    call = ["model=export", "video=take (1), a=b.MP4", "audio=say.wav", "out=out.mp4", *FAST]
+    assert "6 of 12 frames" in command_line.run(main, *call, "face=27,27@0.1")
+    assert "face=60,60: no face there" in command_line.refusal(main, *call, "face=60,60")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,6 +1,7 @@
 """`python -m lipsync_lightning.infer`: lip-sync a video, or many, or show who is in one."""
 
 import json
+import os
 import signal
 import sys
 from dataclasses import asdict, replace
@@ -52,6 +53,10 @@ def run(config: DictConfig) -> None:
         print(config.out)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: half a file is not left behind
+    if config.report is not None:
+        Path(config.report).parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(Path(config.report).parent, os.W_OK):
+            raise BadConfig(f"report={config.report} cannot be written there; choose another place")
     jobs = [] if config.batch is None else _jobs(Path(config.batch))
     pipeline = ready_pipeline(config)
     options: dict[str, Any] = {name: config[name] for name in OF_A_CALL}
@@ -107,6 +112,9 @@ def _jobs(batch: Path) -> list[dict[str, Any]]:
         except yaml.YAMLError as error:
             raise BadConfig(f"batch={batch}, row {number}: {' '.join(str(error).split())}") from error
         jobs.append({name: str(batch.parent / v) if name in _PATHS else v for name, v in values.items()})
+    outs = [Path(job["out"]).resolve() for job in jobs]
+    if twice := [out for number, out in enumerate(outs) if out in outs[:number]]:
+        raise BadConfig(f"batch={batch} names out={twice[0]} twice; give every job its own")
     return jobs
 
 

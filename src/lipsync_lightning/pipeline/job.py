@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lipsync_lightning.errors import WouldOverwrite
 from lipsync_lightning.files import owned, write_atomically
 
 _RECORD = "job.json"
@@ -26,7 +28,11 @@ def job_folder(out: Path, recipe: Mapping[str, Any]) -> Iterator[Path]:
         return
     out = out.resolve()
     folder = out.with_name(f".{out.name}.job")
-    with owned(folder):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(owned(folder))
+        except WouldOverwrite as error:
+            raise WouldOverwrite(f"out={out} is being made already ({error})") from error
         record = folder / _RECORD
         wanted = json.dumps(recipe, sort_keys=True).encode()
         if not (record.is_file() and record.read_bytes() == wanted):
@@ -36,7 +42,9 @@ def job_folder(out: Path, recipe: Mapping[str, Any]) -> Iterator[Path]:
         try:
             yield folder
         except BaseException:
-            if not any(folder.glob("*.mp4")):
+            if any(folder.glob("*.mp4")):
+                print(f"finished scenes are kept in {folder}; the same command goes on there", file=sys.stderr)
+            else:
                 shutil.rmtree(folder)
             raise
         shutil.rmtree(folder)

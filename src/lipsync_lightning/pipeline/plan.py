@@ -155,7 +155,7 @@ def plan_of(
     if not any(scene.turns for scene in scenes):
         why = "; ".join(dict.fromkeys(each.reason for each in left_alone)) or "there is no sound while it is shown"
         told = f"{source}: nobody can be given a mouth ({why}); nothing was written"
-        raise NoFace(f"{told}: choose another face, or video")
+        raise NoFace(f"{told}: choose another face, part or sound_offset")
     told = [*info.told, *dict.fromkeys(choice.told for choice in choices if choice.told)]
     if abs(sound_s - shown_when.times_s[-1]) > _SAME_LENGTH_S:
         told.append(f"the sound ends at {float(sound_s):.2f} s, the picture at {float(shown_when.times_s[-1]):.2f} s")
